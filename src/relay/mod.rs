@@ -1,0 +1,36 @@
+//! relay: bytes both ways, with or without a TLS engine on the upstream's leg.
+use std::time::Duration;
+/// Limits and manners of a relayed connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Silence in both directions that ends it; `None`: never.
+    pub idle: Option<Duration>,
+    /// Silence after one side closed; restarts with every byte.
+    pub half_close: Duration,
+    /// Age that ends it; `None`: never.
+    pub lifetime: Option<Duration>,
+    /// Share of `idle` and `lifetime` by which they are drawn shorter, so that connections opened together do not end together.
+    pub jitter: f64,
+    /// What the client sees when the server's stream ended without close_notify.
+    pub on_truncation: OnTruncation,
+}
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            idle: None,
+            half_close: Duration::from_secs(60),
+            lifetime: None,
+            jitter: 0.1,
+            on_truncation: OnTruncation::Reset,
+        }
+    }
+}
+/// What the client sees after a truncated stream, once all data was delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTruncation {
+    /// A reset: it cannot mistake it for an orderly end.
+    #[default]
+    Reset,
+    /// An orderly end.
+    Close,
+}

@@ -1,0 +1,1 @@
+//! One endpoint: membership, health and breaker, with one reader.

@@ -1,0 +1,1 @@
+//! The set: membership updates, picking, settling.
