@@ -22,6 +22,12 @@ impl Default for TcpSettings {
         }
     }
 }
+impl TcpSettings {
+    /// Sets the options on a connected socket.
+    pub fn apply(&self, stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)
+    }
+}
 /// A client's stream.
 #[derive(Debug)]
 pub enum Stream {
