@@ -6,7 +6,6 @@
 mod trouble;
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::Poll;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::failure::{Failure, Reason, Side, Stage};
+use crate::socket::TcpSettings;
 use trouble::Trouble;
 
 /// How sockets to the upstream are opened.
@@ -23,7 +23,7 @@ pub struct Settings {
     /// The local address to dial from.
     pub source_address: Option<IpAddr>,
     /// Keep-alive and user timeout.
-    pub tcp: crate::socket::TcpSettings,
+    pub tcp: TcpSettings,
 }
 
 /// How long an attempt has the field for itself (RFC 8305, section 5: "Connection Attempt Delay").
@@ -189,22 +189,18 @@ async fn first_done(running: &mut Vec<Runner<'_>>) -> (SocketAddr, Result<TcpStr
 }
 
 async fn connect(address: SocketAddr, settings: &Settings) -> Result<TcpStream, Trouble> {
-    let source = settings.source_address.map(|ip| SocketAddr::new(ip, 0));
-    let stream = connect_from(source, address).await?;
-    let ready = stream.set_nodelay(true).and_then(|()| settings.tcp.apply(&stream));
-    // The peer may have reset the connection already; then the options fail, and that is what has to be said.
-    match ready {
-        Ok(()) => Ok(stream),
-        Err(error) => {
-            Err(stream.take_error().ok().flatten().map_or(Trouble::Options(error), Trouble::Connect))
-        }
-    }
+    connect_from(settings.source_address.map(|ip| SocketAddr::new(ip, 0)), address, &settings.tcp).await
 }
 
-async fn connect_from(source: Option<SocketAddr>, address: SocketAddr) -> Result<TcpStream, Trouble> {
-    let socket: io::Result<TcpSocket> =
-        if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+async fn connect_from(
+    source: Option<SocketAddr>,
+    address: SocketAddr,
+    options: &TcpSettings,
+) -> Result<TcpStream, Trouble> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(Trouble::Socket)?;
+    // Before it is connected: of a connection that the peer has reset already, they would be refused.
+    options.apply(&socket).map_err(Trouble::Options)?;
     if let Some(source) = source {
         socket.bind(source).map_err(|error| Trouble::Bind(source.ip(), error))?;
     }
@@ -214,9 +210,8 @@ async fn connect_from(source: Option<SocketAddr>, address: SocketAddr) -> Result
     match stream.local_addr() {
         Ok(local) if local == address => {
             // Without it the port would stay in TIME_WAIT, and the server that belongs there could not bind it.
-            match stream.set_zero_linger() {
-                Ok(()) | Err(_) => Err(Trouble::Itself),
-            }
+            stream.set_zero_linger().map_err(Trouble::Options)?;
+            Err(Trouble::Itself)
         }
         Ok(_) => Ok(stream),
         Err(error) => Err(Trouble::Connect(error)),

@@ -45,7 +45,7 @@ async fn silent() -> Silent {
     {
         fill.push(stream.unwrap());
     }
-    Silent { address, listener, fill: fill }
+    Silent { address, listener, fill }
 }
 
 #[test]
@@ -162,7 +162,7 @@ async fn a_connection_to_itself_is_a_port_at_which_nothing_listens() {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         free.local_addr().unwrap()
     };
-    let trouble = connect_from(Some(address), address).await.unwrap_err();
+    let trouble = connect_from(Some(address), address, &TcpSettings::default()).await.unwrap_err();
     assert!(matches!(trouble, Trouble::Itself), "{trouble:?}");
     // And the port is free for the server that belongs there.
     TcpListener::bind(address).await.unwrap();

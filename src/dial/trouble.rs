@@ -119,7 +119,7 @@ impl Trouble {
             },
             Trouble::Options(error) => ours(
                 Reason::ProxyInternalError,
-                format!("connected, but the socket's options were refused ({error})"),
+                format!("cannot be dialled: the socket's options were refused ({error})"),
                 None,
             ),
             Trouble::Itself => upstream(

@@ -53,3 +53,31 @@ pub struct EndpointSpec {
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
+
+/// STUB of U's shell: replaced when `upstream` is merged.
+#[derive(Debug, Default)]
+pub struct Upstream {
+    endpoints: std::sync::Mutex<Vec<(EndpointId, EndpointSpec)>>,
+}
+/// One endpoint of one set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(u64);
+impl Upstream {
+    /// A new set.
+    pub fn update(&self, specs: Vec<EndpointSpec>, _now: std::time::Instant) {
+        let specs = specs.into_iter().enumerate().map(|(id, spec)| (EndpointId(id as u64), spec)).collect();
+        *self.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = specs;
+    }
+    /// The set.
+    pub fn endpoints(&self) -> Vec<(EndpointId, EndpointSpec)> {
+        self.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+    /// A check's result.
+    pub fn check_result(
+        &self,
+        _id: EndpointId,
+        _now: std::time::Instant,
+        _result: Result<Duration, (crate::failure::BreakerClass, String)>,
+    ) {
+    }
+}
