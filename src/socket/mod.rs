@@ -31,3 +31,12 @@ pub enum Stream {
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
 }
+
+/// What the kernel knows of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Segments sent again.
+    pub retransmits: u32,
+}

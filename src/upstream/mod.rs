@@ -53,3 +53,22 @@ pub struct EndpointSpec {
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
+
+/// An upstream as the admin shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct UpstreamView {
+    /// Its name.
+    pub name: crate::addr::UpstreamName,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+/// An endpoint as the admin shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct EndpointView {
+    /// Where it is.
+    pub address: std::sync::Arc<str>,
+    /// `unknown`, `up` or `down`.
+    pub health: &'static str,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
+}
