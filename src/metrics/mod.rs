@@ -188,7 +188,11 @@ impl Metrics {
             "Circuits that opened, closed or went half-open",
             self.transitions.clone(),
         );
-        to.register("nuncio_attempts", "Attempts to establish a connection, by result", self.attempts.clone());
+        to.register(
+            "nuncio_attempts",
+            "Attempts to establish a connection, by result",
+            self.attempts.clone(),
+        );
         to.register(
             "nuncio_retry_budget_exhausted",
             "Connections that were not tried at another endpoint because the retry budget was spent",
@@ -240,9 +244,8 @@ impl Metrics {
     pub fn upstream(&self, name: &UpstreamName) -> Arc<UpstreamSeries> {
         let make = || {
             let now = Instant::now();
-            let stage = |(_, stage)| {
-                self.stages.get_or_create_owned(&OfStage { upstream: name.clone(), stage })
-            };
+            let stage =
+                |(_, stage)| self.stages.get_or_create_owned(&OfStage { upstream: name.clone(), stage });
             let of_upstream = OfUpstream { upstream: name.clone() };
             // Shown as zero from the start: a counter that appears with its first event hides that event from rate().
             drop(self.exhausted.get_or_create(&of_upstream));

@@ -42,7 +42,8 @@ impl Process {
             stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
         // proc_pid_stat(5) counts from one, and the first left here is its third.
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
-        let kilobytes = |name: &str| value(status, name)?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024);
+        let kilobytes =
+            |name: &str| value(status, name)?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024);
         let booted = value(boot, "btime").and_then(|seconds| seconds.parse::<f64>().ok());
         Process {
             cpu_seconds: field(14).zip(field(15)).map(|(user, system)| (user + system) / TICKS),

@@ -147,8 +147,7 @@ impl Collector for Collected {
             held(&self.0.0).iter().map(|(key, slot)| (key.clone(), slot.series.clone())).collect();
 
         let help = "Connections that ended, by how";
-        let mut family =
-            encoder.encode_descriptor("nuncio_connections", help, None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("nuncio_connections", help, None, MetricType::Counter)?;
         for ((listener, upstream, endpoint), series) in &all {
             let mut ended: Vec<_> = held(&series.ended).iter().map(|(end, count)| (*end, *count)).collect();
             ended.sort_by_key(|(end, _)| {

@@ -16,7 +16,8 @@ pub fn plain(openmetrics: &str) -> String {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             // Held back: only the TYPE behind it tells whether it is a counter.
             help = rest.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
             let suffix = if kind == "counter" { "_total" } else { "" };
             if let Some((_, text)) = help.take().filter(|(helped, _)| *helped == name) {
                 out.extend(["# HELP ", name, suffix, " ", text, "\n"]);
@@ -34,7 +35,9 @@ pub fn wants_openmetrics(accept: &str) -> bool {
     let weight = |wanted: &str| {
         accept
             .split(',')
-            .filter(|part| part.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted)))
+            .filter(|part| {
+                part.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
+            })
             .map(|part| {
                 let q = part.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
                 q.map_or(1.0, |q| q.trim().parse::<f32>().unwrap_or(0.0))
@@ -64,7 +67,10 @@ mod tests {
     fn a_scraper_gets_the_format_that_it_prefers() {
         // As Prometheus 2.42 asks, and curl, and a browser.
         for (accept, wanted) in [
-            ("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", true),
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                true,
+            ),
             ("text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.3", false),
             ("*/*", false),
             ("application/openmetrics-text;q=0", false),
