@@ -168,10 +168,11 @@ impl FromStr for EndpointAddr {
         if host.contains(':') {
             return Err(format!("'{text}': write an IPv6 address in brackets, as in [::1]:5432"));
         }
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()); // u16's own parser takes "+5"
         let port = port
             .parse::<u16>()
             .ok()
-            .filter(|port| *port != 0)
+            .filter(|port| digits && *port != 0)
             .ok_or_else(|| format!("'{text}': '{port}' is not a port (1 to 65535)"))?;
         // A name of an endpoint is looked up and, unless told otherwise, checked against the certificate: LDH labels and
         // underscores only, so that a URL or a typo is caught here and not by a resolver (RFC 1123, section 2.1).
@@ -181,7 +182,12 @@ impl FromStr for EndpointAddr {
                 && label.len() <= 63
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
-        if name.is_empty() || name.len() > 253 || !name.split('.').all(label_fits) {
+        // No top-level domain is a number (RFC 3696, section 2): 10.0.0.256 is a mistyped address, not a name.
+        let numeric = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+        if name.len() > 253
+            || !name.split('.').all(label_fits)
+            || name.rsplit('.').next().is_some_and(numeric)
+        {
             return Err(format!("'{text}': '{host}' is not a host name or an address"));
         }
         Ok(EndpointAddr { host: Host::Name(name.to_ascii_lowercase().into()), port })
@@ -227,6 +233,9 @@ mod tests {
             ("http://db:80", "in brackets"),
             ("a b:80", "not a host name"),
             (":80", "not a host name"),
+            ("127.0.0.1:+5", "'+5' is not a port"),
+            ("127.0.0.1.:5", "not a host name"),
+            ("10.0.0.256:5", "not a host name"),
         ] {
             let error = text.parse::<EndpointAddr>().unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

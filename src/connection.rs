@@ -16,7 +16,7 @@ use crate::record::{Ending, Journal, Record};
 use crate::relay::{self, Carried, Ended, How, Leg, Party};
 use crate::route;
 use crate::socket::{self, Stream};
-use crate::tls::{self, Unbuffered};
+use crate::tls::{self, ClientTls, Unbuffered};
 
 /// A listener as one configuration has it. A connection sees the same one from start to end.
 pub struct Listener {
@@ -78,23 +78,17 @@ async fn live(accepted: Accepted, listener: &Listener, record: &mut Record, move
     let Established { lease, place: _place, mut stream, secured } = established;
     record.endpoint = Some(lease.label().clone());
     let begun = Instant::now();
-    let (carried, had_certificate) = match secured {
-        Some(secured) => {
-            record.tls = Some(Box::new(secured.summary));
-            (Some(secured.carried), target.tls.as_ref().is_some_and(|tls| tls.has_certificate()))
-        }
-        None => (None, false),
-    };
+    let carried = secured.map(|secured| {
+        record.tls = Some(Box::new(secured.summary));
+        secured.carried
+    });
     record.relaying();
 
-    let stop = listener.drain.ended();
+    let stop = listener.drain.ended(fastrand::f64());
     let ended = relay_bytes(&mut client, &mut stream, carried, target, record, stop).await;
     record.tcp = socket::tcp_facts(&stream);
-    let verdict = judge(&ended, begun.elapsed() <= target.early_close, had_certificate);
-    match verdict.class {
-        Some(class) => lease.ended(Instant::now(), Some((class, verdict.detail()))),
-        None => lease.ended(Instant::now(), None),
-    }
+    let verdict = judge(&ended, begun.elapsed() <= target.early_close, target.tls.as_deref());
+    lease.ended(Instant::now(), verdict.class);
     verdict.ending(record)
 }
 
@@ -113,7 +107,7 @@ async fn wait_for(
         biased;
         established = Box::pin(establish::establish(target, source, &mut trail)) => Ok(established),
         gone = client.gone() => Err(left(gone)),
-        () = listener.drain.ended() => Err(refuse(client, draining(Stage::Connect))),
+        () = listener.drain.ended(0.0) => Err(refuse(client, draining(Stage::Connect))),
     };
     record.attempts = trail.attempts;
     record.times = trail.times;
@@ -199,10 +193,6 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn detail(&self) -> &str {
-        self.failure.as_ref().map_or("", |failure| &failure.detail)
-    }
-
     /// A client that came and went without a byte either way is a liveness probe here too, only one that was quicker served.
     fn ending(self, record: &Record) -> Ending {
         let silent = record.flow.sent() == 0 && record.flow.received() == 0;
@@ -212,7 +202,7 @@ impl Verdict {
 }
 
 /// Judges the end of a relay. `early`: it came within `breaker.early_close` of the handshake.
-fn judge(ended: &Ended, early: bool, had_certificate: bool) -> Verdict {
+fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
     let closed_by = ended.closed_by.map(|party| match party {
         Party::Client => Side::Client,
         Party::Upstream => Side::Upstream,
@@ -221,21 +211,32 @@ fn judge(ended: &Ended, early: bool, had_certificate: bool) -> Verdict {
     let silent = !ended.upstream_spoke;
     let slammed = silent && early && ended.closed_by == Some(Party::Upstream);
     let upstream = |reason, detail: &str| Failure::upstream(Stage::Relay, reason, detail);
+    let by_failure = |failure: Failure| {
+        let outcome = match failure.reason {
+            Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
+            _ => Outcome::Failed,
+        };
+        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve:
+        // such reasons have no class.
+        let class = failure.reason.breaker_class();
+        Verdict { outcome, failure: Some(failure), class, closed_by }
+    };
+    // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
+    if let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls)) {
+        return by_failure(late);
+    }
     let failure = match &ended.how {
         How::Closed if slammed => upstream(Reason::EarlyClose, "the server closed before it sent a byte"),
-        How::UpstreamReset if silent && early => {
+        How::UpstreamReset if slammed => {
             upstream(Reason::EarlyClose, "the server reset the connection before it sent a byte")
         }
-        How::Truncated if silent && early => {
+        How::Truncated if slammed => {
             upstream(Reason::EarlyClose, "the server dropped the connection before it sent a byte, without close_notify")
         }
         How::Closed => return Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by },
         How::UpstreamReset => upstream(Reason::UpstreamReset, "the server reset the connection"),
         How::Truncated => upstream(Reason::Truncated, "the server's stream ended without close_notify"),
-        How::TlsAlert(_) | How::TlsError(_) => {
-            tls::late_failure(&ended.how, silent, had_certificate)
-                .unwrap_or_else(|| upstream(Reason::TlsProtocolError, "TLS failed"))
-        }
+        How::TlsAlert(_) | How::TlsError(_) => upstream(Reason::TlsProtocolError, "TLS failed"),
         How::ClientReset => {
             Failure::new(Stage::Relay, Reason::ClientReset, Side::Client, "the client reset the connection")
         }
@@ -256,13 +257,7 @@ fn judge(ended: &Ended, early: bool, had_certificate: bool) -> Verdict {
         How::LifetimeReached => ours(Reason::LifetimeReached, "older than timeouts.lifetime"),
         How::Stopped => ours(Reason::Draining, "ended by the drain"),
     };
-    let outcome = match failure.reason {
-        Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
-        _ => Outcome::Failed,
-    };
-    // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
-    let class = failure.reason.breaker_class();
-    Verdict { outcome, failure: Some(failure), class, closed_by }
+    by_failure(failure)
 }
 
 fn ours(reason: Reason, detail: &str) -> Failure {

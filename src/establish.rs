@@ -130,7 +130,7 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
     for number in 1..=target.retry.attempts {
-        let lease = match target.upstream.pick(Instant::now().into_std(), Some(source), &tried) {
+        let mut lease = match target.upstream.pick(Instant::now().into_std(), Some(source), &tried) {
             Ok(lease) => lease,
             // What was seen at an endpoint says more than that no other is left.
             Err(none_ready) => return Err(last.unwrap_or(none_ready)),
@@ -155,7 +155,7 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
             Err(failure) => failure,
         };
         if let Some(class) = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream) {
-            lease.failed(Instant::now().into_std(), class, &failure.detail);
+            lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
         let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
         let out_of_time_now = Instant::now() >= deadline;
@@ -297,9 +297,9 @@ impl health::Probe for Target {
                 }
                 health::Kind::Tls => {
                     let (mut stream, secured) = try_endpoint(self, spec, deadline, &mut Times::default()).await?;
-                    match secured {
-                        Some(secured) => secured.prove(&mut stream, PROOF).await,
-                        None => Ok(()),
+                    match (secured, &self.tls) {
+                        (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
+                        (None, _) | (_, None) => Ok(()),
                     }
                 }
             }

@@ -213,13 +213,13 @@ fn load_identities(config: &Config, old: &Parts, problems: &mut Vec<String>) -> 
         match Identity::load(name, settings) {
             Ok(identity) => {
                 for warning in &identity.warnings {
-                    tracing::warn!(identity = name, "{warning}");
+                    tracing::warn!("{warning}");
                 }
                 // Unchanged files keep their generation, and with it the sessions that may be resumed.
-                let kept = old.identities.get(name).filter(|known| known.generation() == identity.generation());
+                let kept = old.identities.get(name).filter(|known| known.generation == identity.generation);
                 identities.insert(name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(identity)));
             }
-            Err(found) => problems.extend(found.into_iter().map(|problem| format!("identity.{name}: {problem}"))),
+            Err(found) => problems.extend(found),
         }
     }
     identities
@@ -240,7 +240,7 @@ fn build_target(
     }
     let known = old.upstreams.get(name);
     let same_identity = known.is_some_and(|running| match (&running.target.tls, identity) {
-        (Some(tls), Some(identity)) => tls.generation() == Some(identity.generation()),
+        (Some(tls), Some(identity)) => tls.generation() == Some(identity.generation),
         (_, None) => true,
         (None, Some(_)) => false,
     });
@@ -311,7 +311,7 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
     for (name, settings) in &config.identities {
         match Identity::load(name, settings) {
             Ok(identity) => drop(identities.insert(name.clone(), identity)),
-            Err(found) => problems.extend(found.into_iter().map(|problem| format!("identity.{name}: {problem}"))),
+            Err(found) => problems.extend(found),
         }
     }
     for (name, written) in &config.upstreams {

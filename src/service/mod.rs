@@ -8,7 +8,7 @@ mod reactors;
 mod signals;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
@@ -33,7 +33,7 @@ pub struct Service {
     foundation: Arc<Foundation>,
     state: Mutex<Current>,
     drain: Drain,
-    admin: Vec<crate::addr::ListenAddr>,
+    admin: OnceLock<admin::Admin>,
     since: (Instant, SystemTime),
 }
 
@@ -80,22 +80,23 @@ impl Service {
         });
         let mut parts = Parts::default();
         let plan = Plan::build(&config, &parts, &foundation)?;
-        let bound = admin::bind(&config.admin).await?;
         plan.install(&config, &mut parts, &foundation);
         let service = Arc::new(Service {
             file,
             foundation,
             state: Mutex::new(Current { config, parts, reloads: 0, last_problem: None }),
             drain,
-            admin: bound.addresses(),
+            admin: OnceLock::new(),
             since: (Instant::now(), SystemTime::now()),
         });
-        for address in &service.admin {
-            tracing::info!(%address, "admin");
-        }
         service.tell_certificates();
         service.foundation.metrics.reload(true);
-        tokio::spawn(admin::serve(bound, service.clone(), watch));
+        let settings = service.current().config.admin.clone();
+        let admin = admin::serve(&settings, service.clone(), watch).map_err(|problem| vec![problem])?;
+        for address in admin.addresses() {
+            tracing::info!(%address, "admin");
+        }
+        service.admin.get_or_init(|| admin);
         Ok(service)
     }
 
@@ -143,8 +144,8 @@ impl Service {
             current.parts.doors.values().for_each(|door| door.stop.start());
             current.config.drain_timeout
         };
-        let jitter = self.current().config.drain_jitter.min(timeout);
-        self.drain.start(timeout, jitter);
+        let spread = self.current().config.drain_jitter.as_secs_f64() / timeout.as_secs_f64().max(0.001);
+        self.drain.start_for(timeout, spread);
         tokio::select! {
             () = self.all_ended() => {}
             () = tokio::time::sleep(timeout) => {}
@@ -170,7 +171,7 @@ impl Service {
 
     /// Where the admin answers.
     pub fn admin_addresses(&self) -> &[crate::addr::ListenAddr] {
-        &self.admin
+        self.admin.get().map(admin::Admin::addresses).unwrap_or_default()
     }
 
     /// The metrics, for who runs in the same process.
@@ -192,11 +193,11 @@ impl Service {
     }
 
     fn tell_certificates(&self) {
-        for (name, identity) in &self.current().parts.identities {
-            for fact in identity.facts() {
-                self.foundation.metrics.certificate(name, &fact.subject, fact.not_after);
-            }
-        }
+        let current = self.current();
+        let facts = current.parts.identities.iter().flat_map(|(name, identity)| {
+            identity.facts().iter().map(|fact| (name.as_str(), fact.subject.as_str(), fact.not_after.time()))
+        });
+        self.foundation.metrics.certificates(facts);
     }
 }
 
@@ -235,7 +236,7 @@ impl admin::Face for Service {
             "connections_open": self.open(),
             "connections_limit": self.foundation.capacity,
             "listeners": listeners,
-            "admin": self.admin,
+            "admin": self.admin_addresses(),
         })
     }
 

@@ -13,6 +13,7 @@ mod identity;
 mod peer;
 mod pem;
 mod pin;
+mod proof;
 mod refusal;
 mod verify;
 
