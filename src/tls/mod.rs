@@ -1,4 +1,7 @@
 //! TLS towards the upstream: what was configured, as one client configuration per upstream and identity generation.
+pub mod handshake;
+pub mod unbuffered;
+
 use std::path::PathBuf;
 
 /// Who we are and whom we trust: `[identity.NAME]`.
