@@ -326,15 +326,15 @@ impl<C: Choices> Kind for Choice<C> {
         let Fault { message, mend } = C::about(&word).unwrap_or_else(|| {
             if C::LATER.contains(&word.as_str()) {
                 return Fault {
-                    message: format!("{} is not built yet in this version", quoted(&word)),
-                    mend: format!("known so far: {known}"),
+                    message: format!("{} is not built yet in this version; known: {known}", quoted(&word)),
+                    mend: "write a known one".to_owned(),
                 };
             }
             Fault {
-                message: format!("{} is none of {known}", quoted(&word)),
+                message: format!("{} is unknown; known: {known}", quoted(&word)),
                 mend: match nearest(&word, C::ALL.iter().map(|(word, _)| *word)) {
                     Some(nearest) => format!("did you mean {}?", quoted(nearest)),
-                    None => format!("write one of {known}"),
+                    None => "write a known one".to_owned(),
                 },
             }
         });

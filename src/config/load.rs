@@ -40,7 +40,13 @@ pub(super) fn files(path: &Path, reader: &mut Reader) -> Option<(File, Vec<PathB
             let bytes = match contents(&found) {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    let (message, mend) = unreadable(&found, &error);
+                    let (message, mend) = match error.kind() {
+                        ErrorKind::NotFound => (
+                            "there is no such file".into(),
+                            "put it there, or remove it from `include`".into(),
+                        ),
+                        _ => unreadable(&found, &error),
+                    };
                     reader.problem(&pattern.place, format!("{}: {message}", found.display()), mend);
                     file = None;
                     continue;

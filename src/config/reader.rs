@@ -303,11 +303,18 @@ impl Reader {
         let within = known
             .iter()
             .find(|key| key.nested == Nested::Section && key.keys.iter().any(|below| below.name == name));
-        let nearest = nearest(name, known.iter().map(|key| key.name));
-        let mend = match (within, nearest) {
-            (Some(within), _) => format!("move it into [{}]", section.below(within.name, 0..0).key),
-            (None, Some(nearest)) => format!("did you mean `{nearest}`?"),
-            (None, None) => {
+        let here = nearest(name, known.iter().map(|key| key.name));
+        let below = || {
+            let sections = known.iter().filter(|key| key.nested == Nested::Section);
+            let mut near =
+                sections.filter_map(|key| Some((key, nearest(name, key.keys.iter().map(|key| key.name))?)));
+            near.next().map(|(key, nearest)| (section.below(key.name, 0..0).key, nearest))
+        };
+        let mend = match (within, here, below()) {
+            (Some(within), _, _) => format!("move it into [{}]", section.below(within.name, 0..0).key),
+            (None, Some(nearest), _) => format!("did you mean `{nearest}`?"),
+            (None, None, Some((section, nearest))) => format!("did you mean `{nearest}` in [{section}]?"),
+            (None, None, None) => {
                 let names: Vec<_> = known.iter().map(|key| key.name).collect();
                 format!("remove it; the keys here are: {}", names.join(", "))
             }

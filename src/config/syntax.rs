@@ -16,6 +16,7 @@ pub(super) fn report(errors: &[toml::de::Error], file: usize, text: &str, reader
     let mut errors: Vec<_> = errors.iter().collect();
     errors.sort_by_key(|error| span(error).start);
     let mut shown = None;
+    let mut section_twice = false;
     for error in errors {
         let span = span(error);
         let line = text.get(..span.start).unwrap_or(text).matches('\n').count();
@@ -23,7 +24,15 @@ pub(super) fn report(errors: &[toml::de::Error], file: usize, text: &str, reader
             continue;
         }
         let (message, mend) = match is_duplicate(error) {
-            true => duplicate(text, span.clone(), file, reader),
+            true => {
+                let twice = Twice::new(text, span.clone());
+                // A section that is there twice has its keys twice: it is one mistake.
+                if section_twice && twice.first.is_none() {
+                    continue;
+                }
+                section_twice |= twice.is_section;
+                twice.explain(file, reader)
+            }
             false => explain(error.message(), text, span.clone()),
         };
         let place = Place { file, start: span.start, end: span.end, key: String::new() };
@@ -31,43 +40,55 @@ pub(super) fn report(errors: &[toml::de::Error], file: usize, text: &str, reader
     }
 }
 
-/// The key or the section is there already; its first place is looked up in the text, since the parser keeps it to itself.
-fn duplicate(text: &str, span: Range<usize>, file: usize, reader: &Reader) -> (String, String) {
-    let key = text.get(span.clone()).unwrap_or_default();
-    let begin = text.get(..span.start).unwrap_or_default().rfind('\n').map_or(0, |newline| newline + 1);
-    let line = text[begin..].lines().next().unwrap_or_default().trim();
-    let header = line.starts_with('[').then(|| line.split('#').next().unwrap_or_default().trim());
-    let mut first = None;
-    let mut offset = 0;
-    for earlier in text[..begin].split_inclusive('\n') {
-        let trimmed = earlier.trim();
-        let indent = earlier.len() - earlier.trim_start().len();
-        match header {
-            Some(header) if trimmed.split('#').next().unwrap_or_default().trim() == header => {
-                first = first.or(Some(offset + indent));
-            }
-            // A key belongs to the section that it stands in: a new header starts the search anew.
-            None if trimmed.starts_with('[') => first = None,
-            None if trimmed
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start().starts_with(['=', '.'])) =>
-            {
-                first = first.or(Some(offset + indent));
-            }
-            _ => {}
+/// A key or a section that is there already. The parser keeps the first place to itself, so it is looked up in the text.
+struct Twice<'a> {
+    what: &'a str,
+    is_section: bool,
+    first: Option<usize>,
+}
+
+impl<'a> Twice<'a> {
+    fn new(text: &'a str, span: Range<usize>) -> Twice<'a> {
+        fn header(line: &str) -> Option<&str> {
+            let line = line.trim();
+            line.starts_with('[').then(|| line.split('#').next().unwrap_or_default().trim())
         }
-        offset += earlier.len();
+        let begin = text.get(..span.start).unwrap_or_default().rfind('\n').map_or(0, |newline| newline + 1);
+        let section = header(text[begin..].lines().next().unwrap_or_default());
+        let what = section.or(text.get(span)).unwrap_or_default();
+        let is_key = |line: &str| {
+            line.strip_prefix(what).is_some_and(|rest| rest.trim_start().starts_with(['=', '.']))
+        };
+        let mut first = None;
+        let mut offset = 0;
+        for line in text[..begin].split_inclusive('\n') {
+            let trimmed = line.trim_start();
+            let found = match section {
+                Some(_) => header(line) == section,
+                None => is_key(trimmed),
+            };
+            if found {
+                first = first.or(Some(offset + line.len() - trimmed.len()));
+            } else if section.is_none() && header(line).is_some() {
+                // A key belongs to the section that it stands in: a new header starts the search anew.
+                first = None;
+            }
+            offset += line.len();
+        }
+        Twice { what, is_section: section.is_some(), first }
     }
-    let what = header.unwrap_or(key);
-    let already = match first {
-        Some(start) => reader.name(&Place { file, start, end: start, key: String::new() }),
-        None => "above".to_owned(),
-    };
-    let mend = match header {
-        Some(_) => "keep one of them, with the keys of both",
-        None => "keep one of them",
-    };
-    (format!("{what} is there twice; first: {already}"), mend.to_owned())
+
+    fn explain(&self, file: usize, reader: &Reader) -> (String, String) {
+        let first = match self.first {
+            Some(start) => reader.name(&Place { file, start, end: start, key: String::new() }),
+            None => "above".to_owned(),
+        };
+        let mend = match self.is_section {
+            true => "keep one of them, with the keys of both",
+            false => "keep one of them",
+        };
+        (format!("{} is there twice; first: {first}", self.what), mend.to_owned())
+    }
 }
 
 /// The parser's message as a person would say it, and the mend.
@@ -97,6 +118,12 @@ fn explain(message: &str, text: &str, span: Range<usize>) -> (String, String) {
         || starts("extra comma in array")
     {
         return said("the list is not closed, or a comma is missing in it", "write [\"one\", \"two\"]");
+    }
+    if starts("unexpected key or value") {
+        return said(
+            "something follows that does not belong to the value",
+            "write one key a line; begin comments with #",
+        );
     }
     if starts("unclosed inline table") || starts("missing comma between key-value pairs") {
         return said(

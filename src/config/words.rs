@@ -251,7 +251,7 @@ word! {
         if text.contains("://") {
             return fault(format!("{} is a URL", quoted(text)), "write only its host and its port, HOST:PORT");
         }
-        text.parse().or_else(|error| fault::<EndpointAddr>(error, mend))
+        text.parse().map_err(|error: String| split_mend(&error, mend))
     }
 }
 
@@ -326,6 +326,16 @@ fn from_base64(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok()
 }
 
+/// The parsers of `addr` put what to write behind what is wrong; here each has a line of its own.
+fn split_mend(error: &str, otherwise: &str) -> Fault {
+    let (message, mend) = match (error.split_once(" (write "), error.split_once(": write ")) {
+        (Some((message, mend)), _) => (message, format!("write {}", mend.trim_end_matches(')'))),
+        (None, Some((message, mend))) => (message, format!("write {mend}")),
+        (None, None) => (error, otherwise.to_owned()),
+    };
+    Fault { message: message.to_owned(), mend }
+}
+
 /// A file's path, relative to the file that names it.
 #[derive(Debug)]
 pub(super) struct FilePath;
@@ -377,11 +387,9 @@ impl Kind for Listen {
             }
             Ok(address) => Some(address),
             Err(error) => {
-                reader.problem(
-                    place,
-                    error,
-                    "write for example \"127.0.0.1:5432\" or \"unix:/run/nuncio/orders.sock\"",
-                );
+                let otherwise = "write for example \"127.0.0.1:5432\" or \"unix:/run/nuncio/orders.sock\"";
+                let Fault { message, mend } = split_mend(&error, otherwise);
+                reader.problem(place, message, mend);
                 None
             }
         }
