@@ -38,7 +38,6 @@ struct Deadline {
 
 impl Drain {
     /// A drain that has not begun.
-    #[expect(clippy::new_ret_no_self, reason = "the two halves belong together, as with a channel")]
     pub fn new() -> (Drain, Watch) {
         let (sender, receiver) = watch::channel(Phase::Serving);
         (Drain { phase: sender }, Watch { phase: receiver })
