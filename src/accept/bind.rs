@@ -190,7 +190,7 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, String> {
 }
 
 /// What would mend a refused TCP address.
-fn tcp_next_step(address: SocketAddr, error: &io::Error) -> String {
+pub(super) fn tcp_next_step(address: SocketAddr, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
         io::ErrorKind::AddrInUse if cfg!(unix) => format!("; `ss -ltnp sport = :{port}` shows who has it"),

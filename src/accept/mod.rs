@@ -283,3 +283,6 @@ fn next_step(error: &io::Error) -> &'static str {
 fn next_step(_: &io::Error) -> &'static str {
     ""
 }
+
+#[cfg(test)]
+mod tests;
