@@ -202,6 +202,6 @@ mod tests {
     fn an_idle_connection_pays_little_for_watching() {
         let (_drain, watch) = Drain::new();
         let future = watch.ended(0.5);
-        assert!(size_of_val(&future) <= 320, "{} bytes", size_of_val(&future));
+        assert!(size_of_val(&future) <= 256, "{} bytes", size_of_val(&future));
     }
 }

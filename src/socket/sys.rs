@@ -147,17 +147,19 @@ fn entry<T>(
     }
 }
 
-/// What a lookup that filled `record` found: the strings are copied out while the scratch space still lives.
-fn user_from(code: libc::c_int, found: *mut libc::passwd) -> Result<Option<User>, libc::c_int> {
+/// What a lookup found: the name is copied out while the scratch space still lives.
+///
+/// # Safety
+/// If `code` is 0, `found` is null or points at a record that the lookup filled, and both the record and the scratch space
+/// behind it live until this returns.
+unsafe fn user_from(code: libc::c_int, found: *const libc::passwd) -> Result<Option<User>, libc::c_int> {
     if code != 0 {
         return Err(code);
     }
-    if found.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: on success `found` points at the record that the caller passed, whose name is a NUL-terminated string in the
-    // scratch space; the caller holds both until this returns.
-    let (name, record) = unsafe { (CStr::from_ptr((*found).pw_name), &*found) };
+    // SAFETY: the caller's promise.
+    let Some(record) = (unsafe { found.as_ref() }) else { return Ok(None) };
+    // SAFETY: the name of a record that was filled is a NUL-terminated string in the scratch space.
+    let name = unsafe { CStr::from_ptr(record.pw_name) };
     Ok(Some(User { name: name.into(), uid: record.pw_uid, gid: record.pw_gid }))
 }
 
@@ -176,7 +178,8 @@ pub(crate) fn user_by_name(name: &CStr) -> io::Result<Option<User>> {
                 &raw mut found,
             )
         };
-        user_from(code, found)
+        // SAFETY: `record` and `scratch` outlive the call, and the lookup set `found` to `record` or null.
+        unsafe { user_from(code, found) }
     })
 }
 
@@ -189,7 +192,8 @@ pub(crate) fn user_by_id(uid: u32) -> io::Result<Option<User>> {
         let code = unsafe {
             libc::getpwuid_r(uid, record.as_mut_ptr(), scratch.as_mut_ptr(), scratch.len(), &raw mut found)
         };
-        user_from(code, found)
+        // SAFETY: `record` and `scratch` outlive the call, and the lookup set `found` to `record` or null.
+        unsafe { user_from(code, found) }
     })
 }
 
