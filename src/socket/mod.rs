@@ -400,7 +400,7 @@ mod tests {
         let limits = || std::fs::read_to_string("/proc/self/limits").unwrap();
         let limit = raise_descriptor_limit();
         let line = limits().lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
-        let numbers: Vec<_> = line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u64> = line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
         assert_eq!(numbers, [limit, limit]);
         assert!((3..limit).contains(&open_descriptors().unwrap()));
     }
