@@ -210,3 +210,30 @@ impl Pace {
         self.members.values().filter(|member| member.running.is_none()).map(|member| member.due).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failed(stage: Stage, reason: Reason, side: Side) -> Failure {
+        Failure::new(stage, reason, side, "seen")
+    }
+
+    #[test]
+    fn a_fault_of_ours_says_nothing_about_the_endpoint() {
+        for (failure, class) in [
+            (failed(Stage::Connect, Reason::ConnectionRefused, Side::Upstream), Some(BreakerClass::Refused)),
+            (failed(Stage::Connect, Reason::ConnectionTimeout, Side::Upstream), Some(BreakerClass::Timeout)),
+            (failed(Stage::Handshake, Reason::TlsCertificateError, Side::Upstream), Some(BreakerClass::Handshake)),
+            (failed(Stage::Resolve, Reason::DnsTimeout, Side::Upstream), Some(BreakerClass::Timeout)),
+            (failed(Stage::Resolve, Reason::DnsError, Side::Upstream), Some(BreakerClass::Refused)),
+            (failed(Stage::Connect, Reason::ProxyInternalError, Side::Ambassador), None),
+            (failed(Stage::Connect, Reason::ProxyConfigurationError, Side::Ambassador), None),
+        ] {
+            let verdict = verdict(&failure).map(|result| result.unwrap_err().0);
+            assert_eq!(verdict, class, "{failure}");
+        }
+    }
+}
