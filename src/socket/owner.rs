@@ -284,6 +284,19 @@ mod tests {
     }
 
     #[test]
+    fn another_users_client_is_told_from_ours() {
+        let (client, server) = connected("127.0.0.1:0", "127.0.0.1").unwrap();
+        // The owner of a socket is the owner of its inode, which only root may give away.
+        if std::os::unix::fs::fchown(&client, Some(54321), None).is_err() {
+            return;
+        }
+        let (local, peer) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+        assert_eq!(owner_of_peer(local, peer), Ok(54321));
+        let wanted = Tuple { ours: peer, theirs: local };
+        assert_eq!(listed(wanted).unwrap().unwrap().uid, 54321);
+    }
+
+    #[test]
     fn the_tables_say_the_same_as_the_socket_that_was_asked() {
         for (listen, connect) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "[::1]")] {
             let Some((client, server)) = connected(listen, connect) else { continue };
