@@ -210,3 +210,189 @@ impl Pace {
         self.members.values().filter(|member| member.running.is_none()).map(|member| member.due).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::backoff;
+    use crate::upstream::{self, Observer, breaker::State};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Does as it is told, and counts.
+    #[derive(Default)]
+    struct Told {
+        fails: Mutex<Option<Failure>>,
+        hangs: std::sync::atomic::AtomicBool,
+        checks: AtomicUsize,
+        at_a_time: AtomicUsize,
+        most_at_a_time: AtomicUsize,
+    }
+
+    impl Probe for Told {
+        fn check<'a>(
+            &'a self,
+            _spec: &'a EndpointSpec,
+            kind: Kind,
+        ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+            assert_eq!(kind, Kind::Tls);
+            Box::pin(async move {
+                self.checks.fetch_add(1, Ordering::SeqCst);
+                let now = self.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most_at_a_time.fetch_max(now, Ordering::SeqCst);
+                let _one_less = Less(&self.at_a_time);
+                if self.hangs.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                match self.fails.lock().unwrap().clone() {
+                    Some(failure) => Err(failure),
+                    None => Ok(()),
+                }
+            })
+        }
+    }
+
+    struct Less<'a>(&'a AtomicUsize);
+
+    impl Drop for Less<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Hears of flips, and how many checks there had been.
+    struct Flips(Arc<Told>, mpsc::UnboundedSender<(bool, usize, String)>);
+
+    impl Observer for Flips {
+        fn breaker(&self, _upstream: &str, _endpoint: &str, _to: State, _why: &str) {}
+        fn health(&self, _upstream: &str, _endpoint: &str, up: bool, why: &str) {
+            self.1.send((up, self.0.checks.load(Ordering::SeqCst), why.into())).unwrap();
+        }
+        fn panic(&self, _upstream: &str, _on: bool) {}
+    }
+
+    type Heard = mpsc::UnboundedReceiver<(bool, usize, String)>;
+
+    fn upstream(told: &Arc<Told>, endpoints: &[&str]) -> (Arc<Upstream>, Heard) {
+        let (flips, heard) = mpsc::unbounded_channel();
+        let settings = upstream::Settings { rise: 2, fall: 3, ..upstream::Settings::default() };
+        let observer = Arc::new(Flips(told.clone(), flips));
+        let upstream = Upstream::new("db", settings, &backoff::Settings::default(), 1, observer);
+        upstream.update(specs(endpoints), Instant::now());
+        (upstream, heard)
+    }
+
+    fn specs(endpoints: &[&str]) -> Vec<EndpointSpec> {
+        endpoints.iter().map(|endpoint| EndpointSpec::new(endpoint.parse().unwrap())).collect()
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            kind: Some(Kind::Tls),
+            interval: Duration::from_millis(20),
+            timeout: Duration::from_millis(100),
+            ..Settings::default()
+        }
+    }
+
+    fn failed(stage: Stage, reason: Reason, side: Side) -> Failure {
+        Failure::new(stage, reason, side, "seen")
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_goes_down_after_fall_checks_and_comes_back_after_rise() {
+        let told = Arc::new(Told::default());
+        let (upstream, mut heard) = upstream(&told, &["10.0.0.1:5432"]);
+        let task = tokio::spawn(run(settings(), upstream, told.clone()));
+        assert!(heard.recv().await.unwrap().0);
+        *told.fails.lock().unwrap() = Some(failed(Stage::Connect, Reason::ConnectionRefused, Side::Upstream));
+        let before = told.checks.load(Ordering::SeqCst);
+        let (up, checks, why) = heard.recv().await.unwrap();
+        assert_eq!((up, checks), (false, before + 3));
+        assert!(why.contains("connection_refused"), "{why}");
+        *told.fails.lock().unwrap() = None;
+        let before = told.checks.load(Ordering::SeqCst);
+        let (up, checks, _) = heard.recv().await.unwrap();
+        assert_eq!((up, checks), (true, before + 2));
+        // Hanging is failing, one check after the other.
+        told.hangs.store(true, Ordering::SeqCst);
+        let (up, _, why) = heard.recv().await.unwrap();
+        assert!(!up && why.contains("not done within 100ms"), "{why}");
+        assert_eq!(told.most_at_a_time.load(Ordering::SeqCst), 1);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn endpoints_that_come_are_checked_and_those_that_go_are_not() {
+        let told = Arc::new(Told::default());
+        let (upstream, mut heard) = upstream(&told, &[]);
+        let task = tokio::spawn(run(settings(), upstream.clone(), told.clone()));
+        upstream.update(specs(&["10.0.0.1:5432", "10.0.0.2:5432"]), Instant::now());
+        assert!(heard.recv().await.unwrap().0 && heard.recv().await.unwrap().0);
+        told.hangs.store(true, Ordering::SeqCst);
+        while told.at_a_time.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        upstream.update(Vec::new(), Instant::now());
+        while told.at_a_time.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        task.abort();
+    }
+
+    #[test]
+    fn first_checks_are_soon_but_not_all_at_once_and_later_ones_keep_their_distance() {
+        let (upstream, _heard) = upstream(&Arc::new(Told::default()), &[]);
+        let many: Vec<_> = (1..=100).map(|port| format!("10.0.0.1:{port}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let now = Instant::now();
+        upstream.update(specs(&many), now);
+        let settings = Settings { interval: SECOND * 10, jitter: 0.1, ..settings() };
+        let mut pace = Pace::new(&settings, fastrand::Rng::with_seed(1));
+        pace.members(upstream.endpoints(), now);
+        assert!(pace.due(now).len() <= 1);
+        let half = pace.due(now + SECOND / 2).len();
+        assert!((30..=70).contains(&half), "{half} of 100 within half a second");
+        let all = pace.due(now + SECOND);
+        assert_eq!(all.len(), 100);
+
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let checks: Vec<_> =
+            all.iter().map(|(id, _)| (*id, runtime.spawn(async {}).abort_handle())).collect();
+        for (id, check) in &checks {
+            pace.begun(*id, check.clone(), now + SECOND);
+        }
+        assert!(
+            pace.due(now + SECOND * 100).is_empty(),
+            "a second check of an endpoint that is being checked"
+        );
+        for (id, check) in &checks {
+            assert_eq!(pace.ended(check.id(), now + SECOND * 2), Some(*id));
+        }
+        assert!(pace.due(now + SECOND * 9).is_empty());
+        let in_time = pace.due(now + SECOND * 11).len();
+        assert!((30..=70).contains(&in_time), "{in_time} of 100 on the dot");
+        assert_eq!(pace.due(now + SECOND * 12).len(), 100);
+    }
+
+    #[test]
+    fn a_fault_of_ours_says_nothing_about_the_endpoint() {
+        for (stage, reason, side, class) in [
+            (Stage::Connect, Reason::ConnectionRefused, Side::Upstream, Some(BreakerClass::Refused)),
+            (Stage::Connect, Reason::ConnectionTimeout, Side::Upstream, Some(BreakerClass::Timeout)),
+            (Stage::Handshake, Reason::TlsCertificateError, Side::Upstream, Some(BreakerClass::Handshake)),
+            (Stage::Resolve, Reason::DnsTimeout, Side::Upstream, Some(BreakerClass::Timeout)),
+            (Stage::Resolve, Reason::DnsError, Side::Upstream, Some(BreakerClass::Refused)),
+            (Stage::Connect, Reason::ProxyInternalError, Side::Ambassador, None),
+            (Stage::Connect, Reason::ProxyConfigurationError, Side::Ambassador, None),
+        ] {
+            let failure = failed(stage, reason, side);
+            assert_eq!(verdict(&failure).map(|result| result.unwrap_err().0), class, "{failure}");
+        }
+    }
+}

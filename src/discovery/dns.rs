@@ -100,10 +100,9 @@ impl Resolver {
         }
         let mut watched = entry.known.subscribe();
         entry.want();
-        let outcome = match watched.wait_for(|known| known.rounds > rounds).await {
-            Ok(known) => known.outcome(),
-            Err(_) => None, // the entry, held here, keeps the sender
-        };
+        // It cannot fail: the entry, held here, keeps the sender.
+        let told = watched.wait_for(|known| known.rounds > rounds).await;
+        let outcome = told.ok().and_then(|known| known.outcome());
         match outcome {
             Some(outcome) => outcome.map(|addresses| addresses.to_vec()),
             None => Err(Failure::new(
@@ -206,10 +205,11 @@ impl Followed {
     pub(super) async fn next(&mut self) -> Arc<[IpAddr]> {
         loop {
             let seen = self.rounds;
-            match self.watched.wait_for(|known| known.rounds > seen).await {
-                Ok(known) => {
-                    self.rounds = known.rounds;
-                    if let Some(Ok(addresses)) = known.outcome() {
+            let told = self.watched.wait_for(|known| known.rounds > seen).await;
+            match told.map(|known| (known.rounds, known.outcome())) {
+                Ok((rounds, outcome)) => {
+                    self.rounds = rounds;
+                    if let Some(Ok(addresses)) = outcome {
                         return addresses;
                     }
                 }

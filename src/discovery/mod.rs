@@ -51,6 +51,17 @@ impl Default for DnsSettings {
 /// Keeps an upstream's set as its source says, for as long as it is polled. A source that gives nothing leaves the set
 /// as it is: empty at the start, else the last one that it gave.
 pub async fn follow(source: Source, resolver: Resolver, upstream: Arc<Upstream>) {
+    follow_as(source, resolver, upstream, None).await
+}
+
+/// [`follow`] for an upstream with a `server_name` of its own: that is whom its certificates have to name, and not the
+/// name that was looked up.
+pub async fn follow_as(
+    source: Source,
+    resolver: Resolver,
+    upstream: Arc<Upstream>,
+    server_name: Option<String>,
+) {
     match source {
         Source::Fixed(specs) => {
             for spec in &specs {
@@ -67,7 +78,8 @@ pub async fn follow(source: Source, resolver: Resolver, upstream: Arc<Upstream>)
             loop {
                 let addresses = with_a_route(&followed.next().await, has_route);
                 if addresses != last {
-                    upstream.update(endpoints(&addresses, port, Some(&name)), Instant::now());
+                    let named = server_name.is_none().then_some(&*name);
+                    upstream.update(endpoints(&addresses, port, named), Instant::now());
                     last = addresses;
                 }
             }
@@ -80,10 +92,8 @@ pub async fn follow(source: Source, resolver: Resolver, upstream: Arc<Upstream>)
 /// today, and the DNS is not to be trusted with whom we talk to.
 fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<EndpointSpec> {
     let endpoint = |ip: &IpAddr| EndpointSpec {
-        address: SocketAddr::new(*ip, port).into(),
-        weight: 1,
-        backup: false,
         server_name: name.map(String::from),
+        ..EndpointSpec::new(SocketAddr::new(*ip, port).into())
     };
     addresses.iter().map(endpoint).collect()
 }
