@@ -1,4 +1,6 @@
 //! relay: bytes both ways, with or without a TLS engine on the upstream's leg.
+mod flow;
+pub use self::flow::{Exchanges, Flow};
 use std::time::Duration;
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,25 +35,4 @@ pub enum OnTruncation {
     Reset,
     /// An orderly end.
     Close,
-}
-
-/// What a relayed connection has moved so far. Shared between the relay and whoever looks.
-#[derive(Debug, Default)]
-pub struct Flow {
-    sent: std::sync::atomic::AtomicU64,
-    received: std::sync::atomic::AtomicU64,
-}
-impl Flow {
-    /// Bytes from the client to the upstream.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(std::sync::atomic::Ordering::Relaxed)
-    }
-    /// Bytes from the upstream to the client.
-    pub fn received(&self) -> u64 {
-        self.received.load(std::sync::atomic::Ordering::Relaxed)
-    }
-    /// From the start of the relay to the upstream's first byte.
-    pub fn first_byte(&self) -> Option<Duration> {
-        None
-    }
 }

@@ -54,21 +54,45 @@ pub struct EndpointSpec {
     pub server_name: Option<String>,
 }
 
-/// An upstream as the admin shows it.
+/// An upstream at a moment.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct UpstreamView {
     /// Its name.
     pub name: crate::addr::UpstreamName,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
+    /// Waiting for a place.
+    pub waiting: usize,
+    /// Letting connections through open circuits.
+    pub panicking: bool,
 }
-/// An endpoint as the admin shows it.
+/// An endpoint at a moment.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct EndpointView {
     /// Where it is.
     pub address: std::sync::Arc<str>,
+    /// Its share.
+    pub weight: u32,
+    /// Used only when no primary is ready.
+    pub backup: bool,
     /// `unknown`, `up` or `down`.
     pub health: &'static str,
     /// `closed`, `open` or `half-open`.
     pub breaker: &'static str,
+    /// Until it becomes half-open.
+    pub reopens_in_ms: Option<u64>,
+    /// Connections open.
+    pub open: u32,
+    /// Would it take one?
+    pub ready: bool,
+    /// Gets connections all the same.
+    pub panicking: bool,
+    /// The last failure.
+    pub last_failure: Option<()>,
+    /// Ever.
+    pub established_total: u64,
+    /// Ever.
+    pub failed_total: u64,
+    /// The latest.
+    pub establish_ms: Option<u64>,
 }
