@@ -282,7 +282,7 @@ fn a_text_line_reads_from_left_to_right() {
         .skip(1)
         .take_while(|word| !word.starts_with("detail="))
         .collect();
-    insta::assert_snapshot!(line.join(" "), @"");
+    insta::assert_snapshot!(line.join(" "), @"WARN connection id=ID listener=orders client=127.0.0.1:50000 uid=1000 upstream=orders endpoint=db2.example:5432 outcome=failed stage=handshake reason=tls_certificate_error side=upstream closed_by=ambassador duration_ms=… bytes_sent=1000 bytes_received=5000 throughput=… queue_ms=1.000 resolve_ms=2.000 connect_ms=3.000 proxy_ms=4.000 negotiate_ms=5.000 handshake_ms=6.000 first_byte_ms=7.000 exchanges=1 exchange_p50_ms=… exchange_p99_ms=… tls=TLSv1.3 suite=TLS13_AES_128_GCM_SHA256 group=X25519MLKEM768 resumed=false alpn=postgresql rtt_ms=0.250 retransmits=2 attempts=db1.example:5432/connect/connection_refused/0.512ms,db2.example:5432/9.000ms");
 }
 
 #[test]
