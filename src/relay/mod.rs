@@ -2,6 +2,16 @@
 mod flow;
 pub use self::flow::{Exchanges, Flow};
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// One side of a relayed connection.
+pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Bytes in the kernel's send queue, where the platform tells.
+    fn unsent(&self) -> Option<usize>;
+    /// Makes the drop of the stream send a reset instead of an orderly end.
+    fn reset_on_close(&self);
+}
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
