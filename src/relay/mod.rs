@@ -46,3 +46,44 @@ pub enum OnTruncation {
     /// An orderly end.
     Close,
 }
+/// How a relayed connection ended.
+#[derive(Debug)]
+pub enum How {
+    /// Both sides closed in order.
+    Closed,
+    /// The client reset.
+    ClientReset,
+    /// The server reset.
+    UpstreamReset,
+    /// No close_notify.
+    Truncated,
+    /// The server sent an alert.
+    TlsAlert(rustls::AlertDescription),
+    /// TLS broke.
+    TlsError(String),
+    /// A socket broke.
+    Io {
+        /// Whose.
+        party: Party,
+        /// How.
+        error: String,
+    },
+    /// Silence.
+    IdleTimeout,
+    /// Silence after one side closed.
+    HalfCloseTimeout,
+    /// Old age.
+    LifetimeReached,
+    /// We stopped.
+    Stopped,
+}
+/// Who.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// The client.
+    Client,
+    /// The server.
+    Upstream,
+    /// We.
+    Ambassador,
+}
