@@ -219,6 +219,7 @@ fn a_json_line_parses_and_has_every_field() {
         ("/tls/group", r#""X25519MLKEM768""#),
         ("/tls/resumed", "false"),
         ("/tls/alpn", r#""postgresql""#),
+        ("/tls/peer/san/0", r#""db2.example""#),
         ("/rtt_ms", "0.25"),
         ("/retransmits", "2"),
         ("/outcome", r#""failed""#),

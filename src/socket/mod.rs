@@ -404,12 +404,3 @@ mod tests {
         assert!((3..limit).contains(&open_descriptors().unwrap()));
     }
 }
-
-/// What the kernel knows of a TCP connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFacts {
-    /// Smoothed round-trip time.
-    pub rtt: Duration,
-    /// Segments sent again.
-    pub retransmits: u32,
-}

@@ -99,32 +99,3 @@ pub enum Pin {
     /// SHA-256 of the whole leaf certificate: `leaf-sha256:BASE64-OR-HEX`.
     Leaf([u8; 32]),
 }
-
-/// What a finished handshake came to.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    /// `TLSv1.3`
-    pub version: &'static str,
-    /// The cipher suite.
-    pub suite: &'static str,
-    /// The key exchange group.
-    pub group: Option<&'static str>,
-    /// No certificates were exchanged: an earlier session was taken up.
-    pub resumed: bool,
-    /// The protocol agreed on by ALPN.
-    pub alpn: Option<String>,
-    /// The server's leaf certificate.
-    pub peer: Option<rustls_pki_types::CertificateDer<'static>>,
-}
-/// What a certificate says.
-#[derive(Clone, Debug, Default)]
-pub struct PeerFacts {
-    /// The subject.
-    pub subject: String,
-    /// The subject's alternative names.
-    pub san: Vec<String>,
-}
-/// Reads a certificate.
-pub fn describe_peer(_certificate: &rustls_pki_types::CertificateDer<'_>) -> PeerFacts {
-    PeerFacts::default()
-}
