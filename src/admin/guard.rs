@@ -4,7 +4,7 @@
 //! carries the page's name as `Host`; one that carries an address, or a loopback name, cannot be that. Nothing is said to
 //! other origins, so there is no CORS either.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{StatusCode, Uri};
@@ -14,6 +14,7 @@ use hyper::{StatusCode, Uri};
 pub(super) enum Reached {
     /// Over TCP: a browser can.
     Tcp,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no Unix sockets to be reached by"))]
     /// Over the Unix socket: no browser can, and its mode says who may.
     Unix,
 }
@@ -52,8 +53,8 @@ fn is_ours(authority: &str) -> bool {
     };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match bare {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4()),
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => host.eq_ignore_ascii_case("localhost") || host.parse::<Ipv4Addr>().is_ok(),
     }
 }
 

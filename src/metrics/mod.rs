@@ -52,6 +52,7 @@ pub struct Metrics {
     last_reload: Gauge<f64, std::sync::atomic::AtomicU64>,
     lost_records: Counter,
     live: OnceLock<Weak<dyn Live>>,
+    settled: Mutex<Option<Instant>>,
 }
 
 /// Something that holds connections still open, and can bring the counters up to date before a scrape.
@@ -160,6 +161,7 @@ impl Metrics {
             last_reload: Gauge::default(),
             lost_records: Counter::default(),
             live: OnceLock::new(),
+            settled: Mutex::default(),
         };
         metrics.register();
         Arc::new(metrics)
@@ -264,10 +266,14 @@ impl Metrics {
 
     /// How long things took at an upstream in the last minute or two, open connections included.
     pub fn percentiles(&self, upstream: &UpstreamName) -> Percentiles {
-        self.settle();
+        let now = Instant::now();
+        // Asked for each of many upstreams in a row, as the API does, one look at all connections is enough.
+        let fresh = |at: Instant| now.saturating_duration_since(at) < Duration::from_millis(100);
+        if !held(&self.settled).is_some_and(fresh) {
+            self.settle();
+        }
         let series = held(&self.upstreams).get(upstream).cloned();
         let Some(series) = series else { return Percentiles::default() };
-        let now = Instant::now();
         let mut windows = held(&series.windows);
         Percentiles {
             establish: windows.establish.quantiles(now),
@@ -333,6 +339,7 @@ impl Metrics {
     }
 
     fn settle(&self) {
+        *held(&self.settled) = Some(Instant::now());
         if let Some(live) = self.live.get().and_then(Weak::upgrade) {
             live.settle();
         }

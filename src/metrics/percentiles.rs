@@ -44,7 +44,8 @@ impl Window {
     pub(super) fn add(&mut self, now: Instant, took: Duration, times: u64) {
         self.turn(now);
         let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
-        self.current.saturating_record_n(micros, u32::try_from(times).unwrap_or(u32::MAX));
+        let recorded = self.current.record_n(micros, u32::try_from(times).unwrap_or(u32::MAX));
+        debug_assert!(recorded.is_ok(), "it grows by itself");
     }
 
     /// What the window holds.
@@ -77,8 +78,11 @@ impl Window {
 }
 
 fn empty() -> Histogram<u32> {
-    // Two digits are always within the library's bounds (0 to 5); it grows with the largest sample, by itself.
-    Histogram::new(2).expect("two significant digits are allowed")
+    // Any number of digits up to five is taken, so this cannot fail.
+    let mut histogram = Histogram::new(2).expect("two significant digits are allowed");
+    // Small until a slow sample comes.
+    histogram.auto(true);
+    histogram
 }
 
 #[cfg(test)]

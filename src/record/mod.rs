@@ -12,12 +12,12 @@ mod tests;
 mod view;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
-use crate::metrics::{End, Open, Series, Timed};
+use crate::metrics::{End, Open, Series, Timed, held};
 use crate::relay::Flow;
 use crate::socket::TcpFacts;
 use crate::tls;
@@ -139,6 +139,8 @@ struct Counted {
     sent: AtomicU64,
     received: AtomicU64,
     first_byte: AtomicBool,
+    /// Exchanges by bucket; empty until there is one.
+    waits: Mutex<Vec<u32>>,
 }
 
 /// What is known once the connection is established, and does not change after.
@@ -304,11 +306,26 @@ impl Entry {
         {
             upstream.stage(Timed::FirstByte, took);
         }
+        let mut told = held(&self.counted.waits);
+        for (place, (took, count)) in self.flow.waits().enumerate() {
+            if count == 0 {
+                continue;
+            }
+            if told.len() <= place {
+                told.resize(place + 1, 0);
+            }
+            let new = count.saturating_sub(told[place]);
+            if new > 0 {
+                told[place] = count;
+                upstream.exchanges(took, u64::from(new));
+            }
+        }
     }
 
     fn view(&self, known: Option<&Relaying>, duration: Duration) -> ConnectionView {
         let times = known.map(|known| known.times).unwrap_or_default();
         let (sent, received) = (self.flow.sent(), self.flow.received());
+        let exchanges = Some(self.flow.exchanges()).filter(|exchanges| exchanges.count > 0);
         let state = if self.relaying.get().is_some() { State::Relaying } else { State::Establishing };
         ConnectionView {
             id: self.id,
@@ -340,9 +357,9 @@ impl Entry {
             bytes_sent: sent,
             bytes_received: received,
             throughput: throughput(sent.saturating_add(received), duration),
-            exchanges: None,
-            exchange_p50_ms: None,
-            exchange_p99_ms: None,
+            exchanges: exchanges.map(|exchanges| exchanges.count),
+            exchange_p50_ms: exchanges.and_then(|exchanges| exchanges.p50).map(Millis),
+            exchange_p99_ms: exchanges.and_then(|exchanges| exchanges.p99).map(Millis),
             tls: known.and_then(|known| known.tls.clone()),
             rtt_ms: None,
             retransmits: None,
