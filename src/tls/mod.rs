@@ -13,7 +13,6 @@ mod identity;
 mod peer;
 mod pem;
 mod pin;
-mod proof;
 mod refusal;
 mod verify;
 
@@ -100,3 +99,6 @@ pub enum Pin {
     /// SHA-256 of the whole leaf certificate: `leaf-sha256:BASE64-OR-HEX`.
     Leaf([u8; 32]),
 }
+
+#[cfg(test)]
+mod tests;
