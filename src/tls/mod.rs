@@ -13,7 +13,9 @@ mod identity;
 mod peer;
 mod pem;
 mod pin;
+mod proof;
 mod refusal;
+mod unbuffered;
 mod verify;
 
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ pub use alert::late_failure;
 pub use client::ClientTls;
 pub use handshake::{Secured, Summary};
 pub use identity::Identity;
+pub use unbuffered::Unbuffered;
 pub use peer::{Date, PeerFacts, describe_peer};
 
 /// Who we are and whom we trust: `[identity.NAME]`.
