@@ -1,8 +1,9 @@
 //! TLS towards the upstream: what was configured, as one client configuration per upstream and identity generation.
 //!
-//! `identity` loads who we are and whom we trust, `client` makes a configuration of it and runs handshakes, `verify` judges the
-//! server. Every handshake that fails is explained by `diagnose` and its helpers: `refusal` (why we refused the server),
-//! `alert` (why the server refused us), `greeting` (what it speaks instead of TLS).
+//! `identity` loads who we are and whom we trust, `client` makes a configuration of it and runs handshakes (`handshake`),
+//! `verify` judges the server, `unbuffered` is the engine that the relay drives afterwards. Every handshake that fails is
+//! explained by `diagnose` and its helpers: `refusal` (why we refused the server), `alert` (why the server refused us),
+//! `greeting` (what it speaks instead of TLS).
 
 mod alert;
 mod client;
@@ -13,9 +14,8 @@ mod identity;
 mod peer;
 mod pem;
 mod pin;
-mod proof;
 mod refusal;
-mod unbuffered;
+pub mod unbuffered;
 mod verify;
 
 use std::path::PathBuf;
@@ -24,7 +24,6 @@ pub use alert::late_failure;
 pub use client::ClientTls;
 pub use handshake::{Secured, Summary};
 pub use identity::Identity;
-pub use unbuffered::Unbuffered;
 pub use peer::{Date, PeerFacts, describe_peer};
 
 /// Who we are and whom we trust: `[identity.NAME]`.
