@@ -15,8 +15,9 @@ use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::record::{Ending, Journal, Record};
 use crate::relay::{self, Carried, Ended, How, Leg, Party};
 use crate::route;
-use crate::socket::{self, Stream};
-use crate::tls::{self, ClientTls, Unbuffered};
+use crate::socket::{self, Gone, Stream};
+use crate::tls::unbuffered::Unbuffered;
+use crate::tls::{self, ClientTls};
 
 /// A listener as one configuration has it. A connection sees the same one from start to end.
 pub struct Listener {
@@ -146,22 +147,16 @@ fn refuse(client: &Stream, failure: Failure) -> Ending {
 
 /// The client went away before it was served. Without a byte and without an error, that is how a bare liveness probe
 /// looks (a load balancer, a kubelet): it is counted, and kept out of the log.
-fn left(gone: std::io::Result<()>) -> Ending {
-    match gone {
-        Ok(()) => {
-            Ending { outcome: Outcome::Cancelled, failure: None, closed_by: Some(Side::Client), quiet: true }
+fn left(gone: Gone) -> Ending {
+    let failure = match gone {
+        Gone::Silently => None,
+        Gone::Reset => {
+            let detail = "the client reset the connection before it was served";
+            Some(Failure::new(Stage::Connect, Reason::ClientReset, Side::Client, detail))
         }
-        Err(error) => {
-            let detail = format!("the client left before it was served: {error}");
-            let failure = Failure::new(Stage::Connect, Reason::ClientReset, Side::Client, detail);
-            Ending {
-                outcome: Outcome::Cancelled,
-                failure: Some(failure),
-                closed_by: Some(Side::Client),
-                quiet: false,
-            }
-        }
-    }
+    };
+    let quiet = failure.is_none();
+    Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet }
 }
 
 fn broken_socket(error: &std::io::Error) -> Ending {

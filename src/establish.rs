@@ -13,11 +13,13 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::addr::Host;
 use crate::backoff;
 use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
+use crate::record::{Attempt, Times};
 use crate::relay;
 use crate::tls::{ClientTls, Secured};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
@@ -56,6 +58,8 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
     /// Names to addresses.
     pub resolver: Resolver,
+    /// The name that the whole set comes from, where it does: asked again when a connection to one of its addresses fails.
+    pub set_name: Option<Host>,
     /// TCP.
     pub dial: dial::Settings,
     /// TLS; `None`: the bytes go as they are.
@@ -70,32 +74,6 @@ pub struct Target {
     pub early_close: Duration,
 }
 
-/// One attempt at one endpoint.
-#[derive(Clone, Debug)]
-pub struct Attempt {
-    /// The endpoint's address as written.
-    pub endpoint: Arc<str>,
-    /// Where it failed; `None`: it was established.
-    pub failed: Option<(Stage, Reason)>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// How long each stage took: of the last attempt, where there were several; the queue's of the whole.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
-    /// Waiting for a place.
-    pub queue: Option<Duration>,
-    /// Name to addresses.
-    pub resolve: Option<Duration>,
-    /// TCP.
-    pub connect: Option<Duration>,
-    /// The plaintext messages before TLS.
-    pub negotiate: Option<Duration>,
-    /// TLS.
-    pub handshake: Option<Duration>,
-}
-
 /// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
 #[derive(Debug, Default)]
 pub struct Trail {
@@ -103,6 +81,8 @@ pub struct Trail {
     pub attempts: Vec<Attempt>,
     /// See [`Times`].
     pub times: Times,
+    /// Another attempt was due, and the upstream's retry budget was spent.
+    pub budget_exhausted: bool,
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.
@@ -145,8 +125,8 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
         let endpoint = lease.label().clone();
         let attempted = try_endpoint(target, lease.spec(), deadline, &mut trail.times).await;
         let took = begun.elapsed();
-        let failed = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason));
-        trail.attempts.push(Attempt { endpoint, failed, took });
+        let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
+        trail.attempts.push(Attempt { endpoint, stage, reason, took });
         let failure = match attempted {
             Ok((stream, secured)) => {
                 lease.established(Instant::now().into_std(), took);
@@ -163,7 +143,11 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
         if out_of_time_now {
             return Err(out_of_time(target, last));
         }
-        if !may_try_another || number == target.retry.attempts || !target.upstream.retry_allowed() {
+        if !may_try_another || number == target.retry.attempts {
+            break;
+        }
+        if !target.upstream.retry_allowed() {
+            trail.budget_exhausted = true;
             break;
         }
     }
@@ -195,13 +179,13 @@ pub async fn try_endpoint(
     };
 
     let begun = Instant::now();
-    let connected = connect(target, spec, &addresses, bound(target.timeouts.connect)).await;
+    let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     times.connect = Some(begun.elapsed());
     let mut stream = match connected {
         Ok((stream, _)) => stream,
         Err(failure) => {
             // The name may have moved: ask again now rather than when its time is up.
-            target.resolver.suspect(&spec.address.host);
+            target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
             return Err(failure);
         }
     };
@@ -226,21 +210,6 @@ async fn resolve(target: &Target, spec: &EndpointSpec, limit: Duration) -> Resul
             format!("{host} was not resolved within {}", humantime::format_duration(round(limit))),
         )),
     }
-}
-
-async fn connect(
-    target: &Target,
-    spec: &EndpointSpec,
-    addresses: &[SocketAddr],
-    limit: Duration,
-) -> Result<(TcpStream, SocketAddr), Failure> {
-    tokio::time::timeout(limit, dial::dial(addresses, &target.dial)).await.unwrap_or_else(|_| {
-        Err(Failure::upstream(
-            Stage::Connect,
-            Reason::ConnectionTimeout,
-            format!("{} did not accept within {}", spec.address, humantime::format_duration(round(limit))),
-        ))
-    })
 }
 
 /// Waits before the same endpoint is tried again; false where the deadline comes first.
@@ -293,7 +262,7 @@ impl health::Probe for Target {
                         Some(address) => vec![address],
                         None => resolve(self, spec, self.timeouts.resolve).await?,
                     };
-                    connect(self, spec, &addresses, self.timeouts.connect).await.map(drop)
+                    dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
                 }
                 health::Kind::Tls => {
                     let (mut stream, secured) = try_endpoint(self, spec, deadline, &mut Times::default()).await?;

@@ -5,10 +5,11 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::examine::{self, SOON};
+use super::examine;
 use super::{ConfigFlag, FAILED, FAULT, REFUSED, complain, runtime};
 use crate::config;
 use crate::service;
+use crate::tls::Date;
 
 #[derive(clap::Args)]
 pub(super) struct Flags {
@@ -40,8 +41,15 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
             for identity in identities {
                 warnings.extend(identity.warnings.iter().cloned());
                 for fact in identity.facts() {
-                    if fact.expires_within(SystemTime::now(), SOON) {
-                        warnings.push(format!("{} is valid only until {}", fact.subject, fact.not_after_text()));
+                    let now = Date::of(SystemTime::now());
+                    if fact.not_after.0 < now.0 + SOON {
+                        warnings.push(format!(
+                            "identity.{}: {} is valid only until {}: {} from now",
+                            identity.name,
+                            fact.subject,
+                            fact.not_after,
+                            fact.not_after.apart(now),
+                        ));
                     }
                 }
             }
@@ -93,6 +101,9 @@ fn look(config: &config::Config) -> Result<Vec<examine::Examination>, Vec<String
     let runtime = runtime().map_err(|error| vec![format!("the runtime could not be started: {error}")])?;
     runtime.block_on(examine::examine(config, None))
 }
+
+/// A certificate that ends within so many seconds is worth a word.
+const SOON: i64 = 30 * 24 * 3600;
 
 fn plural(number: usize) -> &'static str {
     if number == 1 { "" } else { "s" }

@@ -2,15 +2,16 @@
 //!
 //! Goes the same way as a connection (`establish`), so that what it finds is what a client would meet.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::discovery::{Resolver, Source};
-use crate::establish::{self, Target, Times};
+use crate::establish::{self, Target};
 use crate::failure::Failure;
+use crate::record::Times;
 use crate::service;
 use crate::tls;
 use crate::upstream::EndpointSpec;
@@ -85,7 +86,7 @@ async fn endpoints(source: &Source, resolver: &Resolver) -> Vec<Result<EndpointS
         Source::Fixed(specs) => specs.iter().cloned().map(Ok).collect(),
         Source::Dns(name) => match resolver.addresses(&name.host).await {
             Ok(addresses) => {
-                crate::discovery::endpoints_of(name, &addresses).into_iter().map(Ok).collect()
+                crate::discovery::endpoints(&addresses, name.port, Some(&name.host.to_string())).into_iter().map(Ok).collect()
             }
             Err(failure) => vec![Err(failure)],
         },
@@ -128,8 +129,8 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examin
 }
 
 fn stages(times: &Times) -> Vec<(&'static str, f64)> {
-    let Times { queue: _, resolve, connect, negotiate, handshake } = times;
-    [("resolve", resolve), ("connect", connect), ("negotiate", negotiate), ("handshake", handshake)]
+    let Times { queue: _, resolve, connect, proxy, negotiate, handshake } = times;
+    [("resolve", resolve), ("connect", connect), ("proxy", proxy), ("negotiate", negotiate), ("handshake", handshake)]
         .into_iter()
         .filter_map(|(stage, took)| took.map(|took| (stage, (took.as_secs_f64() * 1e6).round() / 1e3)))
         .collect()
@@ -181,6 +182,3 @@ impl Examination {
         lines.join("\n")
     }
 }
-
-/// A certificate that ends within this time is worth a word.
-pub(super) const SOON: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -88,7 +88,7 @@ impl ConfigFlag {
         }
         let system = default_file();
         let here = PathBuf::from("nuncio.toml");
-        let at_a_terminal = std::io::stdin().is_terminal() && !crate::socket::is_privileged();
+        let at_a_terminal = std::io::stdin().is_terminal() && !crate::socket::users::is_privileged();
         if !system.exists() && at_a_terminal && here.exists() { here } else { system }
     }
 }

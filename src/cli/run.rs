@@ -32,7 +32,10 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
 
 /// Runs a configuration until it is told to stop.
 pub(super) fn serve(config: Config, file: Option<PathBuf>) -> ExitCode {
-    crate::socket::forbid_core_dumps();
+    if let Err(error) = crate::socket::forbid_core_dumps() {
+        // Where the platform decides by policy there is nothing to do; elsewhere keys might reach a dump.
+        tracing::debug!("core dumps could not be forbidden: {error}");
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {

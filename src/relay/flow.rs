@@ -84,6 +84,11 @@ impl Flow {
         Exchanges { count, p50: percentile(0.5).map(middle), p99: percentile(0.99).map(middle) }
     }
 
+    /// The answers by how long they took: a bucket's middle, and how many there were. Always the same buckets in order.
+    pub fn waits(&self) -> impl Iterator<Item = (Duration, u32)> {
+        self.waits.iter().enumerate().map(|(bucket, wait)| (middle(bucket), wait.load(Relaxed)))
+    }
+
     pub(super) fn add_sent(&self, bytes: usize) {
         self.sent.store(self.sent.load(Relaxed) + bytes as u64, Relaxed);
     }

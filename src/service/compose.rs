@@ -4,6 +4,8 @@
 //! touches no connection, no breaker and no count that it need not touch.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::task::JoinHandle;
@@ -16,8 +18,10 @@ use crate::config::{self, Config};
 use crate::connection::{Listener, Targets};
 use crate::drain::Drain;
 use crate::establish::Target;
+use crate::failure::Failure;
+use crate::metrics::Metrics;
 use crate::tls::{self, ClientTls, Identity};
-use crate::upstream::Upstream;
+use crate::upstream::{EndpointSpec, Upstream};
 use crate::{discovery, health};
 
 /// Everything that a configuration set in motion.
@@ -103,7 +107,7 @@ impl Plan {
                 Some(running) if kept => running,
                 replaced => {
                     replaced.iter().for_each(Running::stop);
-                    Running::start(written, target)
+                    Running::start(written, target, foundation)
                 }
             };
             parts.upstreams.insert(name, running);
@@ -142,13 +146,20 @@ impl Plan {
 }
 
 impl Running {
-    fn start(written: config::Upstream, target: Arc<Target>) -> Running {
-        let follow = discovery::follow(written.source.clone(), target.resolver.clone(), target.upstream.clone());
+    fn start(written: config::Upstream, target: Arc<Target>, foundation: &Foundation) -> Running {
+        let follow = discovery::follow_as(
+            written.source.clone(),
+            target.resolver.clone(),
+            target.upstream.clone(),
+            written.tls.server_name.clone(),
+        );
         let mut tasks = vec![tokio::spawn(follow)];
-        let kind = health_kind(&written);
+        let deepest = health::Kind::deepest(target.tls.is_some());
+        let kind = written.health.kind.unwrap_or(deepest);
         if kind != health::Kind::Off {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
-            tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), target.clone())));
+            let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
+            tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), probe)));
         }
         Running { written, target, tasks }
     }
@@ -199,12 +210,25 @@ impl Door {
     }
 }
 
-/// What the health checks of an upstream do: what it says, else the deepest that it has.
-fn health_kind(upstream: &config::Upstream) -> health::Kind {
-    upstream.health.kind.unwrap_or(match upstream.tls.mode {
-        tls::Mode::Direct => health::Kind::Tls,
-        tls::Mode::Off => health::Kind::Tcp,
-    })
+/// Checks as [`Target`] does, and counts them.
+struct Counted {
+    target: Arc<Target>,
+    metrics: Arc<Metrics>,
+}
+
+impl health::Probe for Counted {
+    fn check<'a>(
+        &'a self,
+        spec: &'a EndpointSpec,
+        kind: health::Kind,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(async move {
+            let result = self.target.check(spec, kind).await;
+            let endpoint = spec.address.to_string();
+            self.metrics.health_check(self.target.upstream.name(), &endpoint, result.is_ok());
+            result
+        })
+    }
 }
 
 fn load_identities(config: &Config, old: &Parts, problems: &mut Vec<String>) -> BTreeMap<String, Arc<Identity>> {
@@ -340,6 +364,10 @@ fn target(
     Target {
         upstream,
         resolver,
+        set_name: match &written.source {
+            discovery::Source::Dns(name) => Some(name.host.clone()),
+            discovery::Source::Fixed(_) => None,
+        },
         dial: written.dial.clone(),
         tls,
         timeouts: written.timeouts.clone(),

@@ -195,7 +195,7 @@ impl Service {
     fn tell_certificates(&self) {
         let current = self.current();
         let facts = current.parts.identities.iter().flat_map(|(name, identity)| {
-            identity.facts().iter().map(|fact| (name.as_str(), fact.subject.as_str(), fact.not_after.time()))
+            identity.facts().iter().map(|fact| (name.as_str(), fact.subject.as_str(), fact.not_after.into()))
         });
         self.foundation.metrics.certificates(facts);
     }

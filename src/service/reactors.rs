@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 /// Where connections are served.
-pub struct Reactors {
+pub(super) struct Reactors {
     all: Vec<Reactor>,
 }
 
@@ -28,7 +28,7 @@ impl Reactors {
     ///
     /// # Errors
     /// Where a thread or its runtime cannot be made.
-    pub fn start(threads: usize) -> io::Result<Reactors> {
+    pub(super) fn start(threads: usize) -> io::Result<Reactors> {
         let own = Reactor { handle: Handle::current(), open: Arc::default(), _alive: None };
         let mut all = vec![own];
         for number in 1..threads.max(1) {
@@ -45,7 +45,7 @@ impl Reactors {
     }
 
     /// Runs a connection on the least loaded reactor. `connection` is told whether its socket has to move there.
-    pub fn serve<F>(&self, connection: impl FnOnce(bool) -> F)
+    pub(super) fn serve<F>(&self, connection: impl FnOnce(bool) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -60,7 +60,7 @@ impl Reactors {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.all.len()
     }
 }

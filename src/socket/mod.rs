@@ -117,6 +117,15 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
+/// How a client left before it was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It closed, and had not sent a byte.
+    Silently,
+    /// It reset the connection.
+    Reset,
+}
+
 impl Stream {
     /// Moves the stream from the reactor that accepted it to the one of the current runtime. Where both are the same,
     /// leave it out: it costs two system calls.
@@ -141,22 +150,22 @@ impl Stream {
     /// client that gave up. Once data waits it resolves only if the client resets (where the reactor tells so).
     ///
     /// Nothing is read. A client that only closed its sending side looks the same; it never asked for anything either.
-    pub async fn gone(&self) {
+    pub async fn gone(&self) -> Gone {
         loop {
             if self.ready(Interest::READABLE).await.is_err() {
-                return;
+                return Gone::Reset;
             }
             match self.peek() {
-                Ok(0) => return,
+                Ok(0) => return Gone::Silently,
                 Ok(_) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
+                Err(_) => return Gone::Reset,
             }
         }
         // An error of the socket (EPOLLERR) is a reset here. A plain close behind waiting data is none: that client has
         // said something, and may well be reading on.
         if self.ready(Interest::ERROR).await.is_ok() {
-            return;
+            return Gone::Reset;
         }
         future::pending().await
     }

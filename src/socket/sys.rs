@@ -163,6 +163,12 @@ unsafe fn user_from(code: libc::c_int, found: *const libc::passwd) -> Result<Opt
     Ok(Some(User { name: name.into(), uid: record.pw_uid, gid: record.pw_gid }))
 }
 
+/// The user that we act as.
+pub(crate) fn effective_user() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// The user of this name.
 pub(crate) fn user_by_name(name: &CStr) -> io::Result<Option<User>> {
     entry(|scratch| {

@@ -55,6 +55,18 @@ pub fn describe(uid: u32) -> String {
     }
 }
 
+/// Are we root?
+#[cfg(unix)]
+pub fn is_privileged() -> bool {
+    sys::effective_user() == 0
+}
+
+/// There is no root here; administrators are ordinary users until they raise themselves.
+#[cfg(not(unix))]
+pub fn is_privileged() -> bool {
+    false
+}
+
 /// Numbers of users mean nothing here.
 #[cfg(not(unix))]
 pub fn user_id(written: &str) -> Result<u32, String> {

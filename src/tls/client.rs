@@ -34,6 +34,7 @@ pub(super) const SYSTEM_ROOTS: &str = "the system's roots";
 pub struct ClientTls {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    generation: Option<u64>,
     pub(super) presenter: Arc<Presenter>,
     pub(super) ours: Option<Ours>,
     pub(super) trust: TrustSummary,
@@ -102,6 +103,7 @@ impl ClientTls {
         Ok(ClientTls {
             config: Arc::new(config),
             server_name,
+            generation: identity.map(|identity| identity.generation),
             presenter,
             ours,
             trust: summary,
@@ -109,6 +111,11 @@ impl ClientTls {
             oldest,
             newest,
         })
+    }
+
+    /// The generation of the identity that it was made with.
+    pub fn generation(&self) -> Option<u64> {
+        self.generation
     }
 
     /// SNI, and the name that the certificate must carry: the endpoint's own, else the upstream's, else the host as it

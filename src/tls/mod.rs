@@ -14,6 +14,7 @@ mod identity;
 mod peer;
 mod pem;
 mod pin;
+mod proof;
 mod refusal;
 pub mod unbuffered;
 mod verify;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
@@ -186,6 +186,14 @@ impl Date {
 
 /// RFC 3339 in UTC. The days are turned into a date by the usual arithmetic on years that begin in March, so that a
 /// leap day is the last day of its year.
+impl From<Date> for SystemTime {
+    fn from(date: Date) -> SystemTime {
+        let seconds = Duration::from_secs(date.0.unsigned_abs());
+        let time = if date.0 < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+        time.unwrap_or(UNIX_EPOCH)
+    }
+}
+
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, second) = (self.0.div_euclid(86_400), self.0.rem_euclid(86_400));
