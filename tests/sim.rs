@@ -496,7 +496,7 @@ impl World {
         assert_eq!(self.set.open(), 0);
         self.set.update(Vec::new(), self.now, &mut self.rng);
         assert_eq!(self.set.members().count(), 0);
-        let failure = self.set.pick(self.now, None, &[], &mut self.rng).unwrap_err();
+        let failure = self.set.pick(self.now, None, &[], &mut self.rng).expect_err("nobody is left");
         assert_eq!(failure.reason, Reason::DestinationUnavailable);
     }
 }
@@ -506,7 +506,7 @@ fn label(n: usize) -> String {
 }
 
 fn spec(n: usize, weight: u32, backup: bool) -> EndpointSpec {
-    EndpointSpec { weight, backup, ..EndpointSpec::new(label(n).parse().unwrap()) }
+    EndpointSpec { weight, backup, ..EndpointSpec::new(label(n).parse().expect("an address")) }
 }
 
 /// The first `count` seeds, or the one that the environment names.
