@@ -2,6 +2,8 @@
 //!
 //! `NUNCIO_BLESS=1 cargo test --test config` writes the expected texts and `conf/nuncio.toml` anew.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,6 +82,7 @@ fn what_is_likely_not_meant_so_is_a_warning_and_loads() {
 #[test]
 fn every_example_loads_without_a_warning_and_says_its_job() {
     let examples = files("conf", "toml");
+    let mut read = 0;
     assert!(examples.len() > 8, "only {} examples", examples.len());
     for path in &examples {
         let text = fs::read_to_string(path).unwrap();
@@ -88,7 +91,11 @@ fn every_example_loads_without_a_warning_and_says_its_job() {
         assert_eq!(loaded.warnings, Vec::<String>::new(), "{}", path.display());
         assert!(!loaded.config.listeners.is_empty());
         assert_eq!(loaded.files[0], *path);
+        read += loaded.files.len();
     }
+    let included = files("conf/many-listeners.d", "toml").len();
+    assert!(included > 1);
+    assert_eq!(read, examples.len() + included, "each file that lies in conf/ was read once");
 }
 
 #[test]
@@ -173,13 +180,7 @@ fn a_broken_include_hides_no_problem_of_another_file() {
         .collect();
     assert_eq!(
         found,
-        [
-            ("nuncio.toml", Some(1)),
-            ("nuncio.toml", Some(2)),
-            ("a.toml", Some(1)),
-            ("b.toml", Some(1)),
-            ("b.toml", Some(2))
-        ],
+        [("nuncio.toml", Some(1)), ("nuncio.toml", Some(2)), ("a.toml", Some(1)), ("b.toml", Some(2))],
         "{problems}"
     );
 }

@@ -4,25 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::file::{self, UpstreamOf};
 use super::kinds::Entry;
-use super::reader::{At, Reader, nearest};
+use super::reader::{Reader, nearest};
+use super::section::At;
 use crate::addr::{EndpointAddr, Host, ListenAddr};
 
-/// Holds the sections against each other.
-pub(super) fn check(
-    admin: &file::Admin,
-    identities: &[Entry<file::Identity>],
-    upstreams: &[Entry<file::Upstream>],
-    listeners: &[Entry<file::Listener>],
-    reader: &mut Reader,
-) {
-    names(identities, upstreams, listeners, reader);
-    admin_is_local(admin, reader);
-    addresses(admin, listeners, reader);
-    loops(upstreams, listeners, reader);
-}
-
 /// Every name that is used exists, and every name that exists is used.
-fn names(
+pub(super) fn names(
     identities: &[Entry<file::Identity>],
     upstreams: &[Entry<file::Upstream>],
     listeners: &[Entry<file::Listener>],
@@ -84,8 +71,15 @@ fn admin_is_local(admin: &file::Admin, reader: &mut Reader) {
     }
 }
 
-/// No address is listened on twice.
-fn addresses(admin: &file::Admin, listeners: &[Entry<file::Listener>], reader: &mut Reader) {
+/// No address is listened on twice, dialled by ourselves, or open to more than it should be.
+pub(super) fn addresses(
+    admin: &file::Admin,
+    upstreams: &[Entry<file::Upstream>],
+    listeners: &[Entry<file::Listener>],
+    reader: &mut Reader,
+) {
+    admin_is_local(admin, reader);
+    loops(upstreams, listeners, reader);
     let of_listeners =
         listeners.iter().flat_map(|listener| listener.section.address.value().into_iter().flatten());
     let all: Vec<_> = admin.address.value().into_iter().flatten().chain(of_listeners).collect();

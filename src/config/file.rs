@@ -6,11 +6,13 @@
 use toml::de::DeValue;
 
 use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
+use super::pin::PinText;
 use super::problem::Place;
-use super::reader::{At, Field, Key, Kind, Nested, Reader, Section, Show, sections};
+use super::reader::Reader;
+use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, Ip, KernelTime, Level, Listen, Mode, Network, PinText, Rate,
-    ServerName, Size, Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, Ip, KernelTime, Level, Listen, Mode, Network, Rate, ServerName, Size,
+    Text, Time, TimeOrZero,
 };
 use crate::health;
 use crate::record::Format;
@@ -311,7 +313,7 @@ impl Kind for UpstreamOf {
             DeValue::Table(table) => Some(UpstreamOf::Inline(Box::new(reader.section(table, place)))),
             value => {
                 let wants = "an upstream's name or a table";
-                string(value, place, reader, wants, "\"orders\"", false).map(UpstreamOf::Name)
+                string(value, place, reader, wants, "\"orders\"", None).map(UpstreamOf::Name)
             }
         }
     }

@@ -5,7 +5,8 @@
 use toml::de::DeValue;
 
 use super::problem::Place;
-use super::reader::{At, Key, Kind, Nested, Reader, Section, in_order, kind_of, nearest, quoted, shown};
+use super::reader::{Reader, in_order, kind_of, nearest, quoted, shown};
+use super::section::{At, Key, Kind, Nested, Section};
 use super::words::expand;
 
 /// A value written as one string.
@@ -15,8 +16,8 @@ pub(super) trait Word {
     const WANTS: &'static str;
     /// A good one, as it stands in TOML.
     const EXAMPLE: &'static str;
-    /// Whether a bare number is one that misses its unit.
-    const HAS_UNIT: bool = false;
+    /// The unit that a bare number most likely misses.
+    const UNIT: Option<&'static str> = None;
     fn parse(text: &str) -> Result<Self::Value, Fault>;
 }
 
@@ -36,7 +37,7 @@ impl<W: Word> Kind for W {
     type Value = W::Value;
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<W::Value> {
-        let text = string(value, place, reader, W::WANTS, W::EXAMPLE, W::HAS_UNIT)?;
+        let text = string(value, place, reader, W::WANTS, W::EXAMPLE, W::UNIT)?;
         match W::parse(&text) {
             Ok(value) => Some(value),
             Err(Fault { message, mend }) => {
@@ -54,18 +55,18 @@ pub(super) fn string(
     reader: &mut Reader,
     wants: &str,
     example: &str,
-    has_unit: bool,
+    unit: Option<&str>,
 ) -> Option<String> {
-    let fault = match value {
-        DeValue::String(text) => match expand(text, reader.environment) {
+    let fault = match (value, unit) {
+        (DeValue::String(text), _) => match expand(text, reader.environment) {
             Ok(text) => return Some(text),
             Err(fault) => fault,
         },
-        DeValue::Integer(_) | DeValue::Float(_) if has_unit => Fault {
-            message: format!("wants {wants}, and {} has no unit", shown(value)),
-            mend: format!("write the unit, in quotes: {} = {example}", last(place)),
+        (DeValue::Integer(_) | DeValue::Float(_), Some(unit)) => Fault {
+            message: format!("wants {wants} such as {example}, and {} has no unit", shown(value)),
+            mend: format!("write the unit, in quotes: {} = \"{}{unit}\"", last(place), shown(value)),
         },
-        other => Fault {
+        (other, _) => Fault {
             message: format!("wants {wants}, and {} is {}", shown(other), kind_of(other)),
             mend: format!("write for example {} = {example}", last(place)),
         },
@@ -309,7 +310,7 @@ impl<C: Choices> Kind for Choice<C> {
         let known = known.join(", ");
         // As people write them: a version is not a number, and false is not "off".
         let word = match value {
-            DeValue::String(_) => string(value, place, reader, "", "", false)?,
+            DeValue::String(_) => string(value, place, reader, "", "", None)?,
             other => {
                 let message = format!("wants one of {known}, and {} is {}", shown(other), kind_of(other));
                 let mend = match C::ALL.iter().find(|(word, _)| *word == shown(other)) {

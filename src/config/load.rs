@@ -10,7 +10,8 @@ use toml::de::DeTable;
 use super::file::File;
 use super::kinds::Entry;
 use super::problem::{Place, Problem};
-use super::reader::{At, Field, Reader};
+use super::reader::Reader;
+use super::section::{At, Field};
 use super::syntax;
 
 /// No configuration is larger; a device or a database given by mistake is.

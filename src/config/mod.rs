@@ -1,20 +1,23 @@
 //! The configuration: what was written becomes what it means ([`Config`]), or every [`Problem`] at once.
 //!
-//! Two shapes. `file` is the written one: each section and key declared once, with kind, default and text, read by
-//! `reader`, `kinds` and `words` with the place of everything. [`Config`] is what it means: `meaning` fills in defaults
-//! and holds the keys of a section against each other, `across` the sections. `load` reads files, `syntax` says what is
-//! wrong with text that is not TOML, `reference` writes `conf/nuncio.toml` from the keys. Leaves the files that the
-//! configuration names to `tls`.
+//! Two shapes. `file` is the written one: each section and key declared once (by `section`), with kind, default and
+//! text, read by `reader`, `kinds` and `words` with the place of everything. [`Config`] is what it means: `meaning` and
+//! `upstreams` fill in defaults and hold the keys of a section against each other, `across` the sections. `load` reads
+//! files, `syntax` says what is wrong with text that is not TOML, `reference` writes `conf/nuncio.toml` from the keys.
+//! Leaves the files that the configuration names to `tls`.
 
 mod across;
 mod file;
 mod kinds;
 mod load;
 mod meaning;
+mod pin;
 mod problem;
 mod reader;
 mod reference;
+mod section;
 mod syntax;
+mod upstreams;
 mod words;
 
 use std::collections::BTreeMap;

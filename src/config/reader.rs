@@ -1,7 +1,6 @@
-//! How a section is read: what is known of each key, and what one run over the files collects.
+//! What one run over the files collects: their texts, problems and warnings; and how a table becomes a section.
 //!
-//! Owns [`sections!`], by which every section is declared once, and the [`Reader`] that gathers problems and warnings.
-//! Leaves the values to `kinds`, the sections themselves to `file`, and what they mean together to `meaning`.
+//! Leaves the values to `kinds` and `words`, and what they mean together to `meaning`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,169 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Place, Problem, Problems};
-
-/// A value, and where it was written.
-#[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) place: Place,
-}
-
-/// What the file says for a key. `Bad` is told apart from `Absent`, so that a mistake is not followed by "is missing".
-#[derive(Clone, Debug, Default)]
-pub(super) enum Field<T> {
-    #[default]
-    Absent,
-    Bad,
-    Given(At<T>),
-}
-
-impl<T> Field<T> {
-    pub(super) fn given(&self) -> Option<&At<T>> {
-        match self {
-            Field::Given(at) => Some(at),
-            Field::Absent | Field::Bad => None,
-        }
-    }
-
-    pub(super) fn value(&self) -> Option<&T> {
-        self.given().map(|at| &at.value)
-    }
-
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Field::Absent)
-    }
-
-    /// What was given, without its place.
-    pub(super) fn taken(self) -> Option<T> {
-        match self {
-            Field::Given(at) => Some(at.value),
-            Field::Absent | Field::Bad => None,
-        }
-    }
-
-    /// What was given, or the default.
-    pub(super) fn or(&self, default: T) -> T
-    where
-        T: Clone,
-    {
-        self.value().cloned().unwrap_or(default)
-    }
-}
-
-/// What a key's value may be, and how it is read.
-pub(super) trait Kind {
-    /// What reading it gives.
-    type Value;
-    /// Keys of the table that the value is or may be.
-    const KEYS: &'static [Key] = &[];
-    /// How the reference shows those keys.
-    const NESTED: Nested = Nested::None;
-    /// Reads a value; what is wrong with it goes to the reader.
-    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self::Value>;
-}
-
-/// How keys below a key are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Nested {
-    /// There are none.
-    None,
-    /// `[section]`
-    Section,
-    /// `[section.NAME]`
-    Named,
-    /// In entries of a list.
-    Entry,
-}
-
-/// What is known of a key: the one source of reading, of the nearest name, and of the reference file.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) name: &'static str,
-    pub(super) about: &'static [&'static str],
-    pub(super) show: Show,
-    pub(super) text: &'static str,
-    pub(super) keys: &'static [Key],
-    pub(super) nested: Nested,
-}
-
-/// What the text beside a key's declaration is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    non_camel_case_types,
-    reason = "they are the words of the declarations: `key: Kind = default(\"3s\")`"
-)]
-pub(super) enum Show {
-    /// The value that holds without the key.
-    default,
-    /// There is no default; a value as an example.
-    example,
-    /// As `example`, but the reference has it switched on.
-    shown,
-    /// As `shown`, and its absence is a problem.
-    needed,
-    /// The key is a section of its own.
-    section,
-}
-
-/// A table whose keys are declared by [`sections!`].
-pub(super) trait Section: Default {
-    const KEYS: &'static [Key];
-    /// Reads one key; `false`: there is no such key.
-    fn set(&mut self, key: &str, value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> bool;
-}
-
-/// Declares sections: `key: Kind = default(TOML)`, `example(TOML)`, `shown(TOML)`, `needed(TOML)` or `section`. The
-/// docstring of a key is its text in the reference file.
-macro_rules! sections {
-    ($(
-        $(#[doc = $about:literal])+
-        struct $name:ident {
-            $( $(#[doc = $doc:literal])+ $key:ident : $kind:ty = $show:ident $( ( $($text:tt)+ ) )? ; )+
-        }
-    )+) => {$(
-        $(#[doc = $about])+
-        #[derive(Debug, Default)]
-        pub(super) struct $name {
-            $( $(#[doc = $doc])+ pub(super) $key: Field<<$kind as Kind>::Value>, )+
-        }
-
-        impl Section for $name {
-            const KEYS: &'static [Key] = &[ $( Key {
-                name: stringify!($key),
-                about: &[$($doc),+],
-                show: Show::$show,
-                text: stringify!($($($text)+)?),
-                keys: <$kind as Kind>::KEYS,
-                nested: <$kind as Kind>::NESTED,
-            } ),+ ];
-
-            fn set(&mut self, key: &str, value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> bool {
-                match key {
-                    $( stringify!($key) => {
-                        self.$key = match <$kind as Kind>::read(value, place, reader) {
-                            Some(value) => Field::Given(At { value, place: place.clone() }),
-                            None => Field::Bad,
-                        };
-                    } )+
-                    _ => return false,
-                }
-                true
-            }
-        }
-
-        impl Kind for $name {
-            type Value = $name;
-            const KEYS: &'static [Key] = <$name as Section>::KEYS;
-            const NESTED: Nested = Nested::Section;
-
-            fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<$name> {
-                reader.section_or_problem(value, place)
-            }
-        }
-    )+};
-}
-pub(super) use sections;
+use super::section::{Key, Nested, Section, Show};
 
 /// One run over all files: their texts, and what was found in them.
 #[derive(Debug)]
@@ -266,15 +103,20 @@ impl Reader {
     /// Reads all keys of a section, refuses those that it does not have, and misses those that it needs.
     pub(super) fn section<S: Section>(&mut self, table: &DeTable<'_>, place: &Place) -> S {
         let mut section = S::default();
+        let mut misspelled = Vec::new();
         for (key, value) in in_order(table) {
             let name: &str = key.get_ref();
             let here = place.below(name, value.span());
             if !section.set(name, value.get_ref(), &here, self) {
-                self.unknown_key(S::KEYS, name, &place.below(name, key.span()), place);
+                // Whoever wrote `endpoint` need not also read that `endpoints` is missing.
+                if let Some(meant) = self.unknown_key(S::KEYS, name, &place.below(name, key.span()), place) {
+                    section.spoil(meant);
+                    misspelled.push(meant);
+                }
             }
         }
         for key in S::KEYS.iter().filter(|key| key.show == Show::needed) {
-            if table.get(key.name).is_none() {
+            if table.get(key.name).is_none() && !misspelled.contains(&key.name) {
                 self.problem(
                     place,
                     format!("has no `{}`", key.name),
@@ -299,7 +141,14 @@ impl Reader {
         None
     }
 
-    fn unknown_key(&mut self, known: &'static [Key], name: &str, place: &Place, section: &Place) {
+    /// Refuses a key; gives the one of this section that was likely meant.
+    fn unknown_key(
+        &mut self,
+        known: &'static [Key],
+        name: &str,
+        place: &Place,
+        section: &Place,
+    ) -> Option<&'static str> {
         let within = known
             .iter()
             .find(|key| key.nested == Nested::Section && key.keys.iter().any(|below| below.name == name));
@@ -324,6 +173,7 @@ impl Reader {
             None => "there is no such key",
         };
         self.problem(place, message, mend);
+        here.filter(|_| within.is_none())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `conf/nuncio.toml`: every key with its text and its default, written from the keys' own declarations.
 
 use super::file::File;
-use super::reader::{Key, Nested, Section, Show};
+use super::section::{Key, Nested, Section, Show};
 
 /// The text of `conf/nuncio.toml`. It loads, and means the defaults.
 pub fn reference() -> String {

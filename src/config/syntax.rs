@@ -17,7 +17,8 @@ pub(super) fn report(errors: &[toml::de::Error], file: usize, text: &str, reader
     errors.sort_by_key(|error| span(error).start);
     let mut shown = None;
     let mut section_twice = false;
-    for error in errors {
+    // Whoever gave a binary by mistake need not read every line of it.
+    for error in errors.into_iter().take(50) {
         let span = span(error);
         let line = text.get(..span.start).unwrap_or(text).matches('\n').count();
         if shown.replace(line) == Some(line) {

@@ -11,9 +11,9 @@ use toml::de::DeValue;
 
 use super::kinds::{Fault, Word, fault, string};
 use super::problem::Place;
-use super::reader::{Kind, Reader, quoted};
+use super::reader::{Reader, quoted};
+use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
-use crate::tls::Pin;
 
 /// Replaces `${NAME}` by the variable's value and `$$` by a dollar.
 pub(super) fn expand(text: &str, environment: fn(&str) -> Option<String>) -> Result<String, Fault> {
@@ -69,8 +69,9 @@ fn duration(text: &str) -> Result<Duration, Fault> {
     }
 }
 
+/// Declares a [`Word`]: what it gives, what it wants, an example, the unit of bare numbers, and the parser.
 macro_rules! word {
-    ($(#[$about:meta])* $name:ident -> $value:ty, $wants:literal, $example:literal, $has_unit:literal, $parse:expr) => {
+    ($(#[$about:meta])* $name:ident -> $value:ty, $wants:literal, $example:literal, $unit:expr, $parse:expr) => {
         $(#[$about])*
         #[derive(Debug)]
         pub(super) struct $name;
@@ -79,7 +80,7 @@ macro_rules! word {
             type Value = $value;
             const WANTS: &'static str = $wants;
             const EXAMPLE: &'static str = $example;
-            const HAS_UNIT: bool = $has_unit;
+            const UNIT: Option<&'static str> = $unit;
 
             fn parse(text: &str) -> Result<$value, Fault> {
                 let parse: fn(&str) -> Result<$value, Fault> = $parse;
@@ -89,9 +90,11 @@ macro_rules! word {
     };
 }
 
+pub(super) use word;
+
 word! {
     /// A duration above zero.
-    Time -> Duration, "a duration", "\"3s\"", true, |text| match duration(text)? {
+    Time -> Duration, "a duration", "\"3s\"", Some("s"), |text| match duration(text)? {
         Duration::ZERO => fault("is zero: everything would fail at once", "write a duration above zero"),
         duration => Ok(duration),
     }
@@ -99,12 +102,12 @@ word! {
 
 word! {
     /// A duration that may be zero.
-    TimeOrZero -> Duration, "a duration", "\"3s\"", true, duration
+    TimeOrZero -> Duration, "a duration", "\"3s\"", Some("s"), duration
 }
 
 word! {
     /// A duration that the kernel counts in whole seconds in 15 bits.
-    KernelTime -> Duration, "a duration", "\"15s\"", true, |text| {
+    KernelTime -> Duration, "a duration", "\"15s\"", Some("s"), |text| {
         let duration = duration(text)?;
         match duration.as_secs() {
             1..=32767 if duration.subsec_nanos() == 0 => Ok(duration),
@@ -118,7 +121,7 @@ word! {
 
 word! {
     /// Bytes.
-    Size -> usize, "a size", "\"64MiB\"", true, |text| {
+    Size -> usize, "a size", "\"64MiB\"", Some("B"), |text| {
         let mend = "write a number and its unit, such as \"64KiB\", \"16MiB\" or \"1GiB\"";
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
@@ -139,7 +142,7 @@ word! {
 
 word! {
     /// Events a second.
-    Rate -> u32, "a rate", "\"100/s\"", true, |text| {
+    Rate -> u32, "a rate", "\"100/s\"", Some("/s"), |text| {
         let mend = "write how many a second, such as \"100/s\"";
         match text.strip_suffix("/s").map(|number| number.trim_end().parse()) {
             Some(Ok(rate)) if rate > 0 => Ok(rate),
@@ -150,7 +153,7 @@ word! {
 
 word! {
     /// `FROM..TO`
-    Backoff -> (Duration, Duration), "two durations", "\"25ms..1s\"", true, |text| {
+    Backoff -> (Duration, Duration), "two durations", "\"25ms..1s\"", None, |text| {
         let Some((min, max)) = text.split_once("..") else {
             return fault(
                 format!("{} is not a range of durations", quoted(text)),
@@ -167,7 +170,7 @@ word! {
 
 word! {
     /// Permissions, as in chmod(1).
-    Mode -> u32, "permissions as in chmod", "\"0660\"", false, |text| match u32::from_str_radix(text, 8) {
+    Mode -> u32, "permissions as in chmod", "\"0660\"", None, |text| match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 && text.len() >= 3 => Ok(mode),
         _ => fault(format!("{} is not a file mode", quoted(text)), "write it in octal digits, such as \"0660\""),
     }
@@ -175,7 +178,7 @@ word! {
 
 word! {
     /// A text that is not empty.
-    Text -> String, "a string", "\"...\"", false, |text| match text.trim() {
+    Text -> String, "a string", "\"...\"", None, |text| match text.trim() {
         "" => fault("is empty", "write a value, or remove the key"),
         text => Ok(text.to_owned()),
     }
@@ -183,7 +186,7 @@ word! {
 
 word! {
     /// A filter of `tracing`: a level, or TARGET=LEVEL, separated by commas.
-    Level -> String, "a level", "\"info\"", false, |text| {
+    Level -> String, "a level", "\"info\"", None, |text| {
         // tracing's own parser takes an unknown level for a target and logs nothing: check the words here.
         let levels = ["trace", "debug", "info", "warn", "error", "off"];
         let wrong = text.split(',').map(str::trim).find(|part| {
@@ -202,7 +205,7 @@ word! {
 
 word! {
     /// A network in CIDR notation, or an address.
-    Network -> IpNet, "a network", "\"10.0.0.0/8\"", false, |text| {
+    Network -> IpNet, "a network", "\"10.0.0.0/8\"", None, |text| {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(address.into());
         }
@@ -222,7 +225,7 @@ word! {
 
 word! {
     /// An IP address.
-    Ip -> IpAddr, "an IP address", "\"10.0.0.5\"", false, |text| match text.parse() {
+    Ip -> IpAddr, "an IP address", "\"10.0.0.5\"", None, |text| match text.parse() {
         Ok(ip) => Ok(ip),
         Err(_) => fault(format!("{} is not an IP address", quoted(text)), "write an address of this host, such as \"10.0.0.5\""),
     }
@@ -230,7 +233,7 @@ word! {
 
 word! {
     /// A DNS server: an address, with port 53 unless it names one.
-    DnsServer -> SocketAddr, "a DNS server's address", "\"10.0.0.53\"", false, |text| {
+    DnsServer -> SocketAddr, "a DNS server's address", "\"10.0.0.53\"", None, |text| {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(SocketAddr::new(ip, 53));
         }
@@ -246,7 +249,7 @@ word! {
 
 word! {
     /// An endpoint.
-    Endpoint -> EndpointAddr, "HOST:PORT", "\"db.example.com:5432\"", false, |text| {
+    Endpoint -> EndpointAddr, "HOST:PORT", "\"db.example.com:5432\"", None, |text| {
         let mend = "write HOST:PORT, such as \"db.example.com:5432\", \"10.0.0.5:5432\" or \"[fd00::5]:5432\"";
         if text.contains("://") {
             return fault(format!("{} is a URL", quoted(text)), "write only its host and its port, HOST:PORT");
@@ -257,7 +260,7 @@ word! {
 
 word! {
     /// SNI, and the name that a certificate must carry.
-    ServerName -> String, "a server's name", "\"db.example.com\"", false, |text| {
+    ServerName -> String, "a server's name", "\"db.example.com\"", None, |text| {
         let mend = "write a name or an address as in the server's certificate, such as \"db.example.com\"";
         if CertificateName::try_from(text).is_ok() {
             return Ok(text.to_owned());
@@ -272,58 +275,6 @@ word! {
             None => fault(format!("{} is not a host name or an address", quoted(text)), mend),
         }
     }
-}
-
-word! {
-    /// The hash of a key or a certificate.
-    PinText -> Pin, "a pin", "\"spki-sha256:...\"", false, |text| {
-        let mend = "write spki-sha256: (the key's) or leaf-sha256: (the certificate's) and the SHA-256 in hex or base64; nuncio probe prints both";
-        let (pin, hash): (fn([u8; 32]) -> Pin, _) = match text.split_once(':') {
-            Some(("spki-sha256", hash)) => (Pin::Spki, hash),
-            Some(("leaf-sha256", hash)) => (Pin::Leaf, hash),
-            _ => return fault(format!("{} does not say what is pinned", quoted(text)), mend),
-        };
-        match from_hex(hash).or_else(|| from_base64(hash)) {
-            Some(hash) => Ok(pin(hash)),
-            None => fault("the hash is not 32 bytes in hex or base64", mend),
-        }
-    }
-}
-
-/// 64 hexadecimal digits, with colons between the bytes as openssl prints them, or without.
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let digits: Option<Vec<u8>> =
-        text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
-    let digits = digits.filter(|digits| digits.len() == 64)?;
-    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-    bytes.try_into().ok()
-}
-
-/// 43 characters of RFC 4648's alphabet, its URL-safe twin included, with or without the padding.
-fn from_base64(text: &str) -> Option<[u8; 32]> {
-    let text = text.strip_suffix('=').unwrap_or(text);
-    let (mut bytes, mut bits, mut held) = (Vec::with_capacity(32), 0u32, 0u32);
-    for c in text.bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        held = (held << 6 | u32::from(value)) & 0xffff;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits) as u8);
-        }
-    }
-    // 43 characters are 258 bits: the last two hold nothing.
-    if text.len() != 43 || held & 0b11 != 0 {
-        return None;
-    }
-    bytes.try_into().ok()
 }
 
 /// The parsers of `addr` put what to write behind what is wrong; here each has a line of its own.
@@ -344,7 +295,7 @@ impl Kind for FilePath {
     type Value = PathBuf;
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<PathBuf> {
-        let text = string(value, place, reader, "a file's path", "\"/etc/nuncio/client.pem\"", false)?;
+        let text = string(value, place, reader, "a file's path", "\"/etc/nuncio/client.pem\"", None)?;
         // Whoever puts the key itself into a variable must not read it back in a log.
         if text.contains("-----BEGIN") || text.contains('\n') {
             let mend = "write it to a file that only the service can read, and name that file here";
@@ -367,7 +318,7 @@ impl Kind for Listen {
     type Value = ListenAddr;
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<ListenAddr> {
-        let text = string(value, place, reader, "an address", "\"127.0.0.1:5432\"", false)?;
+        let text = string(value, place, reader, "an address", "\"127.0.0.1:5432\"", None)?;
         match text.parse() {
             Ok(ListenAddr::Unix(path)) => {
                 let path = reader.directory(place.file).join(path);
@@ -419,30 +370,6 @@ mod tests {
             assert!(Time::parse(text).is_err(), "{text}");
         }
         assert!(KernelTime::parse("1500ms").is_err());
-    }
-
-    #[test]
-    fn pins_are_read_in_hex_with_or_without_colons_and_in_base64() {
-        let hash: [u8; 32] = std::array::from_fn(|index| (index * 7 + 250) as u8);
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        let colons: Vec<_> = hash.iter().map(|byte| format!("{byte:02X}")).collect();
-        let base64 = "+gEIDxYdJCsyOUBHTlVcY2pxeH+GjZSborGmp662vdM=";
-        assert_eq!(PinText::parse(&format!("spki-sha256:{hex}")), Ok(Pin::Spki(hash)));
-        assert_eq!(PinText::parse(&format!("leaf-sha256:{}", colons.join(":"))), Ok(Pin::Leaf(hash)));
-        assert!(PinText::parse(&format!("spki-sha256:{base64}")).is_ok());
-        for text in ["", "abc", "sha256:00", "spki-sha256:", "spki-sha256:zz", &format!("spki-sha256:{hex}0")]
-        {
-            assert!(PinText::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn base64_is_read_bit_for_bit() {
-        // SHA-256 of nothing, as openssl prints it in both notations.
-        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(from_base64("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="), from_hex(hex));
-        assert_eq!(from_base64("47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"), from_hex(hex));
-        assert_eq!(from_base64("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFV="), None);
     }
 
     #[test]
