@@ -131,9 +131,29 @@ impl Endpoint {
         }
     }
 
+    /// Its name in the set's calls.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// As its source describes it.
+    pub fn spec(&self) -> &EndpointSpec {
+        &self.spec
+    }
+
     /// What active checks say.
     pub fn health(&self) -> Health {
         self.health
+    }
+
+    /// Its circuit.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Connections open or being established.
+    pub fn open(&self) -> u32 {
+        self.open
     }
 
     /// Is it the endpoint that `spec` describes? The share and the tier may change without making it another.

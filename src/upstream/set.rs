@@ -201,9 +201,8 @@ impl EndpointSet {
 
     /// The first settling: it is connected.
     pub fn established(&mut self, attempt: &mut Attempt, now: Instant, took: Duration) {
-        self.advance(now);
-        if let Some(endpoint) = self.endpoints.iter_mut().find(|endpoint| endpoint.id == attempt.endpoint) {
-            endpoint.established(&mut attempt.pass, now, took);
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].established(&mut attempt.pass, now, took);
         }
     }
 
@@ -216,19 +215,17 @@ impl EndpointSet {
         detail: &str,
         rng: &mut fastrand::Rng,
     ) {
-        self.advance(now);
-        self.settle(attempt, |endpoint, pass| endpoint.failed(pass, now, class, detail, rng));
+        self.settle(attempt, Some(now), |endpoint, pass| endpoint.failed(pass, now, class, detail, rng));
     }
 
     /// It was established and has ended, and the upstream did nothing wrong.
     pub fn ended_well(&mut self, attempt: Attempt, now: Instant) {
-        self.advance(now);
-        self.settle(attempt, Endpoint::ended_well);
+        self.settle(attempt, Some(now), Endpoint::ended_well);
     }
 
     /// It is over and says nothing about the endpoint.
     pub fn released(&mut self, attempt: Attempt) {
-        self.settle(attempt, |endpoint, pass| {
+        self.settle(attempt, None, |endpoint, pass| {
             endpoint.released(pass);
             None
         });
@@ -236,25 +233,24 @@ impl EndpointSet {
 
     /// An active check of an endpoint came back.
     pub fn check_result(&mut self, id: EndpointId, now: Instant, result: Result<(), (BreakerClass, String)>) {
-        self.advance(now);
-        let Some(endpoint) =
-            self.endpoints.iter_mut().find(|endpoint| endpoint.id == id && !endpoint.leaving)
-        else {
+        let Some(place) = self.advanced(id, now).filter(|place| !self.endpoints[*place].leaving) else {
             return;
         };
-        let why = match &result {
-            Ok(()) => "passes its checks".to_owned(),
-            Err((_, detail)) => detail.clone(),
+        let Settings { rise, fall, .. } = self.settings;
+        let endpoint = &mut self.endpoints[place];
+        let flip = match &result {
+            Ok(()) => endpoint.checked(Ok(()), rise, fall),
+            Err((class, detail)) => {
+                endpoint.remember(now, *class, detail);
+                endpoint.checked(Err(detail), rise, fall)
+            }
         };
-        if let Err((class, detail)) = &result {
-            endpoint.remember(now, *class, detail);
-        }
-        let outcome = result.as_ref().map(|()| ()).map_err(|(_, detail)| detail.as_str());
-        let flip = endpoint.checked(outcome, self.settings.rise, self.settings.fall);
-        let label = endpoint.label.clone();
         let transition = endpoint.breaker.checked(result.is_ok());
-        self.events.extend(flip.map(|up| Event::Health { endpoint: label.clone(), up, why }));
-        self.events.extend(transition.map(|transition| Event::Breaker(label, transition)));
+        if let Some(up) = flip {
+            let why = result.map_or_else(|(_, detail)| detail, |()| "it passes its checks".into());
+            self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
+        }
+        self.tell(place, transition);
     }
 
     /// What happened since the last call, in order.
@@ -279,9 +275,10 @@ impl EndpointSet {
 
     /// Counts the tiers at `now` and tells when a panic begins or ends.
     pub(super) fn census(&mut self, now: Instant) -> Census {
-        self.advance(now);
         let mut census = Census::default();
-        for endpoint in &self.endpoints {
+        for place in 0..self.endpoints.len() {
+            self.advance(place, now);
+            let endpoint = &self.endpoints[place];
             let tier = if endpoint.spec.backup { &mut census.backups } else { &mut census.primaries };
             let ready = endpoint.ready(now);
             tier.members += usize::from(!matches!(ready, Ready::Leaving | Ready::NoWeight));
@@ -324,26 +321,45 @@ impl EndpointSet {
         places
     }
 
-    /// Lets time act on the members' circuits.
-    fn advance(&mut self, now: Instant) {
-        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.leaving) {
-            if let Some(transition) = endpoint.breaker.advance(now) {
-                self.events.push(Event::Breaker(endpoint.label.clone(), transition));
-            }
+    /// An endpoint's place, after time has acted on its circuit.
+    fn advanced(&mut self, id: EndpointId, now: Instant) -> Option<usize> {
+        let place = self.endpoints.iter().position(|endpoint| endpoint.id == id)?;
+        self.advance(place, now);
+        Some(place)
+    }
+
+    fn advance(&mut self, place: usize, now: Instant) {
+        let transition = self.endpoints[place].breaker.advance(now);
+        self.tell(place, transition);
+    }
+
+    /// Nobody wants to hear of the circuit of an endpoint that left.
+    fn tell(&mut self, place: usize, transition: Option<Transition>) {
+        let Endpoint { leaving, label, .. } = &self.endpoints[place];
+        if let Some(transition) = transition.filter(|_| !leaving) {
+            self.events.push(Event::Breaker(label.clone(), transition));
         }
     }
 
-    fn settle(&mut self, attempt: Attempt, verdict: impl FnOnce(&mut Endpoint, Pass) -> Option<Transition>) {
+    /// `now` is `None` where time has no say.
+    fn settle(
+        &mut self,
+        attempt: Attempt,
+        now: Option<Instant>,
+        verdict: impl FnOnce(&mut Endpoint, Pass) -> Option<Transition>,
+    ) {
         let Some(place) = self.endpoints.iter().position(|endpoint| endpoint.id == attempt.endpoint) else {
             return;
         };
+        if let Some(now) = now {
+            self.advance(place, now);
+        }
         let endpoint = &mut self.endpoints[place];
         let transition = verdict(endpoint, attempt.pass);
-        if !endpoint.leaving {
-            let label = &endpoint.label;
-            self.events.extend(transition.map(|transition| Event::Breaker(label.clone(), transition)));
-        } else if endpoint.open == 0 {
+        if endpoint.leaving && endpoint.open == 0 {
             self.endpoints.remove(place);
+        } else {
+            self.tell(place, transition);
         }
     }
 
