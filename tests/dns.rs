@@ -1,5 +1,7 @@
 //! Names to endpoints against a DNS server that answers, lies, fails or says nothing, as each test tells it.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what is not as it should be ends it")]
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};

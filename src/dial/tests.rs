@@ -1,6 +1,7 @@
 //! The race on loopback, with listeners that refuse, answer, or are too full to answer.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+#[cfg(unix)]
 use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
