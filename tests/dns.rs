@@ -1,5 +1,7 @@
 //! Names to endpoints against a DNS server that answers, lies, fails or says nothing, as each test tells it.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what is not as it should be ends it")]
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -227,8 +229,8 @@ async fn within_its_ttl_an_answer_is_not_asked_for_again() {
     server.says("long.test.example", Says::Addresses(ips(&["10.0.0.1"]), 86_400));
     // TTL 0 with a floor, and a day with a ceiling.
     let settings = DnsSettings {
-        ttl_floor: Duration::from_millis(400),
-        ttl_ceiling: Duration::from_millis(800),
+        ttl_floor: Duration::from_millis(800),
+        ttl_ceiling: Duration::from_millis(1600),
         ..patient(&[&server])
     };
     let resolver = Resolver::new(&settings).unwrap();
@@ -237,7 +239,7 @@ async fn within_its_ttl_an_answer_is_not_asked_for_again() {
             assert_eq!(resolver.addresses(&host(name)).await.unwrap(), ips(&["10.0.0.1"]));
         }
         assert_eq!(server.asked(name), (1, 1), "{name}");
-        assert!(view(&resolver, name).refresh_in_ms.unwrap() <= 800, "{name}");
+        assert!(view(&resolver, name).refresh_in_ms.unwrap() <= 1600, "{name}");
         server.says(name, Says::Addresses(ips(&["10.0.0.2"]), 86_400));
         let now = async || resolver.addresses(&host(name)).await.unwrap();
         until(now, |addresses| *addresses == ips(&["10.0.0.2"])).await;
@@ -497,11 +499,11 @@ async fn a_set_follows_a_zone_that_nsupdate_changes() {
     };
     let at = dir.path().display();
     let config = format!(
-        "server: {{rundir: {at}/run, listen: 127.0.0.1@{port}}}\n\
-         database: {{storage: {at}/db}}\n\
-         acl: [{{id: upd, address: 127.0.0.1, action: [update, transfer]}}]\n\
-         template: [{{id: default, storage: {at}/zones}}]\n\
-         zone: [{{domain: upstream.test, acl: upd}}]\n"
+        "server:\n  rundir: {at}/run\n  listen: 127.0.0.1@{port}\n\
+         database:\n  storage: {at}/db\n\
+         acl:\n  - id: upd\n    address: 127.0.0.1\n    action: update\n\
+         template:\n  - id: default\n    storage: {at}/zones\n\
+         zone:\n  - domain: upstream.test\n    acl: upd\n"
     );
     let zone = "$TTL 1\n@ SOA ns h 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\ndb A 127.0.0.1\nalias CNAME db\n";
     std::fs::write(dir.path().join("knot.conf"), config).unwrap();
@@ -535,8 +537,10 @@ async fn a_set_follows_a_zone_that_nsupdate_changes() {
     );
     let script = dir.path().join("update");
     std::fs::write(&script, update).unwrap();
-    let done =
-        std::process::Command::new("nsupdate").arg(&script).output().expect("nsupdate (knot-dnsutils)");
+    let done = std::process::Command::new("nsupdate")
+        .arg(&script)
+        .output()
+        .expect("nsupdate (apt install bind9-dnsutils)");
     assert!(done.status.success(), "{done:?}");
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.2:5432", "127.0.0.3:5432"]).await;
     follower.abort();
