@@ -90,7 +90,7 @@ pub async fn follow_as(
 
 /// Each address an endpoint. The certificate has to carry the name that was written: an address is what the DNS says
 /// today, and the DNS is not to be trusted with whom we talk to.
-fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<EndpointSpec> {
+pub fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<EndpointSpec> {
     let endpoint = |ip: &IpAddr| EndpointSpec {
         server_name: name.map(String::from),
         ..EndpointSpec::new(SocketAddr::new(*ip, port).into())
