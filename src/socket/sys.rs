@@ -6,9 +6,9 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 #[cfg(target_os = "linux")]
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,12 +116,6 @@ pub(crate) fn inherited_sockets() -> io::Result<Vec<(String, OwnedFd)>> {
     Ok(passed.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect())
 }
 
-/// There is no systemd here.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn inherited_sockets() -> io::Result<Vec<(String, OwnedFd)>> {
-    Ok(Vec::new())
-}
-
 /// A user as the system's databases know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
@@ -153,17 +147,19 @@ fn entry<T>(
     }
 }
 
-/// What a lookup that filled `record` found: the strings are copied out while the scratch space still lives.
-fn user_from(code: libc::c_int, found: *mut libc::passwd) -> Result<Option<User>, libc::c_int> {
+/// What a lookup found: the name is copied out while the scratch space still lives.
+///
+/// # Safety
+/// If `code` is 0, `found` is null or points at a record that the lookup filled, and both the record and the scratch space
+/// behind it live until this returns.
+unsafe fn user_from(code: libc::c_int, found: *const libc::passwd) -> Result<Option<User>, libc::c_int> {
     if code != 0 {
         return Err(code);
     }
-    if found.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: on success `found` points at the record that the caller passed, whose name is a NUL-terminated string in the
-    // scratch space; the caller holds both until this returns.
-    let (name, record) = unsafe { (CStr::from_ptr((*found).pw_name), &*found) };
+    // SAFETY: the caller's promise.
+    let Some(record) = (unsafe { found.as_ref() }) else { return Ok(None) };
+    // SAFETY: the name of a record that was filled is a NUL-terminated string in the scratch space.
+    let name = unsafe { CStr::from_ptr(record.pw_name) };
     Ok(Some(User { name: name.into(), uid: record.pw_uid, gid: record.pw_gid }))
 }
 
@@ -182,7 +178,8 @@ pub(crate) fn user_by_name(name: &CStr) -> io::Result<Option<User>> {
                 &raw mut found,
             )
         };
-        user_from(code, found)
+        // SAFETY: `record` and `scratch` outlive the call, and the lookup set `found` to `record` or null.
+        unsafe { user_from(code, found) }
     })
 }
 
@@ -195,7 +192,8 @@ pub(crate) fn user_by_id(uid: u32) -> io::Result<Option<User>> {
         let code = unsafe {
             libc::getpwuid_r(uid, record.as_mut_ptr(), scratch.as_mut_ptr(), scratch.len(), &raw mut found)
         };
-        user_from(code, found)
+        // SAFETY: `record` and `scratch` outlive the call, and the lookup set `found` to `record` or null.
+        unsafe { user_from(code, found) }
     })
 }
 
@@ -225,23 +223,29 @@ pub(crate) fn group_by_name(name: &CStr) -> io::Result<Option<u32>> {
 
 /// Every group of the user, its primary one among them.
 pub(crate) fn groups_of(user: &User) -> Vec<u32> {
-    // macOS declares these as int where all others have gid_t.
+    // macOS declares groups as int here where all others have gid_t.
     #[cfg(target_vendor = "apple")]
     type Gid = libc::c_int;
     #[cfg(not(target_vendor = "apple"))]
     type Gid = libc::gid_t;
 
-    let mut groups: Vec<Gid> = vec![0; 64];
+    let mut groups = vec![0_u32; 64];
     loop {
         let mut count = libc::c_int::try_from(groups.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: at most `count` numbers are written to `groups`, which has that many; the name is NUL-terminated.
+        // SAFETY: at most `count` numbers of four bytes are written to `groups`, which has room for that many; the name is
+        // NUL-terminated.
         let answer = unsafe {
-            libc::getgrouplist(user.name.as_ptr(), user.gid as Gid, groups.as_mut_ptr(), &raw mut count)
+            libc::getgrouplist(
+                user.name.as_ptr(),
+                user.gid as Gid,
+                groups.as_mut_ptr().cast::<Gid>(),
+                &raw mut count,
+            )
         };
         let count = usize::try_from(count).unwrap_or(0);
         if answer >= 0 {
             groups.truncate(count);
-            return groups.into_iter().map(|gid| gid as u32).collect();
+            return groups;
         }
         // Linux says in `count` how many there are, others leave it. The bound is far above what any system allows.
         let wanted = count.max(groups.len() * 2);
