@@ -136,9 +136,6 @@ impl Window {
         for step in 1..=passed {
             self.slots[((self.latest + step) % Self::SLOTS as u64) as usize] = (0, 0);
         }
-        if passed == Self::SLOTS as u64 {
-            self.clear();
-        }
         self.latest = self.latest.max(number);
     }
 }

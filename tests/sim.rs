@@ -82,6 +82,8 @@ struct Connection {
     id: EndpointId,
     /// It began after the circuit last opened or closed: its verdict counts.
     counts: bool,
+    /// It has proved its endpoint by lasting, which it does once.
+    proved: bool,
     established: Option<Instant>,
     /// It holds a trial of the present half-open time.
     trial: bool,
@@ -170,8 +172,8 @@ impl World {
 
     fn step(&mut self) {
         match self.rng.u32(0..100) {
-            0..45 => self.pick(),
-            45..75 => self.carry_on(),
+            0..35 => self.pick(),
+            35..75 => self.carry_on(),
             75..85 => self.check(),
             85..88 => self.update(),
             88..90 => self.change_manner(),
@@ -257,7 +259,14 @@ impl World {
         let shadow = self.shadows.entry(id).or_default();
         shadow.open += 1;
         let trial = picked.attempt.is_trial();
-        self.live.push(Connection { attempt: picked.attempt, id, counts: true, established: None, trial });
+        self.live.push(Connection {
+            attempt: picked.attempt,
+            id,
+            counts: true,
+            proved: false,
+            established: None,
+            trial,
+        });
     }
 
     /// Some connection goes on: is established, fails, ends, or is dropped.
@@ -323,9 +332,11 @@ impl World {
     /// Connections that have lived for `early_close` prove their endpoints.
     fn time_proves(&mut self) {
         let early_close = self.settings.breaker.early_close;
-        for connection in self.live.iter().filter(|connection| connection.counts) {
-            let lasted = connection.established.filter(|at| self.now >= *at + early_close);
-            self.shadows.entry(connection.id).or_default().proved_by(lasted);
+        for connection in self.live.iter_mut().filter(|connection| connection.counts && !connection.proved) {
+            if let Some(at) = connection.established.filter(|at| self.now >= *at + early_close) {
+                connection.proved = true;
+                self.shadows.entry(connection.id).or_default().proved_by(Some(at));
+            }
         }
     }
 
@@ -485,7 +496,7 @@ impl World {
         assert_eq!(self.set.open(), 0);
         self.set.update(Vec::new(), self.now, &mut self.rng);
         assert_eq!(self.set.members().count(), 0);
-        let failure = self.set.pick(self.now, None, &[], &mut self.rng).unwrap_err();
+        let failure = self.set.pick(self.now, None, &[], &mut self.rng).expect_err("nobody is left");
         assert_eq!(failure.reason, Reason::DestinationUnavailable);
     }
 }
@@ -495,7 +506,7 @@ fn label(n: usize) -> String {
 }
 
 fn spec(n: usize, weight: u32, backup: bool) -> EndpointSpec {
-    EndpointSpec { weight, backup, ..EndpointSpec::new(label(n).parse().unwrap()) }
+    EndpointSpec { weight, backup, ..EndpointSpec::new(label(n).parse().expect("an address")) }
 }
 
 /// The first `count` seeds, or the one that the environment names.

@@ -108,6 +108,30 @@ fn a_connection_that_lives_on_proves_the_endpoint_without_ending() {
 }
 
 #[test]
+fn a_connection_that_was_closed_early_proves_nothing_later() {
+    let mut story = Story::new(|_| {});
+    story.refuse(3, 0);
+    let slammed = story.establish(10);
+    story.fail(slammed, 15, EarlyClose);
+    story.refuse(1, 5_000);
+    assert_eq!(story.state(5_000), State::Open);
+}
+
+#[test]
+fn circuits_that_open_together_do_not_try_again_together() {
+    let stays: Vec<_> = (0..50)
+        .map(|seed| {
+            let mut story = Story::new(|_| {});
+            story.rng = fastrand::Rng::with_seed(seed);
+            story.refuse(5, 0);
+            story.stays_open(0)
+        })
+        .collect();
+    assert!(stays.iter().all(|ms| (3750..=5000).contains(ms)), "{stays:?}");
+    assert!(stays.iter().max().unwrap() - stays.iter().min().unwrap() > 1000, "{stays:?}");
+}
+
+#[test]
 fn an_old_connection_that_ends_well_does_not_excuse_new_failures() {
     let mut story = Story::new(|_| {});
     let old = story.establish(0);
@@ -242,4 +266,17 @@ fn failures_older_than_the_window_do_not_count_for_the_rate() {
     story.refuse(19, 0);
     story.refuse(1, 31_000);
     assert_eq!(story.state(31_000), State::Closed);
+}
+
+#[test]
+fn what_opened_it_by_rate_is_forgotten_when_it_closes() {
+    let mut story = Story::new(|settings| {
+        settings.consecutive = None;
+        settings.failure_rate = Some(0.5);
+    });
+    story.refuse(20, 0);
+    let trial = story.establish(5_000);
+    story.breaker.ended_well(trial);
+    story.refuse(1, 5_000);
+    assert_eq!(story.state(5_000), State::Closed);
 }

@@ -157,6 +157,18 @@ fn beyond_the_cap_one_is_let_through_for_a_tenth_of_the_connections_and_it_is_to
 }
 
 #[test]
+fn the_one_let_through_is_the_one_with_the_fewest_failed_trials() {
+    let mut story = Story::new(&["a", "b"]);
+    story.open("a");
+    story.now += Duration::from_secs(5);
+    let trial = story.pick_after(&[story.id("b")]).unwrap().attempt;
+    assert!(trial.is_trial());
+    story.set.failed(trial, story.now, BreakerClass::Refused, "refused", &mut story.rng);
+    story.open("b");
+    assert_eq!(story.reachable(100), ["b"], "a has failed a trial");
+}
+
+#[test]
 fn with_all_circuits_open_the_excess_is_let_through_and_one_that_works_ends_the_panic() {
     let mut story = Story::new(&["a", "b"]);
     story.open("a");
