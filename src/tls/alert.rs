@@ -93,7 +93,7 @@ pub(super) fn in_handshake(alert: Alert, asked: bool, at_hello: bool, tls: &Clie
         About::NothingInCommon if asked => certificate_refused(Some(alert), tls),
         About::Garbled if asked && alert == Alert::DecryptError => certificate_refused(Some(alert), tls),
         About::NothingInCommon => received(format!(
-            "the server found nothing that it has in common with nuncio (alert {name}): it may have only RSA key exchange or CBC ciphers, or no certificate for this name"
+            "the server answered our ClientHello with the alert {name}: it may have only RSA key exchange or CBC ciphers, or no certificate for this name"
         ))
         .mend(format!("{CIPHERS}; or set `server_name` to a name that it has a certificate for")),
         About::Version => received(format!(
@@ -193,10 +193,19 @@ pub fn late_failure(how: &How, upstream_spoke: bool, tls: &ClientTls) -> Option<
             .mend("something between nuncio and the server changed bytes, or the server's TLS has a fault; its log may say more"),
         ),
         // A server that is done with us before it read what we sent resets, and the reset may overtake its alert.
-        How::UpstreamReset | How::Truncated
-            if !upstream_spoke && tls.presenter.ever_asked() && tls.ours.is_none() =>
-        {
-            Some(certificate_refused(None, tls))
+        How::UpstreamReset | How::Truncated if !upstream_spoke && tls.presenter.ever_asked() => {
+            Some(match &tls.ours {
+                None => certificate_refused(None, tls),
+                Some(ours) => Failure::upstream(
+                    Stage::Relay,
+                    Reason::EarlyClose,
+                    "the server took the handshake, asked for our certificate in it, and hung up before its first byte",
+                )
+                .mend(format!(
+                    "look in the server's log: it may have refused our certificate {}, issued by {}",
+                    ours.facts.subject, ours.facts.issuer
+                )),
+            })
         }
         How::Closed
         | How::ClientReset

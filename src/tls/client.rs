@@ -182,11 +182,11 @@ impl ClientTls {
         SEEN.scope(Default::default(), run).await
     }
 
-    /// `TLS 1.2 to 1.3`, for messages.
+    /// What we offer, for messages.
     pub(super) fn versions(&self) -> String {
         match self.oldest == self.newest {
             true => format!("only {}", self.oldest),
-            false => format!("{} to {}", self.oldest, self.newest),
+            false => "TLS 1.2 and 1.3".into(),
         }
     }
 

@@ -96,13 +96,13 @@ fn not_tls(received: &[u8]) -> Failure {
             Reason::TlsProtocolError,
             format!("the server does not answer in TLS; its first bytes are {}", first.join(" ")),
         )
-        .mend("which protocol does the server speak on this port? If it has TLS, it has another port for it, or another `protocol` here");
+        .mend("which protocol does this port speak? If it starts TLS by a message, set `protocol` to it; else name the port that speaks TLS");
     };
     let name = greeting.name;
     match greeting.remedy {
         Remedy::Protocol(protocol) => failure(
             Reason::TlsProtocolError,
-            format!("the server speaks plaintext; this looks like {name}"),
+            "the server speaks plaintext where TLS was expected",
         )
         .mend(format!("this looks like {name}: set protocol = \"{protocol}\"")),
         Remedy::NoTls => failure(

@@ -32,7 +32,7 @@ pub(super) fn recognise(first: &[u8]) -> Option<Greeting> {
         |mark: &str| first.windows(mark.len()).any(|window| window.eq_ignore_ascii_case(mark.as_bytes()));
 
     if is_mysql(first) {
-        return as_protocol("MySQL or MariaDB", "mysql");
+        return as_protocol(if contains("MariaDB") { "MariaDB" } else { "MySQL" }, "mysql");
     }
     if is_postgres_error(first) {
         return as_protocol("PostgreSQL", "postgres");
@@ -148,10 +148,10 @@ mod tests {
         let ldap = b"\x30\x39\x02\x01\x00\x78\x34\x0a\x01\x02\x04\x00\x04\x15";
         let ad = b"\x30\x84\0\0\0\x5d\x02\x01\x00\x78\x84\0\0\0\x54";
         for (first, name, remedy) in [
-            (&mysql[..], "MySQL or MariaDB", Remedy::Protocol("mysql")),
-            (mariadb, "MySQL or MariaDB", Remedy::Protocol("mysql")),
-            (blocked, "MySQL or MariaDB", Remedy::Protocol("mysql")),
-            (out_of_order, "MySQL or MariaDB", Remedy::Protocol("mysql")),
+            (&mysql[..], "MySQL", Remedy::Protocol("mysql")),
+            (mariadb, "MariaDB", Remedy::Protocol("mysql")),
+            (blocked, "MySQL", Remedy::Protocol("mysql")),
+            (out_of_order, "MySQL", Remedy::Protocol("mysql")),
             (postgres, "PostgreSQL", Remedy::Protocol("postgres")),
             (b"EFATAL:  unsupported frontend protocol\n", "PostgreSQL", Remedy::Protocol("postgres")),
             (ldap, "LDAP", Remedy::Protocol("ldap")),

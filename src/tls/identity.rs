@@ -158,7 +158,7 @@ fn load_own(settings: &IdentitySettings, hash: &mut digest::Context, notes: &mut
         if let Some(key) = &settings.key {
             notes
                 .problems
-                .push(format!("key {}: there is no `certificate` to go with it; name it", key.display()));
+                .push(format!("key {}: there is no `certificate` to go with it; set it", key.display()));
         }
         return None;
     };
@@ -181,7 +181,7 @@ fn load_own(settings: &IdentitySettings, hash: &mut digest::Context, notes: &mut
         (None, None) => {
             if certificates.is_some() {
                 notes.problems.push(format!(
-                    "certificate {}: there is no `key` to go with it; name it",
+                    "certificate {}: has no private key in it, and there is no `key` beside it; set it",
                     path.display()
                 ));
             }
@@ -317,3 +317,6 @@ fn look_at_permissions(path: &Path, notes: &mut Notes) {
 /// Windows protects files by lists that have no such summary.
 #[cfg(not(unix))]
 fn look_at_permissions(_path: &Path, _notes: &mut Notes) {}
+
+#[cfg(test)]
+mod tests;

@@ -251,6 +251,26 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_with_flipped_bits_never_panics() {
+        use rustls_pki_types::pem::PemObject;
+        let mut rng = fastrand::Rng::with_seed(11);
+        for file in ["server.pem", "server-v1-rsa.pem", "client-no-purpose.pem"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pki").join(file);
+            let good = CertificateDer::from_pem_file(path).unwrap();
+            for _ in 0..2_000 {
+                let mut bytes = good.to_vec();
+                for _ in 0..rng.usize(1..4) {
+                    let place = rng.usize(..bytes.len());
+                    bytes[place] = rng.u8(..);
+                }
+                bytes.truncate(rng.usize(bytes.len() / 2..=bytes.len() * 2).min(bytes.len()));
+                let facts = describe_peer(&CertificateDer::from(bytes));
+                assert!(facts.subject.len() < 600 && !facts.subject.contains('\n'));
+            }
+        }
+    }
+
+    #[test]
     fn a_peer_s_names_cannot_play_tricks_with_a_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
         assert!(printable(&"x".repeat(9_000)).len() < 300);

@@ -222,3 +222,21 @@ fn not_pem(path: &Path, bytes: &[u8]) -> String {
         _ => "is not PEM: it has no -----BEGIN line".into(),
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// The tests may run as root, whom no mode keeps out; so the sentence alone is looked at.
+    #[test]
+    fn a_file_that_may_not_be_read_is_told_with_its_owner_and_who_we_are() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();
+        let told = who_may(file.path());
+        let uid = file.as_file().metadata().unwrap().uid();
+        assert!(told.contains(&format!("it belongs to uid {uid}, ")), "{told}");
+        assert!(told.contains("mode 0600"), "{told}");
+        assert!(who_may(Path::new("/proc/self/nowhere/x")).contains("a directory above it"));
+    }
+}

@@ -94,7 +94,8 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// only hex digits is hex: as base64 it would have 48 bytes and pin nothing.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
-    let hex = digits.len() >= 40 && digits.len() % 2 == 0 && digits.iter().all(u8::is_ascii_hexdigit);
+    let hex =
+        digits.len() >= 40 && digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit);
     if hex {
         let nibble = |digit: u8| char::from(digit).to_digit(16).map_or(0, |value| value as u8);
         return Some(digits.chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect());

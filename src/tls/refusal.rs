@@ -85,7 +85,7 @@ fn explain(
 /// What webpki does not take at all, told by the certificate.
 fn legacy(error: &CertificateError, leaf: &PeerFacts) -> (String, String) {
     let subject = &leaf.subject;
-    let mend = format!("give the server a certificate with subjectAltName{}", or_pin(leaf));
+    let mend = |what: &str| format!("give the server a certificate {what}{}", or_pin(leaf));
     match leaf {
         PeerFacts { version: 0, .. } => (
             "the server's certificate cannot be read".into(),
@@ -95,21 +95,23 @@ fn legacy(error: &CertificateError, leaf: &PeerFacts) -> (String, String) {
             format!(
                 "the server's certificate {subject} is X.509 v{version}, which has no names that could be checked"
             ),
-            mend,
+            mend("with subjectAltName (any tool of this century makes X.509 v3)"),
         ),
         PeerFacts { ca: true, self_signed: true, .. } => (
             format!(
                 "the server's certificate {subject} is self-signed and says that it is a CA (CA:TRUE), which no server's may be"
             ),
-            mend,
+            mend("of its own, with CA:FALSE and subjectAltName"),
         ),
         PeerFacts { ca: true, .. } => (
             format!(
                 "the server's certificate {subject} says that it is a CA (CA:TRUE), which no server's may be"
             ),
-            mend,
+            mend("of its own, with CA:FALSE"),
         ),
-        PeerFacts { .. } => (format!("the server's certificate {subject} was refused: {error}"), mend),
+        PeerFacts { .. } => {
+            (format!("the server's certificate {subject} was refused: {error}"), mend("that is in order"))
+        }
     }
 }
 
