@@ -5,26 +5,30 @@
 //! never a label. What is added to on the way of a connection is looked up once and is an atomic after that.
 
 mod histogram;
+mod labels;
 mod percentiles;
 mod process;
 mod series;
 #[cfg(test)]
 mod tests;
 mod text;
+mod upstream;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::{EncodeLabelSet, text as encoding};
+use prometheus_client::encoding::text as encoding;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
-use serde::Serialize;
 
 use self::histogram::{CONNECTION_BOUNDS, Histogram, STAGE_BOUNDS};
-use self::percentiles::Window;
+use self::labels::{
+    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfReload, OfStage, OfTransition,
+    OfUpstream,
+};
 use self::process::Process;
 use crate::addr::{ListenerName, UpstreamName};
 use crate::failure::Reason;
@@ -33,6 +37,7 @@ use crate::upstream::UpstreamView;
 pub use self::percentiles::Quantiles;
 pub use self::series::{End, Open, Series};
 pub use self::text::{OPENMETRICS, PLAIN, plain, wants_openmetrics};
+pub use self::upstream::{Percentiles, Timed, UpstreamSeries};
 
 /// Everything that is counted in this process.
 #[derive(Debug)]
@@ -59,84 +64,6 @@ pub struct Metrics {
 pub trait Live: Send + Sync + std::fmt::Debug {
     /// Adds what open connections have moved since last time.
     fn settle(&self);
-}
-
-/// A duration that every connection may have once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Timed {
-    /// Waiting for a place.
-    Queue,
-    /// Name to addresses.
-    Resolve,
-    /// TCP.
-    Connect,
-    /// Through an outbound proxy.
-    Proxy,
-    /// The plaintext messages before TLS.
-    Negotiate,
-    /// TLS.
-    Handshake,
-    /// From the start of the relay to the upstream's first byte.
-    FirstByte,
-}
-
-impl Timed {
-    const ALL: [(Timed, &'static str); 7] = [
-        (Timed::Queue, "queue"),
-        (Timed::Resolve, "resolve"),
-        (Timed::Connect, "connect"),
-        (Timed::Proxy, "proxy"),
-        (Timed::Negotiate, "negotiate"),
-        (Timed::Handshake, "handshake"),
-        (Timed::FirstByte, "first_byte"),
-    ];
-}
-
-/// What is counted per upstream.
-#[derive(Debug)]
-pub struct UpstreamSeries {
-    stages: [Histogram; Timed::ALL.len()],
-    exchanges: Histogram,
-    windows: Mutex<Windows>,
-}
-
-#[derive(Debug)]
-struct Windows {
-    establish: Window,
-    first_byte: Window,
-    exchange: Window,
-}
-
-/// How long things took at one upstream in the last minute or two.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Percentiles {
-    /// From accept to the start of the relay.
-    pub establish: Quantiles,
-    /// From the start of the relay to the first byte.
-    pub first_byte: Quantiles,
-    /// From the last byte of a client's turn to the first that answers it.
-    pub exchange: Quantiles,
-}
-
-impl UpstreamSeries {
-    /// A stage took so long.
-    pub fn stage(&self, stage: Timed, took: Duration) {
-        self.stages[stage as usize].observe(took);
-        if stage == Timed::FirstByte {
-            held(&self.windows).first_byte.add(Instant::now(), took, 1);
-        }
-    }
-
-    /// A connection was established, and the client waited so long for it.
-    pub fn established(&self, took: Duration) {
-        held(&self.windows).establish.add(Instant::now(), took, 1);
-    }
-
-    /// So many exchanges took about so long.
-    pub fn exchanges(&self, took: Duration, times: u64) {
-        self.exchanges.add(took, times);
-        held(&self.windows).exchange.add(Instant::now(), took, times);
-    }
 }
 
 impl Metrics {
@@ -245,21 +172,13 @@ impl Metrics {
     /// The counters of an upstream.
     pub fn upstream(&self, name: &UpstreamName) -> Arc<UpstreamSeries> {
         let make = || {
-            let now = Instant::now();
             let stage =
                 |(_, stage)| self.stages.get_or_create_owned(&OfStage { upstream: name.clone(), stage });
             let of_upstream = OfUpstream { upstream: name.clone() };
             // Shown as zero from the start: a counter that appears with its first event hides that event from rate().
             drop(self.exhausted.get_or_create(&of_upstream));
-            Arc::new(UpstreamSeries {
-                stages: Timed::ALL.map(stage),
-                exchanges: self.exchanges.get_or_create_owned(&of_upstream),
-                windows: Mutex::new(Windows {
-                    establish: Window::new(now),
-                    first_byte: Window::new(now),
-                    exchange: Window::new(now),
-                }),
-            })
+            let exchanges = self.exchanges.get_or_create_owned(&of_upstream);
+            Arc::new(UpstreamSeries::new(Timed::ALL.map(stage), exchanges))
         };
         held(&self.upstreams).entry(name.clone()).or_insert_with(make).clone()
     }
@@ -273,13 +192,7 @@ impl Metrics {
             self.settle();
         }
         let series = held(&self.upstreams).get(upstream).cloned();
-        let Some(series) = series else { return Percentiles::default() };
-        let mut windows = held(&series.windows);
-        Percentiles {
-            establish: windows.establish.quantiles(now),
-            first_byte: windows.first_byte.quantiles(now),
-            exchange: windows.exchange.quantiles(now),
-        }
+        series.map(|series| series.percentiles(now)).unwrap_or_default()
     }
 
     /// One attempt to establish a connection.
@@ -415,66 +328,6 @@ fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
         registry.register("process_cpu_seconds", "User and system CPU time", ConstCounter::new(seconds));
     }
     registry
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfConnection {
-    listener: ListenerName,
-    upstream: UpstreamName,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfStage {
-    upstream: UpstreamName,
-    stage: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfUpstream {
-    upstream: UpstreamName,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfEndpoint {
-    upstream: UpstreamName,
-    endpoint: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfTransition {
-    upstream: UpstreamName,
-    endpoint: Arc<str>,
-    to: &'static str,
-    mode: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfAttempt {
-    upstream: UpstreamName,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCheck {
-    upstream: UpstreamName,
-    endpoint: Arc<str>,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCertificate {
-    identity: String,
-    subject: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfReload {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfBuild {
-    version: &'static str,
 }
 
 fn unix_seconds(at: SystemTime) -> f64 {

@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use tracing::Level;
 
+use super::entry::Entry;
 use super::output::Output;
 use super::view::{ConnectionView, PeerView, Timestamp, TlsView};
-use super::{ConnectionId, Entry, Format};
+use super::{ConnectionId, Format};
 use crate::failure::Outcome;
 use crate::metrics::{Live, Metrics, held};
 use crate::tls;
@@ -177,12 +178,6 @@ impl Journal {
                 held(&self.sink).take().map_or_else(|| Box::new(std::io::sink()) as Box<_>, |sink| sink.0);
             Output::new(to, self.metrics.clone())
         })
-    }
-}
-
-impl Entry {
-    fn now(&self) -> ConnectionView {
-        self.view(self.relaying.get().map(|relaying| &**relaying), self.accepted.elapsed())
     }
 }
 

@@ -4,6 +4,7 @@
 //! line that is printed. A record that is dropped unwritten writes itself. Leaves it to `connection` to fill it in, and
 //! to `metrics` to count. What an open connection costs here is kept well under a KiB.
 
+mod entry;
 mod id;
 mod journal;
 mod output;
@@ -11,16 +12,17 @@ mod output;
 mod tests;
 mod view;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
-use crate::metrics::{End, Open, Series, Timed, held};
+use crate::metrics::{End, Open, Timed};
 use crate::relay::Flow;
 use crate::socket::TcpFacts;
 use crate::tls;
+
+use self::entry::{Counted, Entry, Relaying};
 
 pub use self::id::ConnectionId;
 pub use self::journal::Journal;
@@ -118,41 +120,6 @@ pub struct Ending {
     /// A bare liveness probe: nothing was sent, and the client went away before anything happened. Counted, but printed
     /// at debug only, and not remembered, so that a probe every second does not push out the connections worth reading.
     pub quiet: bool,
-}
-
-/// What the table of open connections holds of one: what others may look at while it goes on.
-#[derive(Debug)]
-struct Entry {
-    id: ConnectionId,
-    listener: ListenerName,
-    client: ClientAddr,
-    accepted: Instant,
-    opened: SystemTime,
-    flow: Arc<Flow>,
-    /// How much of the flow the counters have already.
-    counted: Counted,
-    relaying: OnceLock<Box<Relaying>>,
-}
-
-#[derive(Debug, Default)]
-struct Counted {
-    sent: AtomicU64,
-    received: AtomicU64,
-    first_byte: AtomicBool,
-    /// Exchanges by bucket; empty until there is one.
-    waits: Mutex<Vec<u32>>,
-}
-
-/// What is known once the connection is established, and does not change after.
-#[derive(Debug)]
-struct Relaying {
-    upstream: Option<UpstreamName>,
-    endpoint: Option<Arc<str>>,
-    attempts: Box<[Attempt]>,
-    times: Times,
-    tls: Option<Arc<TlsView>>,
-    user: Option<u32>,
-    series: Arc<Series>,
 }
 
 impl Record {
@@ -291,82 +258,6 @@ impl Drop for Record {
     }
 }
 
-impl Entry {
-    /// Gives the counters what has been moved since last time. The counters only ever rise, whoever calls this and when.
-    fn settle(&self, series: &Series) {
-        let new = |counted: &AtomicU64, now: u64| now.saturating_sub(counted.fetch_max(now, Relaxed));
-        let sent = new(&self.counted.sent, self.flow.sent());
-        let received = new(&self.counted.received, self.flow.received());
-        if sent | received != 0 {
-            series.moved(sent, received);
-        }
-        let Some(upstream) = &series.upstream else { return };
-        if let Some(took) = self.flow.first_byte()
-            && !self.counted.first_byte.swap(true, Relaxed)
-        {
-            upstream.stage(Timed::FirstByte, took);
-        }
-        let mut told = held(&self.counted.waits);
-        for (place, (took, count)) in self.flow.waits().enumerate() {
-            if count == 0 {
-                continue;
-            }
-            if told.len() <= place {
-                told.resize(place + 1, 0);
-            }
-            let new = count.saturating_sub(told[place]);
-            if new > 0 {
-                told[place] = count;
-                upstream.exchanges(took, u64::from(new));
-            }
-        }
-    }
-
-    fn view(&self, known: Option<&Relaying>, duration: Duration) -> ConnectionView {
-        let times = known.map(|known| known.times).unwrap_or_default();
-        let (sent, received) = (self.flow.sent(), self.flow.received());
-        let exchanges = Some(self.flow.exchanges()).filter(|exchanges| exchanges.count > 0);
-        let state = if self.relaying.get().is_some() { State::Relaying } else { State::Establishing };
-        ConnectionView {
-            id: self.id,
-            state,
-            opened: Timestamp(self.opened),
-            listener: self.listener.clone(),
-            client: self.client.clone(),
-            uid: known.and_then(|known| known.user),
-            upstream: known.and_then(|known| known.upstream.clone()),
-            endpoint: known.and_then(|known| known.endpoint.clone()),
-            outcome: None,
-            stage: None,
-            reason: None,
-            side: None,
-            closed_by: None,
-            detail: None,
-            next_step: None,
-            attempts: known
-                .map(|known| known.attempts.iter().map(AttemptView::from).collect())
-                .unwrap_or_default(),
-            queue_ms: times.queue.map(Millis),
-            resolve_ms: times.resolve.map(Millis),
-            connect_ms: times.connect.map(Millis),
-            proxy_ms: times.proxy.map(Millis),
-            negotiate_ms: times.negotiate.map(Millis),
-            handshake_ms: times.handshake.map(Millis),
-            first_byte_ms: self.flow.first_byte().map(Millis),
-            duration_ms: Millis(duration),
-            bytes_sent: sent,
-            bytes_received: received,
-            throughput: throughput(sent.saturating_add(received), duration),
-            exchanges: exchanges.map(|exchanges| exchanges.count),
-            exchange_p50_ms: exchanges.and_then(|exchanges| exchanges.p50).map(Millis),
-            exchange_p99_ms: exchanges.and_then(|exchanges| exchanges.p99).map(Millis),
-            tls: known.and_then(|known| known.tls.clone()),
-            rtt_ms: None,
-            retransmits: None,
-        }
-    }
-}
-
 impl ConnectionView {
     fn ended(
         &mut self,
@@ -395,10 +286,4 @@ impl From<&Attempt> for AttemptView {
         let Attempt { endpoint, stage, reason, took } = attempt;
         AttemptView { endpoint: endpoint.clone(), stage: *stage, reason: *reason, ms: Millis(*took) }
     }
-}
-
-/// Bytes a second.
-fn throughput(bytes: u64, duration: Duration) -> u64 {
-    let micros = duration.as_micros().max(1);
-    u64::try_from(u128::from(bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
 }
