@@ -12,6 +12,7 @@ use crate::admit::Gate;
 use crate::drain::Watch;
 use crate::establish::{self, Established, Target, Trail};
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
+use crate::metrics::Metrics;
 use crate::record::{Ending, Journal, Record};
 use crate::relay::{self, Carried, Ended, How, Leg, Party};
 use crate::route;
@@ -31,6 +32,8 @@ pub struct Listener {
     pub targets: Arc<Targets>,
     /// Where records go.
     pub journal: Arc<Journal>,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
     /// When to end.
     pub drain: Watch,
 }
@@ -110,6 +113,13 @@ async fn wait_for(
         gone = client.gone() => Err(left(gone)),
         () = listener.drain.ended(0.0) => Err(refuse(client, draining(Stage::Connect))),
     };
+    let upstream = target.upstream.name();
+    for attempt in &trail.attempts {
+        listener.metrics.attempt(upstream, attempt.reason.map_or(Ok(()), Err));
+    }
+    if trail.budget_exhausted {
+        listener.metrics.budget_exhausted(upstream);
+    }
     record.attempts = trail.attempts;
     record.times = trail.times;
     match outcome {
@@ -225,9 +235,10 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
         How::UpstreamReset if slammed => {
             upstream(Reason::EarlyClose, "the server reset the connection before it sent a byte")
         }
-        How::Truncated if slammed => {
-            upstream(Reason::EarlyClose, "the server dropped the connection before it sent a byte, without close_notify")
-        }
+        How::Truncated if slammed => upstream(
+            Reason::EarlyClose,
+            "the server dropped the connection before it sent a byte, without close_notify",
+        ),
         How::Closed => return Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by },
         How::UpstreamReset => upstream(Reason::UpstreamReset, "the server reset the connection"),
         How::Truncated => upstream(Reason::Truncated, "the server's stream ended without close_notify"),

@@ -203,7 +203,9 @@ pub async fn try_endpoint(
 async fn resolve(target: &Target, spec: &EndpointSpec, limit: Duration) -> Result<Vec<SocketAddr>, Failure> {
     let host = &spec.address.host;
     match tokio::time::timeout(limit, target.resolver.addresses(host)).await {
-        Ok(addresses) => Ok(addresses?.into_iter().map(|ip| SocketAddr::new(ip, spec.address.port)).collect()),
+        Ok(addresses) => {
+            Ok(addresses?.into_iter().map(|ip| SocketAddr::new(ip, spec.address.port)).collect())
+        }
         Err(_) => Err(Failure::upstream(
             Stage::Resolve,
             Reason::DnsTimeout,
@@ -265,7 +267,8 @@ impl health::Probe for Target {
                     dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
                 }
                 health::Kind::Tls => {
-                    let (mut stream, secured) = try_endpoint(self, spec, deadline, &mut Times::default()).await?;
+                    let (mut stream, secured) =
+                        try_endpoint(self, spec, deadline, &mut Times::default()).await?;
                     match (secured, &self.tls) {
                         (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
                         (None, _) | (_, None) => Ok(()),

@@ -59,7 +59,10 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
     };
     if !problems.is_empty() {
         match flags.json {
-            true => println!("{}", json!({ "file": path, "fine": false, "problems": problems, "warnings": warnings })),
+            true => println!(
+                "{}",
+                json!({ "file": path, "fine": false, "problems": problems, "warnings": warnings })
+            ),
             false => complain(&problems),
         }
         return ExitCode::from(REFUSED);
@@ -76,7 +79,9 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
     };
     let fine = seen.iter().all(|endpoint| endpoint.fault.is_none());
     match flags.json {
-        true => println!("{}", json!({ "file": path, "fine": fine, "warnings": warnings, "endpoints": seen })),
+        true => {
+            println!("{}", json!({ "file": path, "fine": fine, "warnings": warnings, "endpoints": seen }))
+        }
         false => {
             for warning in &warnings {
                 eprintln!("warning: {warning}");

@@ -85,9 +85,10 @@ async fn endpoints(source: &Source, resolver: &Resolver) -> Vec<Result<EndpointS
     match source {
         Source::Fixed(specs) => specs.iter().cloned().map(Ok).collect(),
         Source::Dns(name) => match resolver.addresses(&name.host).await {
-            Ok(addresses) => {
-                crate::discovery::endpoints(&addresses, name.port, Some(&name.host.to_string())).into_iter().map(Ok).collect()
-            }
+            Ok(addresses) => crate::discovery::endpoints(&addresses, name.port, Some(&name.host.to_string()))
+                .into_iter()
+                .map(Ok)
+                .collect(),
             Err(failure) => vec![Err(failure)],
         },
     }
@@ -130,10 +131,16 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examin
 
 fn stages(times: &Times) -> Vec<(&'static str, f64)> {
     let Times { queue: _, resolve, connect, proxy, negotiate, handshake } = times;
-    [("resolve", resolve), ("connect", connect), ("proxy", proxy), ("negotiate", negotiate), ("handshake", handshake)]
-        .into_iter()
-        .filter_map(|(stage, took)| took.map(|took| (stage, (took.as_secs_f64() * 1e6).round() / 1e3)))
-        .collect()
+    [
+        ("resolve", resolve),
+        ("connect", connect),
+        ("proxy", proxy),
+        ("negotiate", negotiate),
+        ("handshake", handshake),
+    ]
+    .into_iter()
+    .filter_map(|(stage, took)| took.map(|took| (stage, (took.as_secs_f64() * 1e6).round() / 1e3)))
+    .collect()
 }
 
 impl Examination {

@@ -109,7 +109,8 @@ fn start_logging(format: crate::record::Format, level: &str) {
     use tracing_subscriber::EnvFilter;
     let filter = std::env::var("NUNCIO_LOG").unwrap_or_else(|_| level.to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
         crate::record::Format::Text => {
             use std::io::IsTerminal;

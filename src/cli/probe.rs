@@ -64,7 +64,9 @@ impl Flags {
         match &self.target {
             Some(target) if target.parse::<EndpointAddr>().is_ok() => {
                 let upstream = upstream_as_file("probe", std::slice::from_ref(target), "tcp", &self.tls);
-                let text = format!("{upstream}\n[listener.probe]\naddress = \"127.0.0.1:0\"\nupstream = \"probe\"\n");
+                let text = format!(
+                    "{upstream}\n[listener.probe]\naddress = \"127.0.0.1:0\"\nupstream = \"probe\"\n"
+                );
                 Ok((config::from_text("the command line", &text)?, None))
             }
             target => Ok((config::load(&self.config.path())?, target.clone())),

@@ -68,7 +68,9 @@ impl Plan {
         for (name, written) in &config.upstreams {
             match build_target(name, written, &identities, old, foundation) {
                 Ok((target, kept)) => targets.push((name.clone(), written.clone(), target, kept)),
-                Err(found) => problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}"))),
+                Err(found) => {
+                    problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")))
+                }
             }
         }
         let mut gates = BTreeMap::new();
@@ -114,8 +116,9 @@ impl Plan {
         }
         before.values().for_each(Running::stop);
 
-        let targets: Arc<Targets> =
-            Arc::new(parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect());
+        let targets: Arc<Targets> = Arc::new(
+            parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
+        );
         let mut before = std::mem::take(&mut parts.doors);
         for (name, written) in &config.listeners {
             let Some((_, gate)) = parts.gates.get(&**name) else { continue };
@@ -125,6 +128,7 @@ impl Plan {
                 route: written.route.clone(),
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
+                metrics: foundation.metrics.clone(),
                 drain: foundation.watch.clone(),
             });
             for settings in one_by_one(&written.accept) {
@@ -231,7 +235,11 @@ impl health::Probe for Counted {
     }
 }
 
-fn load_identities(config: &Config, old: &Parts, problems: &mut Vec<String>) -> BTreeMap<String, Arc<Identity>> {
+fn load_identities(
+    config: &Config,
+    old: &Parts,
+    problems: &mut Vec<String>,
+) -> BTreeMap<String, Arc<Identity>> {
     let mut identities = BTreeMap::new();
     for (name, settings) in &config.identities {
         match Identity::load(name, settings) {
@@ -273,12 +281,15 @@ fn build_target(
     }
     let tls = match written.tls.mode {
         tls::Mode::Off => None,
-        tls::Mode::Direct => match known.filter(|running| running.written.tls == written.tls && same_identity) {
-            Some(running) => running.target.tls.clone(),
-            None => Some(Arc::new(ClientTls::new(&written.tls, identity.map(Arc::as_ref))?)),
-        },
+        tls::Mode::Direct => {
+            match known.filter(|running| running.written.tls == written.tls && same_identity) {
+                Some(running) => running.target.tls.clone(),
+                None => Some(Arc::new(ClientTls::new(&written.tls, identity.map(Arc::as_ref))?)),
+            }
+        }
     };
-    let same_set = known.filter(|running| running.written.set == written.set && running.written.retry == written.retry);
+    let same_set =
+        known.filter(|running| running.written.set == written.set && running.written.retry == written.retry);
     let upstream = match same_set {
         Some(running) => running.target.upstream.clone(),
         None => Upstream::new(
@@ -302,7 +313,10 @@ fn build_gate(name: &str, settings: &crate::admit::Settings, old: &Parts) -> Res
 
 /// A listener's settings, one address each: sockets are kept or replaced one by one.
 fn one_by_one(settings: &accept::Settings) -> impl Iterator<Item = accept::Settings> + '_ {
-    settings.addresses.iter().map(|address| accept::Settings { addresses: vec![address.clone()], ..settings.clone() })
+    settings
+        .addresses
+        .iter()
+        .map(|address| accept::Settings { addresses: vec![address.clone()], ..settings.clone() })
 }
 
 /// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.
@@ -311,7 +325,9 @@ pub(crate) fn lone_target(
     name: &UpstreamName,
     resolver: &crate::discovery::Resolver,
 ) -> Result<Target, Vec<String>> {
-    let Some(written) = config.upstreams.get(name) else { return Err(vec![format!("there is no upstream '{name}'")]) };
+    let Some(written) = config.upstreams.get(name) else {
+        return Err(vec![format!("there is no upstream '{name}'")]);
+    };
     let identity = match &written.identity {
         None => None,
         Some(identity) => match config.identities.get(identity) {
@@ -323,8 +339,13 @@ pub(crate) fn lone_target(
         tls::Mode::Off => None,
         tls::Mode::Direct => Some(Arc::new(ClientTls::new(&written.tls, identity.as_ref())?)),
     };
-    let upstream =
-        Upstream::new(name.clone(), written.set.clone(), &written.retry, fastrand::u64(..), Arc::new(Unheard));
+    let upstream = Upstream::new(
+        name.clone(),
+        written.set.clone(),
+        &written.retry,
+        fastrand::u64(..),
+        Arc::new(Unheard),
+    );
     Ok(target(written, upstream, tls, resolver.clone()))
 }
 

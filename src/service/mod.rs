@@ -8,7 +8,7 @@ mod reactors;
 mod signals;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
@@ -24,8 +24,8 @@ use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::{Observer, State, UpstreamView};
 use crate::{admin, relay, socket};
 
-pub use self::signals::serve_until_stopped;
 pub(crate) use self::compose::{load_everything, lone_target};
+pub use self::signals::serve_until_stopped;
 
 /// The running ambassador.
 pub struct Service {
@@ -69,7 +69,8 @@ impl Service {
         let journal = Journal::new(config.log.format, metrics.clone());
         let (drain, watch) = Drain::new();
         let foundation = Arc::new(Foundation {
-            reactors: Reactors::start(threads(&config)).map_err(|error| vec![format!("reactors: {error}")])?,
+            reactors: Reactors::start(threads(&config))
+                .map_err(|error| vec![format!("reactors: {error}")])?,
             permits: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             journal,
@@ -121,7 +122,9 @@ impl Service {
     }
 
     fn replace(&self) -> Result<(), Vec<String>> {
-        let Some(file) = &self.file else { return Err(vec!["started without a file: nothing to reload".into()]) };
+        let Some(file) = &self.file else {
+            return Err(vec!["started without a file: nothing to reload".into()]);
+        };
         let loaded = config::load(file).map_err(|problems| vec![problems.to_string()])?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -210,7 +213,9 @@ impl admin::Face for Service {
         }
         let now = Instant::now();
         for (name, running) in &current.parts.upstreams {
-            if running.required() && !running.target.upstream.view(now).endpoints.iter().any(|endpoint| endpoint.ready) {
+            if running.required()
+                && !running.target.upstream.view(now).endpoints.iter().any(|endpoint| endpoint.ready)
+            {
                 reasons.push(format!("upstream '{name}' has no usable endpoint"));
             }
         }

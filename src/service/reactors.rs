@@ -49,7 +49,8 @@ impl Reactors {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let least = self.all.iter().enumerate().min_by_key(|(_, reactor)| reactor.open.load(Ordering::Relaxed));
+        let least =
+            self.all.iter().enumerate().min_by_key(|(_, reactor)| reactor.open.load(Ordering::Relaxed));
         let Some((number, reactor)) = least else { return };
         let open = Open::new(&reactor.open);
         let connection = connection(number != 0);

@@ -159,7 +159,9 @@ impl Talk {
                 Ok(ConnectionState::BlockedHandshake) => Some(Need::Record),
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Need::Nothing),
                 Ok(other) => {
-                    return Err(rustls::Error::General(format!("unexpected state in a handshake: {other:?}")));
+                    return Err(rustls::Error::General(format!(
+                        "unexpected state in a handshake: {other:?}"
+                    )));
                 }
                 Err(error) => {
                     collect_alert(&mut self.conn, &mut self.flight);

@@ -72,6 +72,7 @@ fn slammed(how: &How) -> Failure {
         How::Truncated => "dropped",
         _ => "reset",
     };
-    let detail = format!("the server {did} the connection right after the handshake, before anybody had said a thing");
+    let detail =
+        format!("the server {did} the connection right after the handshake, before anybody had said a thing");
     Failure::upstream(Stage::Handshake, Reason::EarlyClose, detail)
 }

@@ -55,7 +55,9 @@ async fn show(flags: &Flags) -> Result<(), Vec<String>> {
     }
     let service = start_ambassador(&pki, &servers).await?;
     let listening = service.listening();
-    let Some(ListenAddr::Tcp(address)) = listening.first().and_then(|(_, addresses)| addresses.first()).cloned() else {
+    let Some(ListenAddr::Tcp(address)) =
+        listening.first().and_then(|(_, addresses)| addresses.first()).cloned()
+    else {
         return Err(vec!["the demo's ambassador does not listen".into()]);
     };
 
@@ -89,7 +91,8 @@ async fn start_ambassador(pki: &Pki, servers: &[Server]) -> Result<Arc<Service>,
     let mut last = Vec::new();
     for port in [9746, 0] {
         let text = configuration(pki, servers, port);
-        let loaded = config::from_text("the demo's configuration", &text).map_err(|problems| vec![problems.to_string()])?;
+        let loaded = config::from_text("the demo's configuration", &text)
+            .map_err(|problems| vec![problems.to_string()])?;
         match Service::start(loaded.config, None).await {
             Ok(service) => return Ok(service),
             Err(problems) => last = problems,
@@ -99,7 +102,8 @@ async fn start_ambassador(pki: &Pki, servers: &[Server]) -> Result<Arc<Service>,
 }
 
 fn configuration(pki: &Pki, servers: &[Server], admin_port: u16) -> String {
-    let path = |file: &str| serde_json::Value::from(pki.path(file).to_string_lossy().replace('$', "$$")).to_string();
+    let path =
+        |file: &str| serde_json::Value::from(pki.path(file).to_string_lossy().replace('$', "$$")).to_string();
     let endpoints: Vec<_> = servers.iter().map(|server| format!("\"{}\"", server.address)).collect();
     format!(
         r#"

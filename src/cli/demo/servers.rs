@@ -54,7 +54,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let moved = Arc::new(AtomicU64::new(0));
-        let (acceptor, counter, since) = (TlsAcceptor::from(pki.server.clone()), moved.clone(), Instant::now());
+        let (acceptor, counter, since) =
+            (TlsAcceptor::from(pki.server.clone()), moved.clone(), Instant::now());
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -75,7 +76,13 @@ impl Server {
 }
 
 /// A failed connection is part of the play: the ambassador tells what it saw of it.
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, manner: Manner, since: Instant, moved: Arc<AtomicU64>) {
+async fn serve(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    manner: Manner,
+    since: Instant,
+    moved: Arc<AtomicU64>,
+) {
     echo(stream, acceptor, manner, since, &moved).await.ok();
 }
 

@@ -27,7 +27,13 @@ impl Screen {
             "nuncio demo: plaintext on {listening}, mutual TLS to three servers. Admin: {}. ^C ends it.\n",
             admin.join(", ")
         );
-        Screen { head, terminal: std::io::stdout().is_terminal(), lines: 0, moved: Vec::new(), at: Instant::now() }
+        Screen {
+            head,
+            terminal: std::io::stdout().is_terminal(),
+            lines: 0,
+            moved: Vec::new(),
+            at: Instant::now(),
+        }
     }
 
     pub(super) fn draw(&mut self, ambassador: &dyn Face, servers: &[Server], tally: &Tally) {
@@ -44,7 +50,9 @@ impl Screen {
             let rate = (moved - *before) as f64 / seconds / f64::from(1 << 20);
             *before = moved;
             let address = server.address.to_string();
-            let Some(endpoint) = endpoints.iter().find(|endpoint| *endpoint.address == *address) else { continue };
+            let Some(endpoint) = endpoints.iter().find(|endpoint| *endpoint.address == *address) else {
+                continue;
+            };
             let (p50, p99) = match tally.take_latency(server.manner) {
                 Some((p50, p99)) => (milliseconds(p50), milliseconds(p99)),
                 None => ("-".into(), "-".into()),

@@ -22,6 +22,9 @@ pub(super) struct Tally {
     latency: Mutex<Vec<(Manner, Histogram<u64>)>>,
 }
 
+/// A minute, in microseconds: longer ones count as this.
+const LONGEST: u64 = 60_000_000;
+
 impl Tally {
     /// The clients' failures after this are the demo's own end.
     pub(super) fn stop(&self) {
@@ -46,7 +49,7 @@ impl Tally {
         let histogram = match latency.iter_mut().position(|(of, _)| *of == manner) {
             Some(known) => &mut latency[known].1,
             None => {
-                let Ok(new) = Histogram::new(2) else { return };
+                let Ok(new) = Histogram::new_with_max(LONGEST, 2) else { return };
                 latency.push((manner, new));
                 let last = latency.len() - 1;
                 &mut latency[last].1
