@@ -16,7 +16,7 @@ use super::upstream::{Close, echo, handshake};
 /// What is wrong with a server.
 #[derive(Clone, Debug)]
 pub enum Hostile {
-    /// Accepts, and closes.
+    /// Accepts, and ends the connection in order.
     ClosesAtOnce,
     /// Accepts, and resets.
     ResetsAtOnce,
@@ -89,7 +89,10 @@ impl Hostile {
 
     fn serve(&self, config: &Arc<rustls::ServerConfig>, mut stream: TcpStream) -> io::Result<()> {
         match self {
-            Hostile::ClosesAtOnce => Ok(()),
+            Hostile::ClosesAtOnce => {
+                stream.close_write();
+                read_to_the_end(stream)
+            }
             Hostile::ResetsAtOnce => reset_on_close(&stream),
             Hostile::NeverAnswers => read_to_the_end(stream),
             Hostile::Garbage => {
