@@ -1,0 +1,45 @@
+//! What black-box tests are made of: the real binary, certificates, real servers, peers that misbehave, and clients.
+//!
+//! Tests of the whole program live in `tests/stories/`, one binary with one file a story, so that it is linked once.
+//! They wait for facts ([`eventually`], [`ambassador::Ambassador`]'s `wait_…`), never for time to pass, bind port 0 and leave
+//! nothing behind: everything started here ends when it is dropped.
+
+pub mod ambassador;
+pub mod clients;
+pub mod hostile;
+pub mod http;
+pub mod peer;
+pub mod pki;
+pub mod process;
+pub mod records;
+pub mod servers;
+pub mod upstream;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+pub use hostile::Hostile;
+pub use pki::Pki;
+pub use upstream::Upstream;
+
+/// How long a test waits for a fact before it gives up: far more than any takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks until there is an answer; after `limit` the test fails with what it waited for.
+#[track_caller]
+pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An address that nothing listens at, for a server that cannot be given port 0.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback can be bound");
+    listener.local_addr().expect("a bound socket has an address")
+}

@@ -1,0 +1,132 @@
+//! Real servers with TLS that demands a client certificate, each on a port of its own and gone when dropped.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::pki::Pki;
+use super::process::Process;
+use super::{PATIENCE, free_address};
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    process: Process,
+    _directory: TempDir,
+}
+
+impl Server {
+    /// Where it listens with TLS.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The process beneath.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Redis 7, TLS only.
+    pub fn redis(pki: &Pki) -> Server {
+        Server::start("redis-server", |address, directory| {
+            let mut command = Command::new("redis-server");
+            command.args(["--bind", "127.0.0.1", "--port", "0", "--tls-port", &address.port().to_string()]);
+            command
+                .arg("--tls-cert-file")
+                .arg(&pki.server.certificate)
+                .arg("--tls-key-file")
+                .arg(&pki.server.key);
+            command.arg("--tls-ca-cert-file").arg(pki.ca()).args(["--tls-auth-clients", "yes"]);
+            command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(directory);
+            command
+        })
+    }
+
+    /// `openssl s_server`, which sends every line back with its letters in reverse order.
+    pub fn openssl(pki: &Pki) -> Server {
+        Server::start("openssl s_server", |address, _| {
+            let mut command = Command::new("openssl");
+            command.args(["s_server", "-accept", &address.to_string(), "-rev", "-quiet", "-Verify", "1"]);
+            command.args(["-verify_return_error", "-CAfile"]).arg(pki.ca());
+            command.arg("-cert").arg(&pki.server.certificate).arg("-key").arg(&pki.server.key);
+            command
+        })
+    }
+
+    /// nginx' stream module, terminating TLS before the plaintext server at `behind`.
+    pub fn nginx(pki: &Pki, behind: SocketAddr) -> Server {
+        Server::start("nginx", |address, directory| {
+            let [ca, certificate, key] = files(pki);
+            let (at, file) = (directory.display(), directory.join("nginx.conf"));
+            let text = format!(
+                "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
+                 daemon off; master_process off; pid {at}/pid; error_log stderr info;\n\
+                 events {{ worker_connections 4096; }}\n\
+                 stream {{ server {{\n\
+                   listen {address} ssl; proxy_pass {behind};\n\
+                   ssl_certificate {certificate}; ssl_certificate_key {key};\n\
+                   ssl_client_certificate {ca}; ssl_verify_client on; ssl_protocols TLSv1.2 TLSv1.3;\n\
+                 }} }}\n"
+            );
+            std::fs::write(&file, text).expect("nginx.conf is written");
+            let mut command = Command::new("nginx");
+            command.arg("-e").arg("stderr").arg("-p").arg(directory).arg("-c").arg(file);
+            command
+        })
+    }
+
+    /// Envoy, terminating TLS before the plaintext server at `behind`.
+    pub fn envoy(pki: &Pki, behind: SocketAddr) -> Server {
+        Server::start("envoy", |address, directory| {
+            let [ca, certificate, key] = files(pki);
+            let file = directory.join("envoy.json");
+            let endpoint = |address: SocketAddr| serde_json::json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});
+            let config = serde_json::json!({"static_resources": {
+                "listeners": [{"name": "tls", "address": endpoint(address), "filter_chains": [{
+                    "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                        "stat_prefix": "tls", "cluster": "behind"}}],
+                    "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                        "require_client_certificate": true,
+                        "common_tls_context": {
+                            "tls_certificates": [{"certificate_chain": {"filename": certificate}, "private_key": {"filename": key}}],
+                            "validation_context": {"trusted_ca": {"filename": ca}}}}}}]}],
+                "clusters": [{"name": "behind", "connect_timeout": "3s", "load_assignment": {"cluster_name": "behind",
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint(behind)}}]}]}}]}});
+            std::fs::write(&file, config.to_string()).expect("envoy.json is written");
+            let mut command = Command::new(envoy_program());
+            command.arg("-c").arg(file).args([
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warning",
+                "--disable-hot-restart",
+            ]);
+            command
+        })
+    }
+
+    fn start(name: &str, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Server {
+        let directory = TempDir::with_prefix("nuncio-server-").expect("a directory for the server");
+        let address = free_address();
+        let mut process = Process::start(name, &mut command(address, directory.path()));
+        // A bare connection: the servers' logs call it an early end, and do not mind.
+        process.wait("it accepts connections", PATIENCE, |_| TcpStream::connect(address).ok());
+        Server { address, process, _directory: directory }
+    }
+}
+
+fn files(pki: &Pki) -> [String; 3] {
+    [&pki.ca(), &pki.server.certificate, &pki.server.key].map(|path| path.display().to_string())
+}
+
+/// Envoy where `tests/run` has put it.
+pub fn envoy_program() -> PathBuf {
+    std::env::var_os("NUNCIO_TEST_ENVOY").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/envoy/bin/envoy")),
+        PathBuf::from,
+    )
+}

@@ -1,0 +1,8 @@
+//! Tests of the whole program, one file a story. What they are made of is in `tests/harness/`.
+
+#[cfg(test)]
+#[path = "../harness/mod.rs"]
+pub mod harness;
+
+#[cfg(test)]
+mod peers;
