@@ -150,7 +150,7 @@ mod tests {
             admin: None,
             json: false,
         };
-        let loaded = config::from_text("flags", &flags.as_file()).unwrap();
+        let loaded = config::from_text("flags", flags.as_file()).unwrap();
         let (_, upstream) = loaded.config.upstreams.first_key_value().unwrap();
         assert_eq!(upstream.identity.as_deref(), Some("bridge"));
         assert_eq!(loaded.config.identities["bridge"].ca.as_deref(), Some("/etc/a \"b\"$.pem".as_ref()));

@@ -362,10 +362,11 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
     for (name, written) in &config.upstreams {
         let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
         let has_its_identity = written.identity.is_none() || identity.is_some();
-        if written.tls.mode == tls::Mode::Direct && has_its_identity {
-            if let Err(found) = ClientTls::new(&written.tls, identity) {
-                problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
-            }
+        if written.tls.mode == tls::Mode::Direct
+            && has_its_identity
+            && let Err(found) = ClientTls::new(&written.tls, identity)
+        {
+            problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
         }
     }
     for (name, written) in &config.listeners {

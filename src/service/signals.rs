@@ -13,22 +13,17 @@ use super::Service;
 pub async fn serve_until_stopped(service: Arc<Service>) -> std::io::Result<usize> {
     let mut signals = Signals::listen()?;
     manager::ready();
-    loop {
-        match signals.next().await {
-            Signal::Reload => {
-                manager::reloading();
-                match service.reload().await {
-                    Ok(()) => tracing::info!("configuration reloaded"),
-                    Err(problems) => {
-                        for problem in problems {
-                            tracing::error!("not reloaded, nothing has changed: {problem}");
-                        }
-                    }
+    while let Signal::Reload = signals.next().await {
+        manager::reloading();
+        match service.reload().await {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!("not reloaded, nothing has changed: {problem}");
                 }
-                manager::ready();
             }
-            Signal::Stop => break,
         }
+        manager::ready();
     }
     manager::stopping();
     tracing::info!("draining: no new connections; a second signal ends the open ones now");
