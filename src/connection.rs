@@ -4,7 +4,7 @@
 //! in the step's own file; what a failure means is in `failure`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::accept::Accepted;
 use crate::addr::ListenerName;
@@ -63,6 +63,7 @@ async fn live(accepted: Accepted, listener: &Listener, record: &mut Record, move
 
     let route = route::decide(&listener.route, &accepted.client);
     record.upstream = Some(route.upstream.clone());
+    record.stage = Stage::Queue;
     let Some(target) = listener.targets.get(&route.upstream) else {
         return refuse(&accepted.stream, no_such_upstream(&route));
     };
@@ -81,7 +82,6 @@ async fn live(accepted: Accepted, listener: &Listener, record: &mut Record, move
     // The permits of the listener and of the upstream are held until the end.
     let Established { lease, place: _place, mut stream, secured } = established;
     record.endpoint = Some(lease.label().clone());
-    let begun = Instant::now();
     let carried = secured.map(|secured| {
         record.tls = Some(Box::new(secured.summary));
         secured.carried
@@ -91,7 +91,7 @@ async fn live(accepted: Accepted, listener: &Listener, record: &mut Record, move
     let stop = listener.drain.ended(fastrand::f64());
     let ended = relay_bytes(&mut client, &mut stream, carried, target, record, stop).await;
     record.tcp = socket::tcp_facts(&stream);
-    let verdict = judge(&ended, begun.elapsed() <= target.early_close, target.tls.as_deref());
+    let verdict = judge(&ended, ended.closed_after <= target.early_close, target.tls.as_deref());
     lease.ended(Instant::now(), verdict.class);
     verdict.ending(record)
 }
@@ -107,27 +107,28 @@ async fn wait_for(
     record: &mut Record,
 ) -> Result<Established, Box<Ending>> {
     let mut trail = Trail::default();
+    let begun = Instant::now();
     let outcome = tokio::select! {
         biased;
         established = Box::pin(establish::establish(target, source, &mut trail)) => Ok(established),
-        gone = client.gone() => Err(left(gone)),
-        () = listener.drain.ended(0.0) => Err(refuse(client, draining(Stage::Connect))),
+        gone = client.gone() => Err(left(gone, &trail, begun.elapsed())),
+        () = listener.drain.ended(0.0) => Err(refuse(client, draining(trail.stage))),
     };
+    trail.give_up();
     let upstream = target.upstream.name();
     for attempt in &trail.attempts {
-        listener.metrics.attempt(upstream, attempt.reason.map_or(Ok(()), Err));
+        listener.metrics.attempt(upstream, attempt.result());
     }
     if trail.budget_exhausted {
         listener.metrics.budget_exhausted(upstream);
     }
+    record.endpoint = trail.attempts.last().map(|attempt| attempt.endpoint.clone());
     record.attempts = trail.attempts;
     record.times = trail.times;
+    record.stage = trail.stage;
     match outcome {
         Ok(Ok(established)) => Ok(established),
-        Ok(Err(failure)) => {
-            record.endpoint = record.attempts.last().map(|attempt| attempt.endpoint.clone());
-            Err(Box::new(refuse(client, failure)))
-        }
+        Ok(Err(failure)) => Err(Box::new(refuse(client, failure))),
         Err(ending) => Err(Box::new(ending)),
     }
 }
@@ -155,17 +156,21 @@ fn refuse(client: &Stream, failure: Failure) -> Ending {
     Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false }
 }
 
-/// The client went away before it was served. Without a byte and without an error, that is how a bare liveness probe
-/// looks (a load balancer, a kubelet): it is counted, and kept out of the log.
-fn left(gone: Gone) -> Ending {
+/// Who leaves without a byte, without an error and as soon as this is a bare liveness probe (a load balancer, a kubelet).
+/// Who waited longer wanted something.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// The client went away before it was served. A bare liveness probe is counted, and kept out of the log; but not where
+/// the upstream had trouble: then it may be a client that saw no greeting and gave up.
+fn left(gone: Gone, trail: &Trail, waited: Duration) -> Ending {
     let failure = match gone {
         Gone::Silently => None,
         Gone::Reset => {
             let detail = "the client reset the connection before it was served";
-            Some(Failure::new(Stage::Connect, Reason::ClientReset, Side::Client, detail))
+            Some(Failure::new(trail.stage, Reason::ClientReset, Side::Client, detail))
         }
     };
-    let quiet = failure.is_none();
+    let quiet = failure.is_none() && trail.attempts.is_empty() && waited < PROBE;
     Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet }
 }
 
@@ -206,7 +211,7 @@ impl Verdict {
     }
 }
 
-/// Judges the end of a relay. `early`: it came within `breaker.early_close` of the handshake.
+/// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake.
 fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
     let closed_by = ended.closed_by.map(|party| match party {
         Party::Client => Side::Client,
@@ -227,7 +232,10 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
-    if let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls)) {
+    // Without an alert, only a connection that broke early: one that nobody used for an hour breaks for other reasons.
+    if (early || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
+        && let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls))
+    {
         return by_failure(late);
     }
     let failure = match &ended.how {

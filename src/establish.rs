@@ -75,14 +75,40 @@ pub struct Target {
 }
 
 /// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trail {
+    /// The step that is under way.
+    pub stage: Stage,
     /// Every attempt that ended, in order.
     pub attempts: Vec<Attempt>,
-    /// See [`Times`].
+    /// See [`Times`]. Where several endpoints were tried: those of the last one.
     pub times: Times,
     /// Another attempt was due, and the upstream's retry budget was spent.
     pub budget_exhausted: bool,
+    /// The attempt that has not ended: its endpoint, and when it began.
+    under_way: Option<(Arc<str>, Instant)>,
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Trail {
+            stage: Stage::Queue,
+            attempts: Vec::new(),
+            times: Times::default(),
+            budget_exhausted: false,
+            under_way: None,
+        }
+    }
+}
+
+impl Trail {
+    /// Nobody waits any more: the attempt under way ends here, for no reason of its own.
+    pub fn give_up(&mut self) {
+        if let Some((endpoint, begun)) = self.under_way.take() {
+            let (stage, took) = (Some(self.stage), begun.elapsed());
+            self.attempts.push(Attempt { endpoint, stage, reason: None, took });
+        }
+    }
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.
@@ -123,7 +149,9 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 
         let begun = Instant::now();
         let endpoint = lease.label().clone();
-        let attempted = try_endpoint(target, lease.spec(), deadline, &mut trail.times).await;
+        trail.under_way = Some((endpoint.clone(), begun));
+        let attempted = try_endpoint(target, lease.spec(), deadline, trail).await;
+        trail.under_way = None;
         let took = begun.elapsed();
         let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
         trail.attempts.push(Attempt { endpoint, stage, reason, took });
@@ -159,28 +187,31 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 /// One endpoint, from its name to an established connection.
 ///
 /// # Errors
-/// What kept it from being established. `times` has what was measured either way.
+/// What kept it from being established. `trail` has how far it came and what was measured either way.
 pub async fn try_endpoint(
     target: &Target,
     spec: &EndpointSpec,
     deadline: Instant,
-    times: &mut Times,
+    trail: &mut Trail,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
+    trail.times = Times { queue: trail.times.queue, ..Times::default() };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
     let addresses = match spec.address.socket_addr() {
         Some(address) => vec![address],
         None => {
+            trail.stage = Stage::Resolve;
             let addresses = resolve(target, spec, bound(target.timeouts.resolve)).await;
-            times.resolve = Some(begun.elapsed());
+            trail.times.resolve = Some(begun.elapsed());
             addresses?
         }
     };
 
     let begun = Instant::now();
+    trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
-    times.connect = Some(begun.elapsed());
+    trail.times.connect = Some(begun.elapsed());
     let mut stream = match connected {
         Ok((stream, _)) => stream,
         Err(failure) => {
@@ -195,8 +226,9 @@ pub async fn try_endpoint(
     tls.ready(SystemTime::now())?;
     let name = tls.name_for(spec)?;
     let begun = Instant::now();
+    trail.stage = Stage::Handshake;
     let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
-    times.handshake = Some(begun.elapsed());
+    trail.times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }
 
@@ -268,7 +300,7 @@ impl health::Probe for Target {
                 }
                 health::Kind::Tls => {
                     let (mut stream, secured) =
-                        try_endpoint(self, spec, deadline, &mut Times::default()).await?;
+                        try_endpoint(self, spec, deadline, &mut Trail::default()).await?;
                     match (secured, &self.tls) {
                         (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
                         (None, _) | (_, None) => Ok(()),

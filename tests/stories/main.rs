@@ -6,3 +6,5 @@ pub mod harness;
 
 #[cfg(test)]
 mod peers;
+#[cfg(test)]
+mod upstreams;
