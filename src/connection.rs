@@ -226,9 +226,10 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
             Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
             _ => Outcome::Failed,
         };
-        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve:
-        // such reasons have no class.
-        let class = failure.reason.breaker_class();
+        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
+        // A certificate that is refused is refused to all.
+        let tells = |class: &BreakerClass| (silent && early) || *class == BreakerClass::CertificateRefused;
+        let class = failure.reason.breaker_class().filter(tells);
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
