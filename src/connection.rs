@@ -233,8 +233,8 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
-    // Without an alert, only a connection that broke early: one that nobody used for an hour breaks for other reasons.
-    if (early || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
+    // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
+    if (slammed || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
         && let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls))
     {
         return by_failure(late);

@@ -240,7 +240,6 @@ impl Record {
         view.ended(ending, stage, self.tcp);
         self.journal.leave(&entry, view, quiet);
     }
-
 }
 
 impl Drop for Record {

@@ -187,7 +187,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         }
         match how {
             How::UpstreamReset => self.upstream_ended(),
-            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, Some(Party::Upstream)),
+            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, self.closed_first()),
             How::HalfCloseTimeout => self.ended(how, self.closed_first()),
             how => self.ended(how, Some(Party::Ambassador)),
         }
@@ -478,7 +478,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         self.closes(Party::Upstream, now);
         self.truncated = self.engine.is_some();
         if self.truncated && self.on_truncation == OnTruncation::Reset {
-            self.reset_after_delivery(How::Truncated, Party::Upstream, now);
+            self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
         } else {
             self.down.state = State::Closing;
         }

@@ -102,8 +102,7 @@ impl Hostile {
             _ => rustls::DEFAULT_VERSIONS,
         };
         let clients_by = if refuses_us { By::Foreign } else { By::Ca };
-        let mut config =
-            pki.server_config_of(leaf.as_ref().unwrap_or(&pki.server), clients_by, versions);
+        let mut config = pki.server_config_of(leaf.as_ref().unwrap_or(&pki.server), clients_by, versions);
         records::allow(&mut config);
         let config = Arc::new(config);
         // The ends of connections are the point here: an error only says that the client was faster.

@@ -1,7 +1,8 @@
 //! An ambassador before servers of the test's own, and what it must leave behind: one record a connection, nothing open.
 
-use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -29,7 +30,8 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// One listener, named `test`. The upstream is not checked beside the traffic: what the test sees is its own doing.
+    /// One listener, named `test`. Unless `keys` say something of health, the upstream is not checked beside
+    /// the traffic: what the test sees is its own doing.
     #[track_caller]
     pub fn start(pki: &Pki, endpoints: &[SocketAddr], keys: &str) -> Scene {
         Scene::with(pki, &[Route { name: "test", endpoints, backups: &[], keys }])
@@ -45,7 +47,13 @@ impl Scene {
     #[track_caller]
     pub fn of(config: &str) -> Scene {
         let mut ambassador = Ambassador::start(config);
-        let descriptors = ambassador.process().descriptors();
+        // Once the admin answers, everything is set up; its own connection takes a moment to close.
+        ambassador.get("/healthz");
+        let look = |_| {
+            std::thread::sleep(Duration::from_millis(5));
+            ambassador.process().descriptors()
+        };
+        let descriptors = (0..10).map(look).min().expect("ten looks");
         Scene { ambassador, descriptors }
     }
 
@@ -119,9 +127,10 @@ pub fn config(pki: &Pki, routes: &[Route<'_>]) -> String {
             let identity = if keys.contains("identity") { "" } else { "identity = \"test\"\n" };
             format!("server_name = \"{SERVER_NAME}\"\n{identity}")
         };
+        let health = if keys.contains("health.") { "" } else { "health.kind = \"off\"\n" };
         text += &format!(
             "[listener.{name}]\naddress = \"127.0.0.{}:0\"\nupstream = \"{name}\"\n\
-             [upstream.{name}]\nendpoints = [{}]\nhealth.kind = \"off\"\n{server_name}{keys}\n",
+             [upstream.{name}]\nendpoints = [{}]\n{health}{server_name}{keys}\n",
             number + 1,
             endpoints.join(", ")
         );

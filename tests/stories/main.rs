@@ -5,6 +5,10 @@
 pub mod harness;
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod upstreams;

@@ -3,13 +3,15 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustls::AlertDescription;
 use serde_json::Value;
 
-use super::harness::hostile::{Deaf, Point};
+use super::harness::hostile::{Deaf, Point, reset_on_close};
 use super::harness::peer::Peer;
 use super::harness::scene::{Route, Scene, half_close, rest, send, story};
+use super::harness::upstream::handshake;
 use super::harness::{Hostile, PATIENCE, Pki, clients, eventually};
 
 /// One attempt, and a handshake that is given up soon.
@@ -35,7 +37,10 @@ fn by_case(scene: &mut Scene, count: usize) -> Vec<Value> {
     let records = scene.all_records(count);
     let of = |number: usize| {
         let name = format!("case{number}");
-        records.iter().find(|record| record["listener"] == *name).unwrap_or_else(|| panic!("no record of {name}"))
+        records
+            .iter()
+            .find(|record| record["listener"] == *name)
+            .unwrap_or_else(|| panic!("no record of {name}"))
     };
     (0..count).map(|number| of(number).clone()).collect()
 }
@@ -49,7 +54,11 @@ fn a_server_that_spoils_the_handshake_ends_in_one_record_that_says_how() {
         (Hostile::ResetsAtOnce, "connection_terminated", "reset"),
         (Hostile::NeverAnswers, "handshake_timeout", "answered nothing to a ClientHello"),
         (Hostile::Garbage, "tls_protocol_error", "its first bytes are a5 a5"),
-        (alert(Point::BeforeHello, AlertDescription::InternalError), "tls_alert_received", "internal_error (80)"),
+        (
+            alert(Point::BeforeHello, AlertDescription::InternalError),
+            "tls_alert_received",
+            "internal_error (80)",
+        ),
         (
             alert(Point::InsteadOfServerHello, AlertDescription::ProtocolVersion),
             "tls_alert_received",
@@ -165,11 +174,13 @@ fn a_server_that_misses_a_client_certificate_is_named_however_it_hangs_up() {
         "{ONCE}tls = \"direct\"\nidentity = \"bare\"\n[identity.bare]\nca = '{}'\n[upstream.unused]\nendpoints = [\"127.0.0.1:9\"]",
         pki.ca().display()
     );
-    for hostile in [Hostile::LateClientCertAlert, Hostile::LateClientCertReset, Hostile::LateClientCertClose] {
+    for hostile in [Hostile::LateClientCertAlert, Hostile::LateClientCertReset, Hostile::LateClientCertClose]
+    {
         let peer = hostile.clone().start(&pki);
         let mut scene = Scene::start(&pki, &[peer.address()], &keys);
-        let error = scene.ask(b"hello").expect_err("nobody answered");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{hostile:?}");
+        let client = scene.connect();
+        send(&client, b"hello");
+        assert_eq!(rest(&client), (vec![], Err(ErrorKind::ConnectionReset)), "{hostile:?}");
         let record = scene.one_record();
         let expected = "failed handshake/client_certificate_refused/upstream by upstream; ok";
         assert_eq!(story(&record), expected, "{hostile:?}: {record}");
@@ -185,10 +196,26 @@ fn a_server_that_closes_in_order_before_its_first_byte_has_failed_even_if_its_cl
     let stream = scene.connect();
     assert_eq!(rest(&stream), (vec![], Ok(())));
     // Longer than `early_close`: what counts is when the server closed.
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(700));
     drop(stream);
     let record = scene.one_record();
     assert_eq!(story(&record), "failed relay/early_close/upstream by upstream; ok", "{record}");
+}
+
+#[test]
+fn a_server_that_takes_all_and_closes_behind_its_client_without_close_notify_can_serve() {
+    // Fire and forget, as a syslog server does it: the client is told, the endpoint is not blamed.
+    let pki = Pki::generate();
+    let config = pki.server_config();
+    let peer = Peer::start(move |stream| {
+        let mut tls = handshake(&config, stream).unwrap();
+        std::io::copy(&mut tls, &mut std::io::sink()).unwrap();
+    });
+    let mut scene = Scene::start(&pki, &[peer.address()], "");
+    assert_eq!(scene.ask(b"hello").unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(story(&scene.one_record()), "failed relay/truncated/upstream by client; ok");
+    let upstreams = scene.ambassador.get("/api/v1/upstreams").json();
+    assert_eq!(upstreams[0]["endpoints"][0]["failed_total"], 0, "{upstreams}");
 }
 
 #[test]
@@ -197,14 +224,14 @@ fn a_server_that_breaks_long_after_the_handshake_has_not_closed_early() {
     let (ends, end) = std::sync::mpsc::channel::<()>();
     let (config, end) = (pki.server_config(), std::sync::Mutex::new(end));
     let peer = Peer::start(move |stream| {
-        let tls = super::harness::upstream::handshake(&config, stream).unwrap();
+        let tls = handshake(&config, stream).unwrap();
         end.lock().unwrap().recv().ok();
-        super::harness::hostile::reset_on_close(&tls.sock).unwrap();
+        reset_on_close(&tls.sock).unwrap();
     });
     let mut scene = Scene::start(&pki, &[peer.address()], "breaker.early_close = \"100ms\"");
     let stream = scene.connect();
     scene.ambassador.wait_metric("nuncio_connections_open", &[], |open| open == 1.0);
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     ends.send(()).unwrap();
     assert_eq!(rest(&stream), (vec![], Err(ErrorKind::ConnectionReset)));
     let record = scene.one_record();
@@ -238,7 +265,7 @@ fn a_truncated_stream_is_delivered_whole_and_then_ends_as_the_file_says() {
         let mut scene = Scene::start(&pki, &[peer.address()], keys);
         let stream = scene.connect();
         // A slow reader: what is held for it must not be lost to the reset.
-        std::thread::sleep(std::time::Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(150));
         let (bytes, seen) = rest(&stream);
         assert_eq!((bytes.len(), seen), (BYTES, end), "{keys}");
         drop(stream);
