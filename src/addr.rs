@@ -52,7 +52,7 @@ pub enum SourceKey {
 }
 
 /// Where we listen, as written: `127.0.0.1:5432`, `[::]:25`, `unix:/run/x.sock`, `systemd:NAME`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ListenAddr {
     /// A TCP address. `[::]` is dual stack.
     Tcp(SocketAddr),

@@ -1,5 +1,29 @@
 //! establish: a place in the queue, then endpoint after endpoint until one is connected through TLS or the budget is spent.
-use std::time::Duration;
+//!
+//! Owns the loop, its deadlines and its rule: nothing of the client has been delivered yet, so another endpoint may be
+//! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, TLS to `tls`, and what the client is
+//! told to `connection`.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::addr::Host;
+use crate::backoff;
+use crate::dial;
+use crate::discovery::Resolver;
+use crate::failure::{Failure, Reason, Side, Stage};
+use crate::health;
+use crate::record::{Attempt, Times};
+use crate::relay;
+use crate::tls::{ClientTls, Secured};
+use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
+
 /// Bounds on each stage and on all of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
@@ -14,6 +38,7 @@ pub struct Timeouts {
     /// Queue, and all attempts together.
     pub establish: Duration,
 }
+
 impl Default for Timeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
@@ -26,3 +51,233 @@ impl Default for Timeouts {
         }
     }
 }
+
+/// An upstream with everything that it takes to reach it, as one configuration has it.
+pub struct Target {
+    /// Endpoints, health, breakers, queue: they outlive a reload.
+    pub upstream: Arc<Upstream>,
+    /// Names to addresses.
+    pub resolver: Resolver,
+    /// The name that the whole set comes from, where it does: asked again when a connection to one of its addresses fails.
+    pub set_name: Option<Host>,
+    /// TCP.
+    pub dial: dial::Settings,
+    /// TLS; `None`: the bytes go as they are.
+    pub tls: Option<Arc<ClientTls>>,
+    /// Bounds on each stage.
+    pub timeouts: Timeouts,
+    /// How often another attempt follows.
+    pub retry: backoff::Settings,
+    /// How bytes are relayed afterwards.
+    pub relay: relay::Settings,
+    /// How soon an end without a byte counts against the endpoint.
+    pub early_close: Duration,
+}
+
+/// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// Every attempt that ended, in order.
+    pub attempts: Vec<Attempt>,
+    /// See [`Times`].
+    pub times: Times,
+    /// Another attempt was due, and the upstream's retry budget was spent.
+    pub budget_exhausted: bool,
+}
+
+/// A connection to an endpoint, ready to carry the client's bytes.
+pub struct Established {
+    /// The endpoint's entry in the set; settled when the connection ends.
+    pub lease: Lease,
+    /// The place in the upstream's queue, freed when dropped.
+    pub place: Place,
+    /// The socket.
+    pub stream: TcpStream,
+    /// The TLS session; `None` with `tls = "off"`.
+    pub secured: Option<Secured>,
+}
+
+/// Waits for a place, then tries endpoints until one is established, an attempt fails for good, or the time is up.
+///
+/// # Errors
+/// The last attempt's failure, or what kept the first attempt from being made.
+pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Result<Established, Failure> {
+    let begun = Instant::now();
+    let deadline = begun + target.timeouts.establish;
+    let place = target.upstream.place(target.timeouts.establish).await?;
+    trail.times.queue = Some(begun.elapsed());
+
+    let mut tried: Vec<EndpointId> = Vec::new();
+    let mut last: Option<Failure> = None;
+    for number in 1..=target.retry.attempts {
+        let mut lease = match target.upstream.pick(Instant::now().into_std(), Some(source), &tried) {
+            Ok(lease) => lease,
+            // What was seen at an endpoint says more than that no other is left.
+            Err(none_ready) => return Err(last.unwrap_or(none_ready)),
+        };
+        let again = tried.contains(&lease.id());
+        if again && !pause(&target.retry, number, deadline).await {
+            return Err(out_of_time(target, last));
+        }
+        tried.push(lease.id());
+
+        let begun = Instant::now();
+        let endpoint = lease.label().clone();
+        let attempted = try_endpoint(target, lease.spec(), deadline, &mut trail.times).await;
+        let took = begun.elapsed();
+        let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
+        trail.attempts.push(Attempt { endpoint, stage, reason, took });
+        let failure = match attempted {
+            Ok((stream, secured)) => {
+                lease.established(Instant::now().into_std(), took);
+                return Ok(Established { lease, place, stream, secured });
+            }
+            Err(failure) => failure,
+        };
+        if let Some(class) = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream) {
+            lease.failed_with(Instant::now().into_std(), class, &failure.detail);
+        }
+        let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
+        let out_of_time_now = Instant::now() >= deadline;
+        last = Some(failure);
+        if out_of_time_now {
+            return Err(out_of_time(target, last));
+        }
+        if !may_try_another || number == target.retry.attempts {
+            break;
+        }
+        if !target.upstream.retry_allowed() {
+            trail.budget_exhausted = true;
+            break;
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        Failure::new(Stage::Connect, Reason::ProxyConfigurationError, Side::Ambassador, "retry.attempts is 0")
+    }))
+}
+
+/// One endpoint, from its name to an established connection.
+///
+/// # Errors
+/// What kept it from being established. `times` has what was measured either way.
+pub async fn try_endpoint(
+    target: &Target,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    times: &mut Times,
+) -> Result<(TcpStream, Option<Secured>), Failure> {
+    let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
+
+    let begun = Instant::now();
+    let addresses = match spec.address.socket_addr() {
+        Some(address) => vec![address],
+        None => {
+            let addresses = resolve(target, spec, bound(target.timeouts.resolve)).await;
+            times.resolve = Some(begun.elapsed());
+            addresses?
+        }
+    };
+
+    let begun = Instant::now();
+    let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
+    times.connect = Some(begun.elapsed());
+    let mut stream = match connected {
+        Ok((stream, _)) => stream,
+        Err(failure) => {
+            // The name may have moved: ask again now rather than when its time is up.
+            target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
+            return Err(failure);
+        }
+    };
+
+    let Some(tls) = &target.tls else { return Ok((stream, None)) };
+    // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired certificate.
+    tls.ready(SystemTime::now())?;
+    let name = tls.name_for(spec)?;
+    let begun = Instant::now();
+    let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
+    times.handshake = Some(begun.elapsed());
+    Ok((stream, Some(secured?)))
+}
+
+async fn resolve(target: &Target, spec: &EndpointSpec, limit: Duration) -> Result<Vec<SocketAddr>, Failure> {
+    let host = &spec.address.host;
+    match tokio::time::timeout(limit, target.resolver.addresses(host)).await {
+        Ok(addresses) => {
+            Ok(addresses?.into_iter().map(|ip| SocketAddr::new(ip, spec.address.port)).collect())
+        }
+        Err(_) => Err(Failure::upstream(
+            Stage::Resolve,
+            Reason::DnsTimeout,
+            format!("{host} was not resolved within {}", humantime::format_duration(round(limit))),
+        )),
+    }
+}
+
+/// Waits before the same endpoint is tried again; false where the deadline comes first.
+async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> bool {
+    let pause = backoff::pause(retry, number.saturating_sub(1), &mut fastrand::Rng::new());
+    let until = Instant::now() + pause;
+    if until >= deadline {
+        return false;
+    }
+    tokio::time::sleep_until(until).await;
+    true
+}
+
+fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
+    let limit = humantime::format_duration(target.timeouts.establish);
+    match last {
+        Some(Failure { stage, side, detail, mend, .. }) => Failure {
+            stage,
+            reason: Reason::EstablishTimeout,
+            side,
+            detail: format!("not established within {limit} (timeouts.establish); last: {detail}").into(),
+            mend,
+        },
+        None => Failure::upstream(
+            Stage::Connect,
+            Reason::EstablishTimeout,
+            format!("not established within {limit} (timeouts.establish)"),
+        ),
+    }
+}
+
+/// To whole milliseconds, for a person.
+fn round(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Health checks go the same way as connections, so that what passes a check is what serves a client.
+impl health::Probe for Target {
+    fn check<'a>(
+        &'a self,
+        spec: &'a EndpointSpec,
+        kind: health::Kind,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + self.timeouts.establish;
+            match kind {
+                health::Kind::Off => Ok(()),
+                health::Kind::Tcp => {
+                    let addresses = match spec.address.socket_addr() {
+                        Some(address) => vec![address],
+                        None => resolve(self, spec, self.timeouts.resolve).await?,
+                    };
+                    dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
+                }
+                health::Kind::Tls => {
+                    let (mut stream, secured) =
+                        try_endpoint(self, spec, deadline, &mut Times::default()).await?;
+                    match (secured, &self.tls) {
+                        (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
+                        (None, _) | (_, None) => Ok(()),
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// How long a check listens, after the handshake, for the refusal that TLS 1.3 sends late.
+const PROOF: Duration = Duration::from_millis(100);

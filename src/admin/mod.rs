@@ -1,8 +1,273 @@
 //! The admin: health, readiness, metrics and the read side of the API over HTTP/1.1.
+//!
+//! Owns its listeners and their limits. Leaves what is asked to [`site`], who may ask to [`guard`], and what is answered
+//! to whoever implements [`Face`]. It runs on the control runtime: no client of it can hold up a relayed connection.
+
+mod guard;
+mod site;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
 use crate::addr::ListenAddr;
+use crate::drain::Watch;
+use crate::record::{ConnectionId, ConnectionView};
+use crate::upstream::UpstreamView;
+
+use self::guard::Reached;
+use self::site::Site;
+
 /// Where it answers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// Addresses; empty: no admin.
     pub addresses: Vec<ListenAddr>,
+}
+
+/// What the admin asks of the rest of the process. Every call is a quick look; none waits.
+pub trait Face: Send + Sync {
+    /// Can connections be served? Else every reason why not.
+    fn ready(&self) -> Result<(), Vec<String>>;
+    /// What is running: version, since when, which configuration.
+    fn status(&self) -> serde_json::Value;
+    /// Every upstream with its endpoints.
+    fn upstreams(&self) -> Vec<UpstreamView>;
+    /// The metrics as OpenMetrics text.
+    fn metrics(&self) -> String;
+    /// The open connections, newest first.
+    fn connections(&self) -> Vec<ConnectionView>;
+    /// One connection, open or lately ended.
+    fn connection(&self, id: ConnectionId) -> Option<ConnectionView>;
+}
+
+/// What one client of the admin may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Connections to one address at a time; more wait in the kernel.
+    connections: usize,
+    /// Time for a request's headers to come, and silence between two requests.
+    headers: Duration,
+    /// Age after which a connection is closed behind the answer that it is at.
+    age: Duration,
+    /// Time that this last answer may take to be read.
+    farewell: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Limits { connections: 64, headers: seconds(10), age: seconds(300), farewell: seconds(10) }
+    }
+}
+
+/// A running admin. Dropping it closes its sockets and all connections to it.
+#[derive(Debug)]
+pub struct Admin {
+    addresses: Vec<ListenAddr>,
+    /// Dropping them ends them.
+    tasks: JoinSet<()>,
+    /// Dropping them removes the files.
+    #[cfg(unix)]
+    files: Vec<SocketFile>,
+}
+
+impl Admin {
+    /// The addresses it is bound to, with the ports that the system chose.
+    pub fn addresses(&self) -> &[ListenAddr] {
+        &self.addresses
+    }
+}
+
+/// Binds every address and answers on the current runtime until the [`Admin`] is dropped. Either all are bound or none.
+pub fn serve(settings: &Settings, face: Arc<dyn Face>, drain: Watch) -> Result<Admin, String> {
+    serve_within(Limits::default(), settings, face, drain)
+}
+
+fn serve_within(
+    limits: Limits,
+    settings: &Settings,
+    face: Arc<dyn Face>,
+    drain: Watch,
+) -> Result<Admin, String> {
+    let site = Arc::new(Site::new(face, drain));
+    let mut admin = Admin {
+        addresses: Vec::new(),
+        tasks: JoinSet::new(),
+        #[cfg(unix)]
+        files: Vec::new(),
+    };
+    for address in &settings.addresses {
+        let failed = |error: io::Error| {
+            let mend = match error.kind() {
+                io::ErrorKind::AddrInUse => "is another nuncio running? Stop it, or change admin.address",
+                io::ErrorKind::PermissionDenied => "change admin.address, or run with the rights to bind it",
+                io::ErrorKind::NotFound => "create the directory first",
+                _ => "change admin.address",
+            };
+            format!("admin.address {address} cannot be bound: {error}; {mend}")
+        };
+        match address {
+            ListenAddr::Tcp(tcp) => {
+                let listener = bind_tcp(*tcp).map_err(failed)?;
+                admin.addresses.push(ListenAddr::Tcp(listener.local_addr().map_err(failed)?));
+                admin.tasks.spawn(answer_all(Arc::clone(&site), limits, Reached::Tcp, move || {
+                    let listener = listener.clone();
+                    async move { listener.accept().await.map(|(stream, _)| stream) }
+                }));
+            }
+            #[cfg(unix)]
+            ListenAddr::Unix(path) => {
+                let (listener, file) = bind_unix(path).map_err(failed)?;
+                admin.files.push(file);
+                admin.addresses.push(address.clone());
+                let listener = Arc::new(listener);
+                admin.tasks.spawn(answer_all(Arc::clone(&site), limits, Reached::Unix, move || {
+                    let listener = listener.clone();
+                    async move { listener.accept().await.map(|(stream, _)| stream) }
+                }));
+            }
+            #[cfg(not(unix))]
+            ListenAddr::Unix(_) => {
+                return Err(format!(
+                    "admin.address {address}: this system has no Unix sockets; use 127.0.0.1:PORT"
+                ));
+            }
+            ListenAddr::Systemd(_) => {
+                return Err(format!(
+                    "admin.address {address}: the admin binds its own sockets; use IP:PORT or unix:/PATH"
+                ));
+            }
+        }
+    }
+    Ok(admin)
+}
+
+/// Accepts and answers, forever. An error of accept costs a pause, as the next one is likely the same.
+async fn answer_all<S, F>(site: Arc<Site>, limits: Limits, reached: Reached, accept: impl Fn() -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = io::Result<S>> + Send,
+{
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    // Closed only when it is dropped, which is after this loop.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        while connections.try_join_next().is_some() {}
+        match accept().await {
+            Ok(stream) => {
+                let site = site.clone();
+                connections.spawn(async move {
+                    answer_one(stream, site, limits, reached).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        }
+    }
+}
+
+async fn answer_one<S>(stream: S, site: Arc<Site>, limits: Limits, reached: Reached)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = site.answer(&request, reached);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            // hyper's clock runs from the moment it waits for a request, so it bounds idle connections too.
+            .header_read_timeout(limits.headers)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = match tokio::time::timeout(limits.age, connection.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            // A client that does not read its answer is cut off.
+            tokio::time::timeout(limits.farewell, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the admin ended");
+    }
+}
+
+fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Arc<TcpListener>> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(Arc::new)
+}
+
+#[cfg(unix)]
+fn bind_unix(path: &std::path::Path) -> io::Result<(tokio::net::UnixListener, SocketFile)> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::os::unix::net::UnixStream;
+
+    let bind = || tokio::net::UnixListener::bind(path);
+    let listener = bind().or_else(|error| {
+        // A file that a killed process left behind refuses; one that somebody listens at does not. What is no socket is
+        // never removed.
+        let socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        let refused = |_: &io::Error| {
+            matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        if error.kind() == io::ErrorKind::AddrInUse && socket && refused(&error) {
+            std::fs::remove_file(path)?;
+            return bind();
+        }
+        Err(error)
+    })?;
+    let file = SocketFile::new(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
+    Ok((listener, file))
+}
+
+/// Removes the socket's file when dropped, unless another process has put its own there.
+#[cfg(unix)]
+#[derive(Debug)]
+struct SocketFile {
+    path: std::path::PathBuf,
+    inode: (u64, u64),
+}
+
+#[cfg(unix)]
+impl SocketFile {
+    fn new(path: &std::path::Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), inode: Self::inode(path)? })
+    }
+
+    fn inode(path: &std::path::Path) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if Self::inode(&self.path).is_ok_and(|inode| inode == self.inode)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::debug!(%error, path = %self.path.display(), "the admin's socket file stays");
+        }
+    }
 }

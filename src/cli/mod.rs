@@ -1,5 +1,132 @@
-//! cli
-/// Parses the command line and runs it.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The face: commands, flags, exit codes. Only this module ends the process, by what [`main`] returns.
+//!
+//! Owns wording and exit codes. Leaves all doing to the library: a command parses, calls, prints.
+
+mod bridge;
+mod check;
+mod demo;
+mod examine;
+mod probe;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A connection ambassador: plaintext in, a healthy endpoint, mutual TLS out, one record a connection.
+#[derive(Parser)]
+#[command(name = "nuncio", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 wrong usage, \
+    3 the file or what it loads is refused, 4 it loads but a fault was found";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service that a file describes.
+    Run(run::Flags),
+    /// Run one listener and one upstream, without a file.
+    Bridge(bridge::Flags),
+    /// Read a file and all that it names, and say everything that is wrong.
+    Check(check::Flags),
+    /// Dial an upstream as the service would, and say what is seen on the way.
+    Probe(probe::Flags),
+    /// Show it at work: an embedded CA, three servers that misbehave, an ambassador, live traffic.
+    Demo(demo::Flags),
+}
+
+/// `--config`, where a command reads a file.
+#[derive(Args, Clone)]
+struct ConfigFlag {
+    /// The file. Default: /etc/nuncio/nuncio.toml; for an ordinary user on a terminal also ./nuncio.toml.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own code for usage is 2, and 0 for --help and --version. A closed pipe is no failure of ours.
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            error.print().ok();
+            return ExitCode::from(code);
+        }
+    };
+    match cli.command {
+        Command::Run(flags) => run::run(&flags),
+        Command::Bridge(flags) => bridge::run(&flags),
+        Command::Check(flags) => check::run(&flags),
+        Command::Probe(flags) => probe::run(&flags),
+        Command::Demo(flags) => demo::run(&flags),
+    }
+}
+
+/// Wrong usage, as clap has it.
+const USAGE: u8 = 2;
+/// It failed.
+const FAILED: u8 = 1;
+/// The file, or something that it loads, is refused.
+const REFUSED: u8 = 3;
+/// It loads, but a fault was found.
+const FAULT: u8 = 4;
+
+impl ConfigFlag {
+    /// The file that is meant.
+    ///
+    /// A file of the current directory counts only for an ordinary user at a terminal: a service must not change what it
+    /// does with the directory that it happens to be started in.
+    fn path(&self) -> PathBuf {
+        use std::io::IsTerminal;
+        if let Some(path) = &self.config {
+            return path.clone();
+        }
+        let system = default_file();
+        let here = PathBuf::from("nuncio.toml");
+        let at_a_terminal = std::io::stdin().is_terminal() && !crate::socket::users::is_privileged();
+        if !system.exists() && at_a_terminal && here.exists() { here } else { system }
+    }
+}
+
+#[cfg(not(windows))]
+fn default_file() -> PathBuf {
+    "/etc/nuncio/nuncio.toml".into()
+}
+
+#[cfg(windows)]
+fn default_file() -> PathBuf {
+    let data = std::env::var_os("ProgramData").unwrap_or_else(|| r"C:\ProgramData".into());
+    PathBuf::from(data).join("nuncio").join("nuncio.toml")
+}
+
+/// Logging to stderr. `level` is a filter of `tracing`; NUNCIO_LOG wins over the file, for one run.
+fn start_logging(format: crate::record::Format, level: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = std::env::var("NUNCIO_LOG").unwrap_or_else(|_| level.to_owned());
+    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        crate::record::Format::Text => {
+            use std::io::IsTerminal;
+            builder.with_ansi(std::io::stderr().is_terminal()).init();
+        }
+        crate::record::Format::Json => builder.json().flatten_event(true).with_current_span(false).init(),
+    }
+}
+
+/// The runtime of the first reactor; everything that is not a connection runs there too.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn complain(problems: &[String]) {
+    for problem in problems {
+        eprintln!("nuncio: {problem}");
+    }
 }

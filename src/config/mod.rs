@@ -1,11 +1,77 @@
-//! The configuration: what was written ([`file`]) becomes what it means ([`Config`]).
+//! The configuration: what was written becomes what it means ([`Config`]), or every [`Problem`] at once.
+//!
+//! Two shapes. `file` is the written one: each section and key declared once (by `section`), with kind, default and
+//! text, read by `reader`, `kinds` and `words` with the place of everything. [`Config`] is what it means: `meaning` and
+//! `upstreams` fill in defaults and hold the keys of a section against each other, `across` the sections. `load` reads
+//! files, `syntax` says what is wrong with text that is not TOML, `reference` writes `conf/nuncio.toml` from the keys.
+//! Leaves the files that the configuration names to `tls`.
+
+mod across;
+mod file;
+mod kinds;
+mod load;
+mod meaning;
+mod pin;
+mod problem;
+mod reader;
+mod reference;
+mod section;
+mod syntax;
+mod upstreams;
+mod words;
+
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use problem::{Problem, Problems};
+pub use reference::reference;
 
 use crate::addr::{ListenerName, UpstreamName};
 use crate::{
     accept, admin, admit, backoff, dial, discovery, establish, health, record, relay, route, tls, upstream,
 };
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What is likely not meant so, one line each, with its place and mend.
+    pub warnings: Vec<String>,
+    /// The files it was read from, the named one first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads a file and what it includes.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let mut reader = reader::Reader::new();
+    let read = load::files(path, &mut reader);
+    finish(read, &path.display().to_string(), reader)
+}
+
+/// Reads a text; `name` stands for its file in messages. No bytes make it panic.
+pub fn from_text(name: &str, text: impl AsRef<[u8]>) -> Result<Loaded, Problems> {
+    let mut reader = reader::Reader::new();
+    let read = load::text(name, text.as_ref(), &mut reader).map(|file| (file, Vec::new()));
+    finish(read, name, reader)
+}
+
+fn finish(
+    read: Option<(file::File, Vec<PathBuf>)>,
+    name: &str,
+    mut reader: reader::Reader,
+) -> Result<Loaded, Problems> {
+    let meant = read.map(|(file, files)| (meaning::config(file, name, &mut reader), files));
+    let warnings = reader.finish()?;
+    match meant {
+        Some((config, files)) => Ok(Loaded { config, warnings, files }),
+        // Whoever gives up reading notes why; should one forget it, this is still no panic.
+        None => {
+            Err(Problems(vec![Problem::of_file(name, "could not be read", "please report this as a defect")]))
+        }
+    }
+}
 
 /// What a file means. Cannot hold a value that does not make sense.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,32 @@
-//! relay: bytes both ways, with or without a TLS engine on the upstream's leg.
+//! relay: bytes both ways, with or without a TLS engine on the upstream's leg, until both sides are done.
+//!
+//! Owns the life of an established connection: back-pressure, half-close, limits, and telling apart the ways in which it
+//! can end. Imports nothing from the crate. Leaves sockets to its [`Leg`]s, records and keys to its [`Engine`], and what
+//! an ending means (whose fault, what to log) to the caller.
+//!
+//! [`pump`] is the machine; [`engine`] the seam to TLS; [`pool`] the memory; [`limits`] the timers; [`flow`] the counters.
+
+mod engine;
+mod flow;
+mod limits;
+pub mod pool;
+mod pump;
+mod stop;
+#[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use engine::{Carried, Engine, Fault, HEADROOM, MAX_RECORD, Opened, record_length};
+pub use flow::{Exchanges, Flow};
+
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -14,6 +41,7 @@ pub struct Settings {
     /// What the client sees when the server's stream ended without close_notify.
     pub on_truncation: OnTruncation,
 }
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -25,6 +53,7 @@ impl Default for Settings {
         }
     }
 }
+
 /// What the client sees after a truncated stream, once all data was delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnTruncation {
@@ -33,4 +62,97 @@ pub enum OnTruncation {
     Reset,
     /// An orderly end.
     Close,
+}
+
+/// One of the two sockets of a relayed connection.
+pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Bytes in the kernel's send queue that the peer has not acknowledged; `None`: the platform does not tell.
+    fn unsent(&self) -> Option<usize>;
+    /// From now on, dropping it resets the connection instead of closing it.
+    fn reset_on_close(&self);
+}
+
+/// Somebody who can end a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// The program that connected to us.
+    Client,
+    /// The server.
+    Upstream,
+    /// We.
+    Ambassador,
+}
+
+/// How a relayed connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Both sides closed in order.
+    Closed,
+    /// The client reset it.
+    ClientReset,
+    /// The upstream reset it.
+    UpstreamReset,
+    /// The upstream's stream ended without close_notify.
+    Truncated,
+    /// The upstream sent a fatal alert; in TLS 1.3 this is also how it refuses our certificate.
+    TlsAlert(rustls::AlertDescription),
+    /// What the upstream sent was not valid TLS, or our keys are spent.
+    TlsError(String),
+    /// A socket failed in another way.
+    Io {
+        /// Whose socket.
+        party: Party,
+        /// The system's words.
+        error: String,
+    },
+    /// Nothing moved for `idle`.
+    IdleTimeout,
+    /// One side had closed, and nothing moved for `half_close`.
+    HalfCloseTimeout,
+    /// It reached its `lifetime`.
+    LifetimeReached,
+    /// `stop` resolved.
+    Stopped,
+}
+
+/// The end of a relayed connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub how: How,
+    /// Who closed first.
+    pub closed_by: Option<Party>,
+    /// At least one byte of plaintext came from the upstream.
+    pub upstream_spoke: bool,
+}
+
+/// Relays until it ended, one way or another. The caller drops both legs afterwards: where a reset is due, it has been arranged.
+///
+/// Not an `async fn`, whose future would hold each argument twice; with many idle connections its size matters.
+pub fn run<'a, C, U, E, S>(
+    client: &'a mut C,
+    upstream: &'a mut U,
+    engine: Option<Carried<E>>,
+    settings: &Settings,
+    flow: &'a Flow,
+    stop: S,
+) -> impl Future<Output = Ended> + Send + use<'a, C, U, E, S>
+where
+    C: Leg,
+    U: Leg,
+    E: Engine,
+    S: Future<Output = ()> + Send,
+{
+    let mut pump = pump::Pump::new(client, upstream, engine, settings, flow);
+    async move {
+        let mut stop = pin!(stop);
+        let mut bell = stop::Bell::default();
+        poll_fn(|cx| {
+            if bell.poll(cx, stop.as_mut()) {
+                return Poll::Ready(pump.cut(cx, How::Stopped));
+            }
+            pump.poll(cx)
+        })
+        .await
+    }
 }

@@ -1,1 +1,336 @@
-//! service
+//! The service: puts the parts together, reloads them, tells how they are, and ends them in order.
+//!
+//! Owns the life of the process. Leaves building and comparing configurations to `compose`, threads to `reactors`,
+//! signals and systemd to `signals`, and every connection to `connection`.
+
+mod compose;
+mod reactors;
+mod signals;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use self::compose::{Parts, Plan};
+use self::reactors::Reactors;
+use crate::config::{self, Config};
+use crate::discovery::Resolver;
+use crate::drain::{Drain, Watch};
+use crate::metrics::Metrics;
+use crate::record::{ConnectionId, ConnectionView, Journal};
+use crate::upstream::{Observer, State, UpstreamView};
+use crate::{admin, relay, socket};
+
+pub(crate) use self::compose::{load_everything, lone_target};
+pub use self::signals::serve_until_stopped;
+
+/// The running ambassador.
+pub struct Service {
+    file: Option<PathBuf>,
+    foundation: Arc<Foundation>,
+    state: Mutex<Current>,
+    drain: Drain,
+    admin: OnceLock<admin::Admin>,
+    since: (Instant, SystemTime),
+}
+
+/// What all configurations of a process share.
+struct Foundation {
+    reactors: Reactors,
+    permits: Arc<Semaphore>,
+    capacity: u32,
+    journal: Arc<Journal>,
+    metrics: Arc<Metrics>,
+    resolver: Resolver,
+    watch: Watch,
+    observer: Arc<dyn Observer>,
+}
+
+/// What a reload replaces.
+struct Current {
+    config: Config,
+    parts: Parts,
+    reloads: u64,
+    last_problem: Option<String>,
+}
+
+impl Service {
+    /// Starts everything that the configuration names, on the current runtime and as many reactors as it says.
+    ///
+    /// # Errors
+    /// Every problem that kept it from starting; nothing is left running then.
+    pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Arc<Service>, Vec<String>> {
+        let capacity = capacity(&config);
+        relay::pool::set_budget(config.runtime.memory);
+        let metrics = Metrics::new();
+        let journal = Journal::new(config.log.format, metrics.clone());
+        let (drain, watch) = Drain::new();
+        let foundation = Arc::new(Foundation {
+            reactors: Reactors::start(threads(&config))
+                .map_err(|error| vec![format!("reactors: {error}")])?,
+            permits: Arc::new(Semaphore::new(capacity as usize)),
+            capacity,
+            journal,
+            resolver: Resolver::new(&config.dns).map_err(|problem| vec![format!("dns: {problem}")])?,
+            watch: watch.clone(),
+            observer: Arc::new(Events { metrics: metrics.clone() }),
+            metrics,
+        });
+        let mut parts = Parts::default();
+        let plan = Plan::build(&config, &parts, &foundation)?;
+        plan.install(&config, &mut parts, &foundation);
+        let service = Arc::new(Service {
+            file,
+            foundation,
+            state: Mutex::new(Current { config, parts, reloads: 0, last_problem: None }),
+            drain,
+            admin: OnceLock::new(),
+            since: (Instant::now(), SystemTime::now()),
+        });
+        service.tell_certificates();
+        service.foundation.metrics.reload(true);
+        let settings = service.current().config.admin.clone();
+        let admin = admin::serve(&settings, service.clone(), watch).map_err(|problem| vec![problem])?;
+        for address in admin.addresses() {
+            tracing::info!(%address, "admin");
+        }
+        service.admin.get_or_init(|| admin);
+        Ok(service)
+    }
+
+    /// Reads the file again and puts it into effect whole, or changes nothing.
+    ///
+    /// # Errors
+    /// Every problem of the new file.
+    pub async fn reload(&self) -> Result<(), Vec<String>> {
+        let result = self.replace();
+        self.foundation.metrics.reload(result.is_ok());
+        let mut current = self.current();
+        match &result {
+            Ok(()) => {
+                current.reloads += 1;
+                current.last_problem = None;
+                drop(current);
+                self.tell_certificates();
+            }
+            Err(problems) => current.last_problem = Some(problems.join("\n")),
+        }
+        result
+    }
+
+    fn replace(&self) -> Result<(), Vec<String>> {
+        let Some(file) = &self.file else {
+            return Err(vec!["started without a file: nothing to reload".into()]);
+        };
+        let loaded = config::load(file).map_err(|problems| vec![problems.to_string()])?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut current = self.current();
+        for key in needs_restart(&current.config, &loaded.config) {
+            tracing::warn!("{key} changed: it takes effect at the next start");
+        }
+        let plan = Plan::build(&loaded.config, &current.parts, &self.foundation)?;
+        plan.install(&loaded.config, &mut current.parts, &self.foundation);
+        current.config = loaded.config;
+        Ok(())
+    }
+
+    /// Stops accepting, lets connections finish up to `drain_timeout` (or until `now` resolves), then ends them.
+    /// Returns how many had to be ended.
+    pub async fn drain(&self, now: impl Future<Output = ()>) -> usize {
+        let timeout = {
+            let current = self.current();
+            current.parts.doors.values().for_each(|door| door.stop.start());
+            current.config.drain_timeout
+        };
+        let spread = self.current().config.drain_jitter.as_secs_f64() / timeout.as_secs_f64().max(0.001);
+        self.drain.start_for(timeout, spread);
+        tokio::select! {
+            () = self.all_ended() => {}
+            () = tokio::time::sleep(timeout) => {}
+            () = now => {}
+        }
+        let left = self.open();
+        self.drain.end_now();
+        // Time to deliver what is in hand and to write the records; a peer that takes nothing gets no more than this.
+        tokio::time::timeout(Duration::from_secs(2), self.all_ended()).await.ok();
+        left
+    }
+
+    /// Where the listeners and the admin answer: what port 0 became.
+    pub fn listening(&self) -> Vec<(String, Vec<crate::addr::ListenAddr>)> {
+        let current = self.current();
+        let mut all: std::collections::BTreeMap<String, Vec<_>> = Default::default();
+        for door in current.parts.doors.values() {
+            let name = door.listener.read().unwrap_or_else(PoisonError::into_inner).name.to_string();
+            all.entry(name).or_default().extend(door.bound.iter().cloned());
+        }
+        all.into_iter().collect()
+    }
+
+    /// Where the admin answers.
+    pub fn admin_addresses(&self) -> &[crate::addr::ListenAddr] {
+        self.admin.get().map(admin::Admin::addresses).unwrap_or_default()
+    }
+
+    /// The metrics, for who runs in the same process.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.foundation.journal
+    }
+
+    async fn all_ended(&self) {
+        // All permits are back when no connection holds one. The semaphore is never closed.
+        self.foundation.permits.acquire_many(self.foundation.capacity).await.ok();
+    }
+
+    fn open(&self) -> usize {
+        (self.foundation.capacity as usize).saturating_sub(self.foundation.permits.available_permits())
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_certificates(&self) {
+        let current = self.current();
+        let facts = current.parts.identities.iter().flat_map(|(name, identity)| {
+            identity.facts().iter().map(|fact| (name.as_str(), fact.subject.as_str(), fact.not_after.into()))
+        });
+        self.foundation.metrics.certificates(facts);
+    }
+}
+
+impl admin::Face for Service {
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let current = self.current();
+        let mut reasons = Vec::new();
+        if self.foundation.watch.is_draining() {
+            reasons.push("draining".to_string());
+        }
+        let now = Instant::now();
+        for (name, running) in &current.parts.upstreams {
+            if running.required()
+                && !running.target.upstream.view(now).endpoints.iter().any(|endpoint| endpoint.ready)
+            {
+                reasons.push(format!("upstream '{name}' has no usable endpoint"));
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let listeners: Vec<_> = self
+            .listening()
+            .into_iter()
+            .map(|(name, addresses)| json!({ "name": name, "addresses": addresses }))
+            .collect();
+        let current = self.current();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_seconds": self.since.0.elapsed().as_secs(),
+            "file": self.file,
+            "reloads": current.reloads,
+            "last_reload_problem": current.last_problem,
+            "draining": self.foundation.watch.is_draining(),
+            "reactors": self.foundation.reactors.count(),
+            "connections_open": self.open(),
+            "connections_limit": self.foundation.capacity,
+            "listeners": listeners,
+            "admin": self.admin_addresses(),
+        })
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamView> {
+        let now = Instant::now();
+        self.current().parts.upstreams.values().map(|running| running.target.upstream.view(now)).collect()
+    }
+
+    fn metrics(&self) -> String {
+        self.foundation.metrics.encode(&self.upstreams())
+    }
+
+    fn connections(&self) -> Vec<ConnectionView> {
+        self.foundation.journal.live()
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<ConnectionView> {
+        self.foundation.journal.find(id)
+    }
+}
+
+/// Tells log and metrics what happens to endpoints.
+struct Events {
+    metrics: Arc<Metrics>,
+}
+
+impl Observer for Events {
+    fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
+        self.metrics.breaker_transition(upstream, endpoint, to.label());
+        match to {
+            State::Open => tracing::warn!(upstream, endpoint, why, "circuit opened"),
+            State::HalfOpen => tracing::info!(upstream, endpoint, why, "circuit half-open"),
+            State::Closed => tracing::info!(upstream, endpoint, why, "circuit closed"),
+        }
+    }
+
+    fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str) {
+        match up {
+            true => tracing::info!(upstream, endpoint, "endpoint is up"),
+            false => tracing::warn!(upstream, endpoint, why, "endpoint is down"),
+        }
+    }
+
+    fn panic(&self, upstream: &str, on: bool) {
+        match on {
+            true => tracing::warn!(
+                upstream,
+                "too many circuits are open (breaker.max_ejected): open ones are let through until some close"
+            ),
+            false => tracing::info!(upstream, "circuits are respected again"),
+        }
+    }
+}
+
+/// Connections that the descriptor limit allows: two descriptors each, some kept for files, DNS, checks and the admin.
+fn capacity(config: &Config) -> u32 {
+    let limit = socket::raise_descriptor_limit();
+    let fits = u32::try_from((limit.saturating_sub(128) / 2).max(16)).unwrap_or(u32::MAX).min(1 << 28);
+    match config.runtime.connections {
+        Some(wanted) if wanted > fits => {
+            tracing::warn!(
+                "runtime.connections = {wanted}, but {limit} descriptors allow {fits}: raise LimitNOFILE= or ulimit -n"
+            );
+            fits
+        }
+        Some(wanted) => wanted,
+        None => fits,
+    }
+}
+
+/// Reactors: what the file says, else one a core, at most four: more only help an ambassador that is no sidecar.
+fn threads(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.runtime.threads.unwrap_or(cores.min(4))
+}
+
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    if old.admin != new.admin {
+        keys.push("[admin]");
+    }
+    if old.runtime != new.runtime {
+        keys.push("[runtime]");
+    }
+    if old.log != new.log {
+        keys.push("[log]");
+    }
+    if old.dns != new.dns {
+        keys.push("[dns]");
+    }
+    keys
+}

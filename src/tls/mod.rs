@@ -1,5 +1,31 @@
 //! TLS towards the upstream: what was configured, as one client configuration per upstream and identity generation.
+//!
+//! `identity` loads who we are and whom we trust, `client` makes a configuration of it and runs handshakes (`handshake`),
+//! `verify` judges the server, `unbuffered` is the engine that the relay drives afterwards. Every handshake that fails is
+//! explained by `diagnose` and its helpers: `refusal` (why we refused the server), `alert` (why the server refused us),
+//! `greeting` (what it speaks instead of TLS).
+
+mod alert;
+mod client;
+mod diagnose;
+mod greeting;
+pub mod handshake;
+mod identity;
+mod peer;
+mod pem;
+mod pin;
+mod proof;
+mod refusal;
+pub mod unbuffered;
+mod verify;
+
 use std::path::PathBuf;
+
+pub use alert::late_failure;
+pub use client::ClientTls;
+pub use handshake::{Secured, Summary};
+pub use identity::Identity;
+pub use peer::{Date, PeerFacts, describe_peer};
 
 /// Who we are and whom we trust: `[identity.NAME]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,3 +102,6 @@ pub enum Pin {
     /// SHA-256 of the whole leaf certificate: `leaf-sha256:BASE64-OR-HEX`.
     Leaf([u8; 32]),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,31 @@
 //! The endpoint set of an upstream: who is in it, who is healthy, whose circuit is open, and whose turn it is.
+//!
+//! Here is the shell that connections, discovery, health checks and the admin share: one lock held for a pick or a
+//! settlement, one seeded generator, the queue, and the observer, who is told outside of the lock. The rules are in the
+//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], [`balancer`].
+
 pub mod balancer;
 pub mod breaker;
 pub mod endpoint;
 pub mod queue;
 pub mod set;
+pub mod view;
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::addr::EndpointAddr;
+pub use breaker::State;
+pub use endpoint::EndpointId;
+pub use queue::Place;
+pub use view::{EndpointView, UpstreamView};
+
+use crate::addr::{EndpointAddr, UpstreamName};
+use crate::backoff;
+use crate::failure::{BreakerClass, Failure};
+use set::{Attempt, EndpointSet, Event, Picked};
 
 /// Everything the pure core of an upstream wants to know.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Whose turn it is.
     pub balance: balancer::Balance,
@@ -22,6 +37,18 @@ pub struct Settings {
     pub fall: u32,
     /// What may be open and waiting at a time.
     pub limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            balance: balancer::Balance::default(),
+            breaker: breaker::Settings::default(),
+            rise: 2,
+            fall: 3,
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// What may be open and waiting at an upstream at a time.
@@ -48,8 +75,324 @@ pub struct EndpointSpec {
     pub address: EndpointAddr,
     /// Its share, 1 to 1000 (0: takes no new connections).
     pub weight: u32,
-    /// Used only when no primary is ready.
+    /// Used only when no primary is ready, or when a connection has tried all that are.
     pub backup: bool,
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
+}
+
+impl EndpointSpec {
+    /// A primary of weight 1 with nothing of its own.
+    pub fn new(address: EndpointAddr) -> Self {
+        EndpointSpec { address, weight: 1, backup: false, server_name: None }
+    }
+}
+
+/// Who wants to be told when something flips. Called outside of the upstream's lock, by whoever made it flip.
+pub trait Observer: Send + Sync {
+    /// An endpoint's circuit changed.
+    fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str);
+    /// Active checks flipped an endpoint.
+    fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str);
+    /// Connections are let through open circuits from now on, or no longer.
+    fn panic(&self, upstream: &str, on: bool);
+}
+
+/// One upstream, shared by all reactors.
+pub struct Upstream {
+    name: UpstreamName,
+    queue: queue::Queue,
+    core: Mutex<Core>,
+    observer: Arc<dyn Observer>,
+}
+
+/// What the lock guards.
+struct Core {
+    set: EndpointSet,
+    budget: backoff::Budget,
+    rng: fastrand::Rng,
+}
+
+impl Upstream {
+    /// An upstream whose endpoints are not known yet. Everything it draws follows from `seed`.
+    pub fn new(
+        name: impl Into<UpstreamName>,
+        settings: Settings,
+        retry: &backoff::Settings,
+        seed: u64,
+        observer: Arc<dyn Observer>,
+    ) -> Arc<Upstream> {
+        let queue = queue::Queue::new(settings.limits.clone());
+        let budget = backoff::Budget::new(retry.budget, Instant::now());
+        let rng = fastrand::Rng::with_seed(seed);
+        let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng });
+        Arc::new(Upstream { name: name.into(), queue, core, observer })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &UpstreamName {
+        &self.name
+    }
+
+    /// The members are these from now on. Those that stay keep their state, those that left finish their connections.
+    pub fn update(&self, specs: Vec<EndpointSpec>, now: Instant) {
+        self.change(|core| core.set.update(specs, now, &mut core.rng));
+    }
+
+    /// Waits in the queue for a place, `limit` at most. The place is held until the connection has ended.
+    pub async fn place(&self, limit: Duration) -> Result<Place, Failure> {
+        self.queue.place(limit).await
+    }
+
+    /// The endpoint for the next attempt of a connection that has tried `tried` before. When all that are ready were tried
+    /// before, one of them is tried again: the pause is the caller's.
+    pub fn pick(
+        self: &Arc<Self>,
+        now: Instant,
+        source: Option<u64>,
+        tried: &[EndpointId],
+    ) -> Result<Lease, Failure> {
+        let Picked { attempt, spec, label } = self.change(|core| {
+            if tried.is_empty() {
+                core.budget.deposit(now);
+            }
+            core.set.pick(now, source, tried, &mut core.rng)
+        })?;
+        let (id, trial) = (attempt.endpoint(), attempt.is_trial());
+        Ok(Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) })
+    }
+
+    /// May a failed connection have another attempt? `true` spends one of the retry budget.
+    pub fn retry_allowed(&self) -> bool {
+        self.change(|core| core.budget.withdraw(Instant::now()))
+    }
+
+    /// An active check of an endpoint came back: how long it took, or why it failed.
+    pub fn check_result(
+        &self,
+        id: EndpointId,
+        now: Instant,
+        result: Result<Duration, (BreakerClass, String)>,
+    ) {
+        self.change(|core| core.set.check_result(id, now, result.map(|_took| ())));
+    }
+
+    /// The members, for health checks.
+    pub fn endpoints(&self) -> Vec<(EndpointId, EndpointSpec)> {
+        let core = self.lock();
+        core.set.members().map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
+    }
+
+    /// What is known of it at `now`.
+    pub fn view(&self, now: Instant) -> UpstreamView {
+        let (endpoints, panicking) = self.change(|core| (core.set.view(now), core.set.panicking()));
+        UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking }
+    }
+
+    /// Changes the core under its lock, then tells the observer what came of it.
+    fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
+        let (result, events) = {
+            let mut core = self.lock();
+            (change(&mut core), core.set.take_events())
+        };
+        for event in events {
+            match event {
+                Event::Breaker(endpoint, transition) => {
+                    self.observer.breaker(&self.name, &endpoint, transition.to, &transition.why);
+                }
+                Event::Health { endpoint, up, why } => self.observer.health(&self.name, &endpoint, up, &why),
+                Event::Panic(on) => self.observer.panic(&self.name, on),
+            }
+        }
+        result
+    }
+
+    /// A panic elsewhere while it was held costs that connection, not the upstream.
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's hold on an endpoint. It settles twice: once established or failed, once ended. Dropped without, it says
+/// nothing about the endpoint: so is a connection to be dropped whose client left before the server could show itself.
+pub struct Lease {
+    upstream: Arc<Upstream>,
+    spec: Arc<EndpointSpec>,
+    label: Arc<str>,
+    id: EndpointId,
+    trial: bool,
+    /// `None` once it is settled.
+    attempt: Option<Attempt>,
+}
+
+impl Lease {
+    /// Where to go.
+    pub fn spec(&self) -> &EndpointSpec {
+        &self.spec
+    }
+
+    /// The endpoint's name in records and metrics.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// The endpoint, for `tried`.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Does it try a half-open circuit?
+    pub fn is_trial(&self) -> bool {
+        self.trial
+    }
+
+    /// It is connected, through TLS where there is TLS; `took` is what this attempt took.
+    pub fn established(&mut self, now: Instant, took: Duration) {
+        if let Some(attempt) = &mut self.attempt {
+            self.upstream.change(|core| core.set.established(attempt, now, took));
+        }
+    }
+
+    /// It could not be established.
+    pub fn failed(self, now: Instant, class: BreakerClass) {
+        self.failed_with(now, class, breaker::in_words(class));
+    }
+
+    /// It could not be established, and this was seen: the admin shows it.
+    pub fn failed_with(mut self, now: Instant, class: BreakerClass, detail: &str) {
+        self.settle_failed(now, class, detail);
+    }
+
+    /// It was established and has ended: well, or in a way that counts against the endpoint.
+    pub fn ended(mut self, now: Instant, class: Option<BreakerClass>) {
+        match class {
+            Some(class) => self.settle_failed(now, class, breaker::in_words(class)),
+            None => {
+                if let Some(attempt) = self.attempt.take() {
+                    self.upstream.change(|core| core.set.ended_well(attempt, now));
+                }
+            }
+        }
+    }
+
+    fn settle_failed(&mut self, now: Instant, class: BreakerClass, detail: &str) {
+        if let Some(attempt) = self.attempt.take() {
+            self.upstream.change(|core| core.set.failed(attempt, now, class, detail, &mut core.rng));
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            self.upstream.change(|core| core.set.released(attempt));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is told, as lines.
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<String>>);
+
+    impl Notes {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    impl Observer for Notes {
+        fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
+            let why = why.split(';').next().unwrap();
+            self.0.lock().unwrap().push(format!("{upstream} {endpoint} {}: {why}", to.label()));
+        }
+        fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str) {
+            self.0.lock().unwrap().push(format!("{upstream} {endpoint} up={up}: {why}"));
+        }
+        fn panic(&self, upstream: &str, on: bool) {
+            self.0.lock().unwrap().push(format!("{upstream} panic={on}"));
+        }
+    }
+
+    fn upstream() -> (Arc<Upstream>, Arc<Notes>, Instant) {
+        let notes = Arc::new(Notes::default());
+        let retry = backoff::Settings::default();
+        let upstream = Upstream::new("orders", Settings::default(), &retry, 1, notes.clone());
+        let now = Instant::now();
+        upstream.update(vec![EndpointSpec::new("db1:5432".parse().unwrap())], now);
+        (upstream, notes, now)
+    }
+
+    #[test]
+    fn a_lease_counts_as_open_until_it_is_settled_or_dropped() {
+        let (upstream, _, now) = upstream();
+        let open = || upstream.view(now).endpoints[0].open;
+        let mut lease = upstream.pick(now, None, &[]).unwrap();
+        let dropped = upstream.pick(now, None, &[]).unwrap();
+        assert_eq!((lease.label().as_ref(), open()), ("db1:5432", 2));
+        drop(dropped);
+        assert_eq!(open(), 1);
+        lease.established(now, Duration::from_millis(3));
+        lease.ended(now, None);
+        let view = upstream.view(now);
+        assert_eq!((view.endpoints[0].open, view.endpoints[0].established_total), (0, 1));
+        assert_eq!(view.endpoints[0].establish_ms, Some(3));
+    }
+
+    #[test]
+    fn the_single_endpoint_that_fails_is_refused_at_once_and_recovers_by_a_trial() {
+        let (upstream, notes, start) = upstream();
+        for _ in 0..5 {
+            let lease = upstream.pick(start, None, &[]).unwrap();
+            lease.failed_with(start, BreakerClass::Refused, "10.0.0.5:5432 refused the connection");
+        }
+        assert_eq!(notes.take(), ["orders db1:5432 open: 5 × connection refused"]);
+        let failure = upstream.pick(start, None, &[]).err().unwrap();
+        assert_eq!(failure.reason, crate::failure::Reason::CircuitOpen);
+        assert!(
+            failure.detail.starts_with("db1:5432: circuit open after 5 × connection refused"),
+            "{failure}"
+        );
+        let view = upstream.view(start);
+        assert!(!view.panicking && !view.endpoints[0].ready);
+        assert!(view.endpoints[0].reopens_in_ms.is_some_and(|ms| (3750..=5000).contains(&ms)));
+        let last = view.endpoints[0].last_failure.as_ref().unwrap();
+        assert_eq!(&*last.detail, "10.0.0.5:5432 refused the connection");
+
+        let later = start + Duration::from_secs(5);
+        let mut trial = upstream.pick(later, None, &[]).unwrap();
+        assert!(trial.is_trial());
+        assert!(upstream.pick(later, None, &[]).is_err(), "one at a time");
+        trial.established(later, Duration::from_millis(1));
+        trial.ended(later, None);
+        assert_eq!(notes.take().len(), 2, "half-open, then closed");
+        assert!(!upstream.pick(later, None, &[]).unwrap().is_trial());
+    }
+
+    #[test]
+    fn a_view_is_json_with_the_words_of_the_interface() {
+        let (upstream, _, now) = upstream();
+        let id = upstream.endpoints()[0].0;
+        upstream.check_result(id, now, Ok(Duration::from_millis(1)));
+        let view = serde_json::to_value(upstream.view(now)).unwrap();
+        assert_eq!(
+            view,
+            serde_json::json!({
+                "name": "orders", "waiting": 0, "panicking": false,
+                "endpoints": [{
+                    "address": "db1:5432", "weight": 1, "backup": false, "health": "up", "breaker": "closed",
+                    "open": 0, "ready": true, "panicking": false, "established_total": 0, "failed_total": 0,
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn retries_are_bounded_by_the_budget() {
+        let (upstream, _, _) = upstream();
+        assert_eq!((0..50).filter(|_| upstream.retry_allowed()).count(), 10);
+    }
 }

@@ -1,0 +1,227 @@
+//! Opens listening sockets: TCP, Unix, systemd's. Each error names the address and what would mend it.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, SockRef, Type};
+
+use super::Settings;
+#[cfg(unix)]
+use super::unix::{Access, SocketFile};
+use crate::addr::ListenAddr;
+
+#[cfg(target_os = "linux")]
+pub use super::systemd::unused_systemd_sockets;
+
+/// No system but Linux passes sockets.
+#[cfg(not(target_os = "linux"))]
+pub fn unused_systemd_sockets() -> Vec<String> {
+    Vec::new()
+}
+
+/// One listening socket. Clones share it; it closes with the last of them, and then the file of a Unix socket goes too.
+#[derive(Clone, Debug)]
+pub struct Bound(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    written: ListenAddr,
+    local: ListenAddr,
+    // Before the file: fields are dropped in this order, and what still finds the file should be refused, not wait.
+    socket: Socket,
+    #[cfg(unix)]
+    file: Option<SocketFile>,
+}
+
+/// Not registered with any reactor, so that it can move from one to another.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Socket {
+    pub(super) fn try_clone(&self) -> io::Result<Socket> {
+        Ok(match self {
+            Socket::Tcp(socket) => Socket::Tcp(socket.try_clone()?),
+            #[cfg(unix)]
+            Socket::Unix(socket) => Socket::Unix(socket.try_clone()?),
+        })
+    }
+
+    /// Queue and options that may change over a socket's life. `listen` on a listening socket only sets its queue.
+    fn set(&self, settings: &Settings) -> io::Result<()> {
+        let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
+        match self {
+            Socket::Tcp(socket) => {
+                // Accepted connections inherit these on Linux; elsewhere they are set on each.
+                if cfg!(target_os = "linux") {
+                    settings.tcp.apply(socket)?;
+                }
+                SockRef::from(socket).listen(backlog)
+            }
+            #[cfg(unix)]
+            Socket::Unix(socket) => SockRef::from(socket).listen(backlog),
+        }
+    }
+}
+
+impl Bound {
+    /// The address as it is written in the file.
+    pub fn written(&self) -> &ListenAddr {
+        &self.0.written
+    }
+
+    /// The address that it has come to: port 0 filled in, systemd's name followed.
+    pub fn local(&self) -> &ListenAddr {
+        &self.0.local
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.0.socket
+    }
+
+    /// Whether clients still find it: nobody has removed or replaced a Unix socket's file.
+    fn is_reachable(&self) -> bool {
+        #[cfg(unix)]
+        if let Some(file) = &self.0.file {
+            return file.is_ours();
+        }
+        true
+    }
+
+    fn new(written: &ListenAddr, local: ListenAddr, socket: Socket) -> Bound {
+        Bound(Arc::new(Inner {
+            written: written.clone(),
+            local,
+            socket,
+            #[cfg(unix)]
+            file: None,
+        }))
+    }
+}
+
+/// All addresses of a listener, or the first problem. What was bound for nothing closes again.
+pub(super) fn bind_all(settings: &Settings, earlier: &[Bound]) -> Result<Vec<Bound>, String> {
+    #[cfg(unix)]
+    let access = Access::new(settings)?;
+    let mut bounds = Vec::new();
+    let mut kept = Vec::new();
+    for address in &settings.addresses {
+        let known = bounds.len();
+        bounds.extend(
+            earlier.iter().filter(|bound| bound.written() == address && bound.is_reachable()).cloned(),
+        );
+        if bounds.len() > known {
+            kept.extend_from_slice(&bounds[known..]);
+            continue;
+        }
+        match address {
+            ListenAddr::Tcp(tcp) => bounds.push(bind_tcp(*tcp, settings)?),
+            #[cfg(unix)]
+            ListenAddr::Unix(path) => {
+                let (socket, file) = super::unix::bind(path, &access, settings.backlog)?;
+                bounds.push(Bound(Arc::new(Inner {
+                    written: address.clone(),
+                    local: address.clone(),
+                    socket: Socket::Unix(socket),
+                    file: Some(file),
+                })));
+            }
+            #[cfg(not(unix))]
+            ListenAddr::Unix(_) => {
+                return Err(format!("{address}: this system has no Unix sockets; write 127.0.0.1:PORT"));
+            }
+            #[cfg(target_os = "linux")]
+            ListenAddr::Systemd(name) => {
+                for (local, socket) in super::systemd::sockets(name)? {
+                    let refused = |error| format!("cannot listen on {address}: {error}");
+                    socket.set(settings).map_err(refused)?;
+                    bounds.push(Bound::new(address, local, socket));
+                }
+            }
+            #[cfg(not(target_os = "linux"))]
+            ListenAddr::Systemd(_) => {
+                return Err(format!("{address}: only systemd passes sockets, and it is not on this system"));
+            }
+        }
+    }
+    // Last, so that a reload that fails has changed nothing.
+    for bound in kept {
+        let refused = |error| format!("cannot set the options of {}: {error}", bound.written());
+        bound.socket().set(settings).map_err(refused)?;
+        #[cfg(unix)]
+        if let Some(file) = &bound.0.file {
+            access.give_to(file.path())?;
+        }
+    }
+    Ok(bounds)
+}
+
+fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, String> {
+    // [::] takes IPv4 along, unless 0.0.0.0 is written beside it.
+    let v4_twin = ListenAddr::Tcp((Ipv4Addr::UNSPECIFIED, address.port()).into());
+    let v6_only = settings.addresses.contains(&v4_twin);
+    let open = || -> io::Result<(Socket, SocketAddr)> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(v6_only)?;
+        }
+        // A restart must not wait for connections in TIME_WAIT. On Windows the option means something else: that others
+        // may take the port over.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
+        let local = listener.local_addr()?;
+        let socket = Socket::Tcp(listener);
+        socket.set(settings)?;
+        Ok((socket, local))
+    };
+    match open() {
+        Ok((socket, local)) => Ok(Bound::new(&ListenAddr::Tcp(address), ListenAddr::Tcp(local), socket)),
+        Err(error) => Err(format!("cannot listen on {address}: {error}{}", tcp_next_step(address, &error))),
+    }
+}
+
+/// What would mend a refused TCP address.
+pub(super) fn tcp_next_step(address: SocketAddr, error: &io::Error) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse if cfg!(unix) => format!("; `ss -ltnp sport = :{port}` shows who has it"),
+        io::ErrorKind::AddrInUse => {
+            format!("; `netstat -ano -p tcp | findstr :{port}` shows the process that has it")
+        }
+        io::ErrorKind::AddrNotAvailable => format!(
+            "; no interface of this host has {}: `ip address` shows those there are, and [::] with `allow` takes them all",
+            address.ip()
+        ),
+        io::ErrorKind::PermissionDenied if cfg!(target_os = "linux") && port < 1024 => {
+            "; ports below 1024 need AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or sysctl \
+             net.ipv4.ip_unprivileged_port_start"
+                .into()
+        }
+        io::ErrorKind::PermissionDenied if cfg!(windows) => {
+            "; the port may be reserved: `netsh int ipv4 show excludedportrange tcp` lists such".into()
+        }
+        _ if has_no_family(error) => {
+            "; this host has no IPv6: write the IPv4 address (0.0.0.0 in place of [::])".into()
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(unix)]
+fn has_no_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+#[cfg(not(unix))]
+fn has_no_family(_: &io::Error) -> bool {
+    false
+}

@@ -1,0 +1,196 @@
+//! What the sections say about each other: names that must exist, addresses that meet, loops, and what nobody uses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::file::{self, UpstreamOf};
+use super::kinds::Entry;
+use super::reader::{Reader, nearest};
+use super::section::At;
+use crate::addr::{EndpointAddr, Host, ListenAddr};
+
+/// Every name that is used exists, and every name that exists is used.
+pub(super) fn names(
+    identities: &[Entry<file::Identity>],
+    upstreams: &[Entry<file::Upstream>],
+    listeners: &[Entry<file::Listener>],
+    reader: &mut Reader,
+) {
+    for upstream in upstreams {
+        if let Some(At { value: name, place }) = upstream.section.identity.given()
+            && !identities.iter().any(|known| known.name == *name)
+        {
+            let mend = missing("identity", name, identities.iter().map(|known| known.name.as_str()));
+            reader.problem(place, format!("there is no [identity.{name}]"), mend);
+        }
+    }
+    let mut used = Vec::new();
+    for listener in listeners {
+        if let Some(At { value: UpstreamOf::Name(name), place }) = listener.section.upstream.given() {
+            used.push(name);
+            if !upstreams.iter().any(|known| known.name == *name) {
+                let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
+                reader.problem(place, format!("there is no [upstream.{name}]"), mend);
+            }
+        }
+    }
+    for Entry { place, .. } in upstreams.iter().filter(|upstream| !used.contains(&&upstream.name)) {
+        reader.warning(place, "no listener uses it", "name it as the `upstream` of a listener, or remove it");
+    }
+    let uses = |name: &String| upstreams.iter().any(|user| user.section.identity.value() == Some(name));
+    for Entry { place, .. } in identities.iter().filter(|identity| !uses(&identity.name)) {
+        reader.warning(
+            place,
+            "no upstream uses it",
+            "name it as the `identity` of an upstream, or remove it",
+        );
+    }
+}
+
+fn missing<'a>(section: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    if let Some(nearest) = nearest(name, known.clone()) {
+        return format!("did you mean \"{nearest}\"?");
+    }
+    let known: Vec<_> = known.collect();
+    match known.is_empty() {
+        true => format!("add [{section}.{name}]"),
+        false => format!("add [{section}.{name}], or name one of: {}", known.join(", ")),
+    }
+}
+
+fn admin_is_local(admin: &file::Admin, reader: &mut Reader) {
+    for At { value, place } in admin.address.value().into_iter().flatten() {
+        if let ListenAddr::Tcp(socket) = value
+            && !socket.ip().to_canonical().is_loopback()
+        {
+            reader.problem(
+                place,
+                format!("other hosts could reach {socket}, and this version has no token to tell them apart"),
+                format!("write \"127.0.0.1:{}\" or \"unix:/run/nuncio/admin.sock\"", socket.port()),
+            );
+        }
+    }
+}
+
+/// No address is listened on twice, dialled by ourselves, or open to more than it should be.
+pub(super) fn addresses(
+    admin: &file::Admin,
+    upstreams: &[Entry<file::Upstream>],
+    listeners: &[Entry<file::Listener>],
+    reader: &mut Reader,
+) {
+    admin_is_local(admin, reader);
+    loops(upstreams, listeners, reader);
+    let of_listeners =
+        listeners.iter().flat_map(|listener| listener.section.address.value().into_iter().flatten());
+    let all: Vec<_> = admin.address.value().into_iter().flatten().chain(of_listeners).collect();
+    for (index, later) in all.iter().enumerate() {
+        if let Some(first) = all[..index].iter().find(|first| meet(&first.value, &later.value)) {
+            let message =
+                format!("{} is taken by {} ({})", later.value, first.place.key, reader.name(&first.place),);
+            reader.problem(&later.place, message, "give each its own port or path");
+        }
+    }
+}
+
+/// Whether both cannot be bound at a time.
+fn meet(one: &ListenAddr, other: &ListenAddr) -> bool {
+    match (one, other) {
+        (ListenAddr::Tcp(one), ListenAddr::Tcp(other)) => {
+            let same = one.ip().to_canonical() == other.ip().to_canonical();
+            one.port() != 0
+                && one.port() == other.port()
+                && (same || covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+        }
+        (one, other) => one == other,
+    }
+}
+
+/// Whether a listener on the one address gets what is sent to the other. `[::]` is dual stack.
+fn covers(listening: IpAddr, other: IpAddr) -> bool {
+    match listening {
+        IpAddr::V6(ip) => ip.is_unspecified(),
+        IpAddr::V4(ip) => ip.is_unspecified() && other.to_canonical().is_ipv4(),
+    }
+}
+
+/// No endpoint is one of our own listeners: each connection would open the next until the descriptors end.
+fn loops(upstreams: &[Entry<file::Upstream>], listeners: &[Entry<file::Listener>], reader: &mut Reader) {
+    let of_listeners =
+        listeners.iter().flat_map(|listener| listener.section.address.value().into_iter().flatten());
+    let ours: Vec<(SocketAddr, &At<ListenAddr>)> = of_listeners
+        .filter_map(|at| match &at.value {
+            ListenAddr::Tcp(socket) => Some((*socket, at)),
+            ListenAddr::Unix(_) | ListenAddr::Systemd(_) => None,
+        })
+        .collect();
+    for upstream in upstreams {
+        let fixed = upstream.section.endpoints.value().into_iter().flatten();
+        let fixed = fixed.filter_map(|entry| entry.value.address.given());
+        for endpoint in fixed.chain(upstream.section.dns.given()) {
+            if let Some((_, listener)) = ours.iter().find(|(socket, _)| is_ours(*socket, &endpoint.value)) {
+                let message = format!(
+                    "{} is our own {} ({}): every connection would open another one to ourselves",
+                    endpoint.value,
+                    listener.place.key,
+                    reader.name(&listener.place),
+                );
+                reader.problem(
+                    &endpoint.place,
+                    message,
+                    "name the server that is meant, or move the listener",
+                );
+            }
+        }
+    }
+}
+
+fn is_ours(listening: SocketAddr, endpoint: &EndpointAddr) -> bool {
+    if listening.port() != endpoint.port {
+        return false;
+    }
+    let listening = listening.ip().to_canonical();
+    match &endpoint.host {
+        Host::Name(name) => {
+            (&**name == "localhost" || name.ends_with(".localhost"))
+                && (listening.is_loopback() || listening.is_unspecified())
+        }
+        Host::Ip(ip) => {
+            let ip = ip.to_canonical();
+            ip == listening || (ip.is_loopback() && covers(listening, ip))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_cannot_both_be_bound_meet() {
+        let meet = |one: &str, other: &str| {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(super::meet(&one, &other), super::meet(&other, &one));
+            super::meet(&one, &other)
+        };
+        assert!(meet("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(meet("0.0.0.0:1", "127.0.0.1:1"));
+        assert!(meet("[::]:1", "127.0.0.1:1"));
+        assert!(meet("unix:/a", "unix:/a"));
+        assert!(!meet("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!meet("127.0.0.1:0", "127.0.0.1:0"));
+        assert!(!meet("0.0.0.0:1", "[::1]:1"));
+        assert!(!meet("127.0.0.1:1", "127.0.0.2:1"));
+    }
+
+    #[test]
+    fn an_endpoint_that_leads_back_to_a_listener_is_ours() {
+        let ours =
+            |listening: &str, endpoint: &str| is_ours(listening.parse().unwrap(), &endpoint.parse().unwrap());
+        assert!(ours("127.0.0.1:1", "localhost:1"));
+        assert!(ours("0.0.0.0:1", "127.0.0.1:1"));
+        assert!(ours("[::]:1", "[::1]:1"));
+        assert!(!ours("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!ours("127.0.0.1:1", "db:1"));
+        assert!(!ours("127.0.0.1:1", "127.0.0.2:1"));
+    }
+}

@@ -1,0 +1,398 @@
+//! The written shape: every section and every key, declared once with its kind, its default and its text.
+//!
+//! A key's docstring is what `conf/nuncio.toml` says about it, a test holds the defaults beside those of the steps'
+//! own `Settings`. Leaves to `meaning` what the values mean together.
+
+use toml::de::DeValue;
+
+use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
+use super::pin::PinText;
+use super::problem::Place;
+use super::reader::Reader;
+use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
+use super::words::{
+    self, Backoff, DnsServer, FilePath, Ip, KernelTime, Level, Listen, Mode, Network, Rate, ServerName, Size,
+    Text, Time, TimeOrZero,
+};
+use crate::health;
+use crate::record::Format;
+use crate::relay::OnTruncation;
+use crate::tls;
+use crate::upstream::balancer::Balance;
+
+sections! {
+    /// A whole file.
+    struct File {
+        /// How long open connections may go on after SIGTERM; a second signal ends them now.
+        drain_timeout: TimeOrZero = default("30s");
+        /// Each connection is ended up to this much earlier, so that clients do not all come back at once.
+        drain_jitter: TimeOrZero = default("5s");
+        /// More files, relative to this one, read in the order of their names. `*` may stand in the last part.
+        include: OneOrMany<Text> = example(["conf.d/*.toml"]);
+        /// Liveness, readiness, metrics and the API over HTTP. Without an address there is none.
+        admin: Admin = section;
+        /// What is written to standard error, the record of each connection included.
+        log: Log = section;
+        /// What the whole process may use.
+        runtime: Runtime = section;
+        /// How names are looked up.
+        dns: Dns = section;
+        /// Who we are and whom we trust. Upstreams name it.
+        identity: Named<Identity> = section;
+        /// Where connections go. One may also stand within its listener: upstream = { endpoints = [...] }.
+        upstream: Named<Upstream> = section;
+        /// Where the programs connect to, in plaintext.
+        listener: Named<Listener> = section;
+    }
+
+    /// `[admin]`
+    struct Admin {
+        /// IP:PORT on loopback, unix:/PATH or systemd:NAME; or a list of them.
+        address: OneOrMany<Listen> = example("127.0.0.1:9746");
+    }
+
+    /// `[log]`
+    struct Log {
+        /// text or json.
+        format: Choice<Format> = default("text");
+        /// error, warn, info, debug or trace; for one part of the program: "info,nuncio::upstream=debug".
+        level: Level = default("info");
+    }
+
+    /// `[runtime]`
+    struct Runtime {
+        /// Threads that relay. Without it: one a core, at most four.
+        threads: Count<1, 256> = example(2);
+        /// What all relay buffers may take together.
+        memory: Size = default("64MiB");
+        /// Connections open at a time in the whole process. Without it: what the descriptor limit allows.
+        connections: Count<1, 10_000_000> = example(10000);
+    }
+
+    /// `[dns]`
+    struct Dns {
+        /// Servers to ask, IP or IP:PORT. Empty: the system's.
+        servers: List<DnsServer> = default([]);
+        /// Answers are kept at least this long, whatever their TTL.
+        ttl_floor: Time = default("1s");
+        /// Answers are kept at most this long, whatever their TTL.
+        ttl_ceiling: Time = default("5m");
+        /// How long one look-up may take.
+        timeout: Time = default("3s");
+    }
+
+    /// `[identity.NAME]`
+    struct Identity {
+        /// PEM file with the CAs that servers are checked against. Without it: the system's roots.
+        ca: FilePath = example("/etc/nuncio/ca.pem");
+        /// PEM file with our certificate, and the chain behind it.
+        certificate: FilePath = example("/etc/nuncio/client.pem");
+        /// PEM file with the certificate's private key.
+        key: FilePath = example("/etc/nuncio/client.key");
+        /// What happens when others on this host can read the key file: warn, or strict (refuse to start).
+        key_permissions: Choice<KeyPermissions> = default("warn");
+    }
+
+    /// `[upstream.NAME]`
+    struct Upstream {
+        /// HOST:PORT of each server; the addresses of one are raced.
+        endpoints: List<Endpoint> = shown(["db1.example.com:5432", "db2.example.com:5432"]);
+        /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint.
+        dns: words::Endpoint = example("db.example.com:5432");
+        /// What is spoken before TLS. tcp: nothing.
+        protocol: Choice<Protocol> = default("tcp");
+        /// direct: from the first byte. off: none, the bytes go as they are.
+        tls: Choice<tls::Mode> = default("direct");
+        /// Which [identity.NAME]. Without it: the system's roots, and no certificate of ours.
+        identity: Text = shown("example");
+        /// SNI, and the name that the certificate must carry. Without it: the name written in `endpoints` or `dns`.
+        server_name: ServerName = example("db.example.com");
+        /// Application protocols offered in the handshake.
+        alpn: List<Text> = default([]);
+        /// Oldest TLS version accepted: 1.2 or 1.3.
+        tls_min: Choice<tls::Version> = default("1.2");
+        /// Newest TLS version offered.
+        tls_max: Choice<tls::Version> = default("1.3");
+        /// Offer X25519MLKEM768. It makes the ClientHello larger than one packet, which a few old firewalls drop.
+        post_quantum: Flag = default(true);
+        /// Accept exactly these keys ("spki-sha256:...") or certificates ("leaf-sha256:..."), hex or base64, whatever
+        /// their chain and name. For servers whose certificate cannot be mended.
+        pins: List<PinText> = default([]);
+        /// Look at nothing: whoever answers gets the data. For a test bench.
+        danger_accept_any_certificate: Flag = default(false);
+        /// Whose turn it is: least_connections, round_robin, random or source_hash. All of them heed weights.
+        balance: Choice<Balance> = default("least_connections");
+        /// /readyz says no while this upstream has no usable endpoint.
+        required: Flag = default(false);
+        /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset or close.
+        on_truncation: Choice<OnTruncation> = default("reset");
+        /// The local address to dial from.
+        source_address: Ip = example("10.0.0.5");
+        /// How long each stage may take.
+        timeouts: Timeouts = section;
+        /// Checks beside the traffic.
+        health: Health = section;
+        /// When an endpoint is left alone, and how it comes back.
+        breaker: Breaker = section;
+        /// How a failed opening is followed by the next one. Nothing is retried once a byte of the client was delivered.
+        retry: Retry = section;
+        /// What may be open and waiting at a time.
+        limits: Limits = section;
+        /// The sockets to the servers.
+        tcp: Tcp = section;
+    }
+
+    /// An entry of `endpoints` that is a table.
+    struct EndpointTable {
+        /// HOST:PORT.
+        address: words::Endpoint = needed("db1.example.com:5432");
+        /// Its share of the connections, beside the others' weights; 0: no new ones.
+        weight: Count<0, 1000> = default(1);
+        /// Used only while no other is ready.
+        backup: Flag = default(false);
+        /// As the upstream's, for this one only.
+        server_name: ServerName = example("db1.example.com");
+    }
+
+    /// `[upstream.NAME.timeouts]`
+    struct Timeouts {
+        /// From the endpoint's name to its addresses.
+        resolve: Time = default("3s");
+        /// TCP, over all addresses of one endpoint.
+        connect: Time = default("3s");
+        /// The plaintext messages before TLS.
+        negotiate: Time = default("5s");
+        /// TLS.
+        handshake: Time = default("5s");
+        /// The queue and all attempts together.
+        establish: Time = default("10s");
+        /// Silence in both directions that ends a connection, or off.
+        idle: Off<Time> = default("off");
+        /// Silence after one side has closed; restarts with every byte.
+        half_close: Time = default("60s");
+        /// Age that ends a connection, or off.
+        lifetime: Off<Time> = default("off");
+        /// Share of `idle` and `lifetime` by which they are drawn shorter, so that what began together does not end together.
+        jitter: Share = default(0.1);
+    }
+
+    /// `[upstream.NAME.health]`
+    struct Health {
+        /// off, tcp (connects) or tls (connects and shakes hands). Without it: the deepest that the upstream has.
+        kind: Choice<health::Kind> = example("tls");
+        /// Time between two checks of an endpoint.
+        interval: Time = default("5s");
+        /// How long one may take.
+        timeout: Time = default("2s");
+        /// Passed checks in a row that bring an endpoint up.
+        rise: Count<1, 1000> = default(2);
+        /// Failed checks in a row that take it down.
+        fall: Count<1, 1000> = default(3);
+        /// Share of `interval` by which each pause is drawn shorter or longer.
+        jitter: Share = default(0.1);
+    }
+
+    /// `[upstream.NAME.breaker]`
+    struct Breaker {
+        /// Failed connections in a row that open the circuit, or off.
+        consecutive: Off<Count<1, 1_000_000>> = default(5);
+        /// Share of failed connections within `window` that opens it, or off.
+        failure_rate: Off<Share> = default("off");
+        /// How far back `failure_rate` looks.
+        window: Time = default("30s");
+        /// Connections within `window` below which `failure_rate` says nothing.
+        minimum: Count<1, 1_000_000> = default(20);
+        /// How long it is open the first time; doubles with every failed trial.
+        open_for: Time = default("5s");
+        /// The longest it is open.
+        max_open: Time = default("2m");
+        /// Connections that may try at a time before it closes again.
+        half_open_trials: Count<1, 1000> = default(1);
+        /// Share of the endpoints that may be out at a time; beyond it connections are let through, and the log says so.
+        max_ejected: Share = default(0.5);
+        /// A connection that the server ends this soon after the handshake, without a byte, has failed.
+        early_close: TimeOrZero = default("1s");
+    }
+
+    /// `[upstream.NAME.retry]`
+    struct Retry {
+        /// Attempts for one connection, the first included.
+        attempts: Count<1, 100> = default(3);
+        /// Bound of the first pause and of the longest; each pause is drawn from zero to its bound.
+        backoff: Backoff = default("25ms..1s");
+        /// Retries per connection over the last ten seconds, beyond the first ten.
+        budget: Share = default(0.2);
+    }
+
+    /// `[upstream.NAME.limits]`
+    struct Limits {
+        /// Connections open or being opened. Without it: no limit.
+        connections: Count<1, 10_000_000> = example(200);
+        /// Connections that may wait for a place; further ones are refused at once.
+        pending: Count<0, 10_000_000> = default(1024);
+        /// How long one waits.
+        queue_timeout: Time = default("5s");
+    }
+
+    /// `[upstream.NAME.tcp]` and `[listener.NAME.tcp]`
+    struct Tcp {
+        /// Silence after which the kernel asks whether the peer is there, or off.
+        keepalive: Off<KernelTime> = default("60s");
+        /// Time between such questions.
+        keepalive_interval: KernelTime = default("15s");
+        /// Unanswered questions that end the connection.
+        keepalive_count: Count<1, 127> = default(4);
+        /// How long sent data may stay unacknowledged (Linux), or off: the system's.
+        user_timeout: Off<KernelTime> = default("2m");
+    }
+
+    /// `[listener.NAME]`
+    struct Listener {
+        /// IP:PORT, unix:/PATH, systemd:NAME; or a list of them. Other than loopback only with `allow`.
+        address: OneOrMany<Listen> = needed("127.0.0.1:5432");
+        /// Which [upstream.NAME]; or a table with its keys, for an upstream of this listener only.
+        upstream: UpstreamOf = needed("example");
+        /// Networks that may connect over TCP. Without it: this host only.
+        allow: List<Network> = example(["10.0.0.0/8"]);
+        /// Users of this host that may connect. Without it and `allow_groups`: all of them.
+        allow_users: List<Text> = example(["erp"]);
+        /// Groups of this host whose members may connect.
+        allow_groups: List<Text> = example(["erp"]);
+        /// Permissions of Unix sockets, as in chmod. Without it: "0660".
+        mode: Mode = example("0660");
+        /// Owner of Unix sockets.
+        owner: Text = example("nuncio");
+        /// Group of Unix sockets.
+        group: Text = example("erp");
+        /// Connections that the kernel holds until they are accepted.
+        backlog: Count<1, 65535> = default(1024);
+        /// Connections open at a time. Without it: no limit.
+        connections: Count<1, 10_000_000> = example(1000);
+        /// Connections of one source (address or user) open at a time. Without it: no limit.
+        connections_per_source: Count<1, 10_000_000> = example(100);
+        /// New connections a second. Without it: no limit.
+        rate: Rate = example("100/s");
+        /// The clients' sockets.
+        tcp: Tcp = section;
+    }
+}
+
+/// An entry of `endpoints`: an address, or a table with more.
+#[derive(Debug)]
+pub(super) struct Endpoint;
+
+impl Kind for Endpoint {
+    type Value = EndpointTable;
+    const KEYS: &'static [Key] = <EndpointTable as Section>::KEYS;
+    const NESTED: Nested = Nested::Entry;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<EndpointTable> {
+        if let DeValue::Table(table) = value {
+            return Some(reader.section(table, place));
+        }
+        let address = words::Endpoint::read(value, place, reader)?;
+        let address = Field::Given(At { value: address, place: place.clone() });
+        Some(EndpointTable { address, ..EndpointTable::default() })
+    }
+}
+
+/// `upstream` of a listener.
+#[derive(Debug)]
+pub(super) enum UpstreamOf {
+    /// The name of an `[upstream.NAME]`.
+    Name(String),
+    /// One of its own.
+    Inline(Box<Upstream>),
+}
+
+impl Kind for UpstreamOf {
+    type Value = UpstreamOf;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<UpstreamOf> {
+        match value {
+            DeValue::Table(table) => Some(UpstreamOf::Inline(Box::new(reader.section(table, place)))),
+            value => {
+                let wants = "an upstream's name or a table";
+                string(value, place, reader, wants, "\"orders\"", None).map(UpstreamOf::Name)
+            }
+        }
+    }
+}
+
+/// `key_permissions`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyPermissions {
+    Warn,
+    Strict,
+}
+
+impl Choices for KeyPermissions {
+    const ALL: &'static [(&'static str, Self)] = &[("warn", Self::Warn), ("strict", Self::Strict)];
+}
+
+/// `protocol`. There is one so far, with nothing to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Tcp,
+}
+
+impl Choices for Protocol {
+    const ALL: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp)];
+
+    fn about(word: &str) -> Option<Fault> {
+        let later =
+            ["postgres", "mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "xmpp", "redis"];
+        later.contains(&word).then(|| Fault {
+            message: format!("\"{word}\" is not built yet in this version; known: tcp"),
+            mend: "if the server speaks TLS from its first byte, protocol = \"tcp\" with tls = \"direct\" reaches it"
+                .to_owned(),
+        })
+    }
+}
+
+impl Choices for tls::Mode {
+    const ALL: &'static [(&'static str, Self)] = &[("direct", Self::Direct), ("off", Self::Off)];
+
+    fn about(word: &str) -> Option<Fault> {
+        (word == "negotiate").then(|| Fault {
+            message: "\"negotiate\" wants a protocol that starts TLS on demand, and tcp has no way to ask"
+                .to_owned(),
+            mend: "write tls = \"direct\" for TLS from the first byte, tls = \"off\" for none".to_owned(),
+        })
+    }
+}
+
+impl Choices for tls::Version {
+    const ALL: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
+
+    fn about(word: &str) -> Option<Fault> {
+        ["1.0", "1.1", "1"].contains(&word).then(|| Fault {
+            message: format!("TLS {word} is withdrawn (RFC 8996), and nuncio does not speak it"),
+            mend: "write \"1.2\", and switch TLS 1.2 on at the server".to_owned(),
+        })
+    }
+}
+
+impl Choices for Balance {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("least_connections", Self::LeastConnections),
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("source_hash", Self::SourceHash),
+    ];
+    const LATER: &'static [&'static str] = &["peak_ewma", "maglev"];
+}
+
+impl Choices for health::Kind {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("tcp", Self::Tcp), ("tls", Self::Tls)];
+    const LATER: &'static [&'static str] = &["protocol", "http"];
+}
+
+impl Choices for Format {
+    const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Choices for OnTruncation {
+    const ALL: &'static [(&'static str, Self)] = &[("reset", Self::Reset), ("close", Self::Close)];
+}

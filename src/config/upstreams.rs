@@ -1,0 +1,269 @@
+//! What an `[upstream.NAME]` means: where its endpoints come from, how they are spoken to, and within which limits.
+
+use super::Upstream;
+use super::file;
+use super::kinds::Entry;
+use super::meaning::{Bound, in_order, tcp, time};
+use super::problem::Place;
+use super::reader::Reader;
+use super::section::{At, Field};
+use crate::addr::Host;
+use crate::discovery::Source;
+use crate::tls::Mode;
+use crate::upstream::EndpointSpec;
+use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
+
+/// One upstream, with the problems of its keys among themselves noted.
+pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Upstream {
+    let Entry { section: mut written, place, .. } = entry;
+    let source = source(&written, &place, reader);
+    let tls = tls(&written, &source, reader);
+    let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
+    let health = health(written_health, &written.tls, reader);
+    let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
+    let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
+    let timeouts = timeouts(&written_timeouts, &limits, reader);
+    let relay = relay::Settings::default();
+    let default = set::Limits::default();
+    Upstream {
+        tls,
+        source,
+        identity: written.identity.taken(),
+        set: set::Settings {
+            balance: written.balance.or(Default::default()),
+            breaker: breaker(written.breaker.taken().unwrap_or_default(), reader),
+            rise: health.rise,
+            fall: health.fall,
+            limits: set::Limits {
+                connections: limits.connections.taken(),
+                pending: limits.pending.or(default.pending),
+                queue_timeout: limits.queue_timeout.or(default.queue_timeout),
+            },
+        },
+        health,
+        timeouts,
+        retry: retry(written.retry.taken().unwrap_or_default()),
+        dial: dial::Settings {
+            source_address: written.source_address.taken(),
+            tcp: tcp(written.tcp.taken().unwrap_or_default()),
+        },
+        relay: relay::Settings {
+            idle: written_timeouts.idle.or(relay.idle),
+            half_close: written_timeouts.half_close.or(relay.half_close),
+            lifetime: written_timeouts.lifetime.or(relay.lifetime),
+            jitter: written_timeouts.jitter.or(relay.jitter),
+            on_truncation: written.on_truncation.or(relay.on_truncation),
+        },
+        required: written.required.or(false),
+    }
+}
+
+fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Source {
+    match (&written.endpoints, &written.dns) {
+        (Field::Given(_), Field::Given(dns)) => {
+            reader.problem(&dns.place, "stands beside `endpoints`", "keep one of them");
+        }
+        (Field::Absent, Field::Absent) => {
+            let mend = "add for example: endpoints = [\"db.example.com:5432\"]";
+            reader.problem(place, "has neither `endpoints` nor `dns`", mend);
+        }
+        _ => {}
+    }
+    if let Some(dns) = written.dns.given() {
+        if let Host::Ip(_) = dns.value.host {
+            let mend = format!("write endpoints = [\"{}\"]", dns.value);
+            reader.problem(&dns.place, "wants a name to look up, and this is an address", mend);
+        }
+        return Source::Dns(dns.value.clone());
+    }
+    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
+    if endpoints.value.is_empty() {
+        reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
+    }
+    let mut specs: Vec<EndpointSpec> = Vec::new();
+    for At { value: entry, .. } in &endpoints.value {
+        let Some(At { value: address, place }) = entry.address.given() else { continue };
+        if specs.iter().any(|known| known.address == *address) {
+            reader.problem(
+                place,
+                format!("{address} is there twice"),
+                "remove one; for a larger share, give it a weight",
+            );
+        }
+        specs.push(EndpointSpec {
+            address: address.clone(),
+            weight: entry.weight.or(1),
+            backup: entry.backup.or(false),
+            server_name: entry.server_name.value().cloned(),
+        });
+    }
+    if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {
+        reader.warning(
+            &endpoints.place,
+            "every endpoint has weight 0",
+            "give one a weight: no connection will be made",
+        );
+    }
+    Source::Fixed(specs)
+}
+
+fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::Settings {
+    let default = tls::Settings::default();
+    let show = |version| match version {
+        tls::Version::Tls12 => "1.2".to_owned(),
+        tls::Version::Tls13 => "1.3".to_owned(),
+    };
+    let (min_version, max_version) = in_order(
+        Bound("tls_min", &written.tls_min, default.min_version),
+        Bound("tls_max", &written.tls_max, default.max_version),
+        show,
+        reader,
+    );
+    let pins = written.pins.value().map(|pins| pins.iter().map(|pin| pin.value.clone()).collect());
+    let alpn = written.alpn.value().map(|alpn| alpn.iter().map(|name| name.value.clone()).collect());
+    let settings = tls::Settings {
+        mode: written.tls.or(default.mode),
+        server_name: written.server_name.value().cloned(),
+        alpn: alpn.unwrap_or_default(),
+        min_version,
+        max_version,
+        post_quantum: written.post_quantum.or(default.post_quantum),
+        pins: pins.unwrap_or_default(),
+        danger_accept_any_certificate: written.danger_accept_any_certificate.or(false),
+    };
+    match settings.mode {
+        Mode::Off => without_tls(written, reader),
+        Mode::Direct => with_tls(written, &settings, source, reader),
+    }
+    settings
+}
+
+/// `tls = "off"` beside keys that only mean something with TLS: whoever wrote them expects it to be on.
+fn without_tls(written: &file::Upstream, reader: &mut Reader) {
+    fn place<T>(field: &Field<T>, counts: impl Fn(&T) -> bool) -> Option<Place> {
+        field.given().filter(|at| counts(&at.value)).map(|at| at.place.clone())
+    }
+    let of_endpoints = written.endpoints.value().into_iter().flatten();
+    let of_endpoints = of_endpoints.filter_map(|entry| place(&entry.value.server_name, |_| true));
+    let keys = [
+        place(&written.identity, |_| true),
+        place(&written.server_name, |_| true),
+        place(&written.alpn, |alpn| !alpn.is_empty()),
+        place(&written.pins, |pins| !pins.is_empty()),
+        place(&written.danger_accept_any_certificate, |danger| *danger),
+    ];
+    for place in keys.into_iter().flatten().chain(of_endpoints) {
+        let mend = "remove it, or write tls = \"direct\"";
+        reader.problem(&place, "says how TLS is done, and tls = \"off\" sends everything in plaintext", mend);
+    }
+}
+
+fn with_tls(written: &file::Upstream, settings: &tls::Settings, source: &Source, reader: &mut Reader) {
+    if let Some(danger) = written.danger_accept_any_certificate.given().filter(|danger| danger.value) {
+        match written.pins.given().filter(|pins| !pins.value.is_empty()) {
+            Some(pins) => {
+                let mend = "remove danger_accept_any_certificate: the pins alone accept what they name";
+                reader.problem(&pins.place, "names what is accepted, and danger_accept_any_certificate accepts all", mend);
+            }
+            None => reader.warning(
+                &danger.place,
+                "DANGER: no certificate is checked; whoever answers at that address reads and writes the data",
+                "name the server's CA in an identity, or its key in `pins`",
+            ),
+        }
+        return;
+    }
+    let Source::Fixed(specs) = source else { return };
+    if settings.server_name.is_some() || !settings.pins.is_empty() {
+        return;
+    }
+    let places = written.endpoints.value().into_iter().flatten();
+    for (spec, entry) in specs.iter().zip(places.filter(|entry| entry.value.address.given().is_some())) {
+        if let (Host::Ip(ip), None) = (&spec.address.host, &spec.server_name) {
+            reader.warning(
+                &entry.place,
+                format!("the certificate there must carry the address {ip} itself"),
+                "if it carries a name instead, write it as server_name",
+            );
+        }
+    }
+}
+
+fn timeouts(written: &file::Timeouts, limits: &file::Limits, reader: &mut Reader) -> establish::Timeouts {
+    let default = establish::Timeouts::default();
+    let establish = written.establish.or(default.establish);
+    let stages =
+        [&written.resolve, &written.connect, &written.negotiate, &written.handshake, &limits.queue_timeout];
+    for stage in stages {
+        if let Some(stage) = stage.given().filter(|stage| stage.value > establish) {
+            let message =
+                format!("never comes to pass: timeouts.establish ends it all after {}", time(establish));
+            reader.warning(&stage.place, message, "raise timeouts.establish above it, or lower it");
+        }
+    }
+    establish::Timeouts {
+        resolve: written.resolve.or(default.resolve),
+        connect: written.connect.or(default.connect),
+        negotiate: written.negotiate.or(default.negotiate),
+        handshake: written.handshake.or(default.handshake),
+        establish,
+    }
+}
+
+fn health(written: file::Health, tls: &Field<Mode>, reader: &mut Reader) -> health::Settings {
+    if let Some(kind) = written.kind.given()
+        && kind.value == health::Kind::Tls
+        && tls.value() == Some(&Mode::Off)
+    {
+        let mend = "write kind = \"tcp\", or remove it";
+        reader.problem(&kind.place, "checks TLS, and this upstream has tls = \"off\"", mend);
+    }
+    let default = health::Settings::default();
+    health::Settings {
+        kind: written.kind.taken(),
+        interval: written.interval.or(default.interval),
+        timeout: written.timeout.or(default.timeout),
+        rise: written.rise.or(default.rise),
+        fall: written.fall.or(default.fall),
+        jitter: written.jitter.or(default.jitter),
+    }
+}
+
+fn breaker(written: file::Breaker, reader: &mut Reader) -> set::breaker::Settings {
+    let default = set::breaker::Settings::default();
+    let (open_for, max_open) = in_order(
+        Bound("open_for", &written.open_for, default.open_for),
+        Bound("max_open", &written.max_open, default.max_open),
+        time,
+        reader,
+    );
+    if let Some(rate) = written.failure_rate.given().filter(|rate| rate.value == Some(0.0)) {
+        reader.problem(
+            &rate.place,
+            "0 would open the circuit without a failure",
+            "write a share above 0, or \"off\"",
+        );
+    }
+    set::breaker::Settings {
+        consecutive: written.consecutive.or(default.consecutive),
+        failure_rate: written.failure_rate.or(default.failure_rate),
+        window: written.window.or(default.window),
+        minimum: written.minimum.or(default.minimum),
+        open_for,
+        max_open,
+        half_open_trials: written.half_open_trials.or(default.half_open_trials),
+        max_ejected: written.max_ejected.or(default.max_ejected),
+        early_close: written.early_close.or(default.early_close),
+    }
+}
+
+fn retry(written: file::Retry) -> backoff::Settings {
+    let default = backoff::Settings::default();
+    let (backoff_min, backoff_max) = written.backoff.or((default.backoff_min, default.backoff_max));
+    backoff::Settings {
+        attempts: written.attempts.or(default.attempts),
+        backoff_min,
+        backoff_max,
+        budget: written.budget.or(default.budget),
+    }
+}

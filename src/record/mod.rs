@@ -1,0 +1,289 @@
+//! record: what became of one connection, opened at accept and written exactly once.
+//!
+//! Owns the record of each connection, the table of those that are open, the memory of the last ones that ended, and the
+//! line that is printed. A record that is dropped unwritten writes itself. Leaves it to `connection` to fill it in, and
+//! to `metrics` to count. What an open connection costs here is kept well under a KiB.
+
+mod entry;
+mod id;
+mod journal;
+mod output;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::addr::{ClientAddr, ListenerName, UpstreamName};
+use crate::failure::{Failure, Outcome, Reason, Side, Stage};
+use crate::metrics::{End, Open, Timed};
+use crate::relay::Flow;
+use crate::socket::TcpFacts;
+use crate::tls;
+
+use self::entry::{Counted, Entry, Relaying};
+
+pub use self::id::ConnectionId;
+pub use self::journal::Journal;
+pub use self::view::{AttemptView, ConnectionView, Millis, PeerView, State, Timestamp, TlsView};
+
+/// How records are written: `[log]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One line of `key=value`.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// The record of one connection, filled in on its way.
+#[derive(Debug)]
+pub struct Record {
+    /// Its name.
+    pub id: ConnectionId,
+    /// Where it was routed to.
+    pub upstream: Option<UpstreamName>,
+    /// The endpoint it is tried with, or was last.
+    pub endpoint: Option<Arc<str>>,
+    /// Every endpoint tried, in order; the one that worked too. [`Record::relaying`] takes them over.
+    pub attempts: Vec<Attempt>,
+    /// How long each step took.
+    pub times: Times,
+    /// What the TLS handshake came to. [`Record::relaying`] takes it over, in a smaller form.
+    pub tls: Option<Box<tls::Summary>>,
+    /// What the kernel says of the upstream's leg, at its end.
+    pub tcp: Option<TcpFacts>,
+    /// The user that the client's process runs as.
+    pub user: Option<u32>,
+    /// What is moved. Shared with the relay.
+    pub flow: Arc<Flow>,
+    journal: Arc<Journal>,
+    entry: Arc<Entry>,
+    open: Option<Open>,
+    written: bool,
+}
+
+/// One endpoint that was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which.
+    pub endpoint: Arc<str>,
+    /// Where it failed; `None`: it did not.
+    pub stage: Option<Stage>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How long each step took; `None`: the step was not taken, or not finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Waiting for a place.
+    pub queue: Option<Duration>,
+    /// Name to addresses.
+    pub resolve: Option<Duration>,
+    /// TCP.
+    pub connect: Option<Duration>,
+    /// Through an outbound proxy.
+    pub proxy: Option<Duration>,
+    /// The plaintext messages before TLS.
+    pub negotiate: Option<Duration>,
+    /// TLS.
+    pub handshake: Option<Duration>,
+}
+
+impl Times {
+    fn each(&self) -> [(Timed, Option<Duration>); 6] {
+        [
+            (Timed::Queue, self.queue),
+            (Timed::Resolve, self.resolve),
+            (Timed::Connect, self.connect),
+            (Timed::Proxy, self.proxy),
+            (Timed::Negotiate, self.negotiate),
+            (Timed::Handshake, self.handshake),
+        ]
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// At the coarsest.
+    pub outcome: Outcome,
+    /// What went wrong; with `Cancelled`, what made it leave, if that is known.
+    pub failure: Option<Failure>,
+    /// Who ended it first.
+    pub closed_by: Option<Side>,
+    /// A bare liveness probe: nothing was sent, and the client went away before anything happened. Counted, but printed
+    /// at debug only, and not remembered, so that a probe every second does not push out the connections worth reading.
+    pub quiet: bool,
+}
+
+impl Record {
+    /// Opens the record of a connection that was accepted at `at`.
+    pub fn open(journal: &Arc<Journal>, listener: &ListenerName, client: &ClientAddr, at: Instant) -> Record {
+        let flow = Arc::new(Flow::default());
+        let entry = Arc::new(Entry {
+            id: ConnectionId::next(),
+            listener: listener.clone(),
+            client: client.clone(),
+            accepted: at,
+            opened: SystemTime::now().checked_sub(at.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH),
+            flow: flow.clone(),
+            counted: Counted::default(),
+            relaying: OnceLock::new(),
+        });
+        journal.enter(&entry);
+        let user = match client {
+            ClientAddr::Unix { uid } => *uid,
+            ClientAddr::Tcp(_) => None,
+        };
+        Record {
+            id: entry.id,
+            upstream: None,
+            endpoint: None,
+            attempts: Vec::new(),
+            times: Times::default(),
+            tls: None,
+            tcp: None,
+            user,
+            flow,
+            journal: journal.clone(),
+            entry,
+            open: None,
+            written: false,
+        }
+    }
+
+    /// The connection is established: from here on it counts as open, and others see where it goes.
+    pub fn relaying(&mut self) {
+        if self.entry.relaying.get().is_some() {
+            return;
+        }
+        let relaying = self.known();
+        if let Some(upstream) = &relaying.series.upstream {
+            upstream.established(self.entry.accepted.elapsed());
+        }
+        self.open = Some(relaying.series.opened());
+        // It was empty just now, and only this record sets it.
+        drop(self.entry.relaying.set(Box::new(relaying)));
+    }
+
+    /// Writes the record.
+    pub fn close(mut self, ending: Ending) {
+        self.write(ending);
+    }
+
+    /// Moves what was filled in to where it takes less room, and counts the steps.
+    fn known(&mut self) -> Relaying {
+        let series =
+            self.journal.metrics.series(&self.entry.listener, self.upstream.as_ref(), self.endpoint.as_ref());
+        if let Some(upstream) = &series.upstream {
+            for (stage, took) in self.times.each() {
+                if let Some(took) = took {
+                    upstream.stage(stage, took);
+                }
+            }
+        }
+        Relaying {
+            upstream: self.upstream.clone(),
+            endpoint: self.endpoint.clone(),
+            attempts: std::mem::take(&mut self.attempts).into_boxed_slice(),
+            times: self.times,
+            tls: self.tls.take().map(|summary| self.journal.smaller(*summary)),
+            user: self.user,
+            series,
+        }
+    }
+
+    fn write(&mut self, ending: Ending) {
+        if std::mem::replace(&mut self.written, true) {
+            return;
+        }
+        let duration = self.entry.accepted.elapsed();
+        let made;
+        let entry = self.entry.clone();
+        let known = match entry.relaying.get() {
+            Some(relaying) => &**relaying,
+            None => {
+                made = self.known();
+                &made
+            }
+        };
+        entry.settle(&known.series);
+        let failure = ending.failure.as_ref().map(|failure| (failure.stage, failure.reason, failure.side));
+        known.series.ended(End { outcome: ending.outcome, failure }, duration);
+        self.open = None;
+        let mut view = entry.view(Some(known), duration);
+        view.ended(ending.outcome, ending.failure, ending.closed_by, self.tcp);
+        self.journal.leave(&entry, view, ending.quiet);
+    }
+
+    /// The last step that was surely begun, for a record that nobody closed.
+    fn stage(&self) -> Stage {
+        if self.entry.relaying.get().is_some() {
+            Stage::Relay
+        } else if self.endpoint.is_some() {
+            Stage::Connect
+        } else if self.upstream.is_some() {
+            Stage::Queue
+        } else {
+            Stage::Admit
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.written {
+            return;
+        }
+        // A panic is no cancellation: it is our fault, and must show as such.
+        let ending = if std::thread::panicking() {
+            let detail = "a panic in the connection's task; its message is in the log";
+            let reason = Reason::ProxyInternalError;
+            Ending {
+                outcome: Outcome::Failed,
+                failure: Some(Failure::new(self.stage(), reason, Side::Ambassador, detail)),
+                closed_by: Some(Side::Ambassador),
+                quiet: false,
+            }
+        } else {
+            Ending { outcome: Outcome::Cancelled, failure: None, closed_by: None, quiet: false }
+        };
+        self.write(ending);
+    }
+}
+
+impl ConnectionView {
+    fn ended(
+        &mut self,
+        outcome: Outcome,
+        failure: Option<Failure>,
+        closed_by: Option<Side>,
+        tcp: Option<TcpFacts>,
+    ) {
+        self.state = State::Ended;
+        self.outcome = Some(outcome);
+        self.closed_by = closed_by;
+        self.rtt_ms = tcp.map(|tcp| Millis(tcp.rtt));
+        self.retransmits = tcp.map(|tcp| tcp.retransmits);
+        if let Some(failure) = failure {
+            self.stage = Some(failure.stage);
+            self.reason = Some(failure.reason);
+            self.side = Some(failure.side);
+            self.next_step = Some(failure.next_step().into());
+            self.detail = Some(failure.detail);
+        }
+    }
+}
+
+impl From<&Attempt> for AttemptView {
+    fn from(attempt: &Attempt) -> Self {
+        let Attempt { endpoint, stage, reason, took } = attempt;
+        AttemptView { endpoint: endpoint.clone(), stage: *stage, reason: *reason, ms: Millis(*took) }
+    }
+}

@@ -1,0 +1,409 @@
+//! From a configuration to running parts. Everything that can be refused is built first; only then anything changes.
+//!
+//! Owns the comparison of an old with a new configuration: what did not change is kept, with its state, so that a reload
+//! touches no connection, no breaker and no count that it need not touch.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::task::JoinHandle;
+
+use super::Foundation;
+use crate::accept::{self, Acceptor};
+use crate::addr::{ListenAddr, UpstreamName};
+use crate::admit::Gate;
+use crate::config::{self, Config};
+use crate::connection::{Listener, Targets};
+use crate::drain::Drain;
+use crate::establish::Target;
+use crate::failure::Failure;
+use crate::metrics::Metrics;
+use crate::tls::{self, ClientTls, Identity};
+use crate::upstream::{EndpointSpec, Upstream};
+use crate::{discovery, health};
+
+/// Everything that a configuration set in motion.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) identities: BTreeMap<String, Arc<Identity>>,
+    pub(super) upstreams: BTreeMap<UpstreamName, Running>,
+    pub(super) doors: BTreeMap<ListenAddr, Door>,
+    gates: BTreeMap<String, (crate::admit::Settings, Arc<Gate>)>,
+}
+
+/// An upstream and the tasks that keep it up to date.
+pub(super) struct Running {
+    written: config::Upstream,
+    pub(super) target: Arc<Target>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// One listening address.
+pub(super) struct Door {
+    settings: accept::Settings,
+    pub(super) listener: Arc<RwLock<Arc<Listener>>>,
+    pub(super) bound: Vec<ListenAddr>,
+    pub(super) stop: Arc<Drain>,
+}
+
+/// What a new configuration needs, built and not yet in effect.
+pub(super) struct Plan {
+    identities: BTreeMap<String, Arc<Identity>>,
+    targets: Vec<(UpstreamName, config::Upstream, Arc<Target>, bool)>,
+    gates: BTreeMap<String, (crate::admit::Settings, Arc<Gate>)>,
+    bound: BTreeMap<ListenAddr, Acceptor>,
+}
+
+impl Plan {
+    /// Builds all that can be refused: identities, TLS, users and groups, sockets.
+    ///
+    /// # Errors
+    /// Every problem, not only the first; nothing has changed then.
+    pub(super) fn build(config: &Config, old: &Parts, foundation: &Foundation) -> Result<Plan, Vec<String>> {
+        let mut problems = Vec::new();
+        let identities = load_identities(config, old, &mut problems);
+        let mut targets = Vec::new();
+        for (name, written) in &config.upstreams {
+            match build_target(name, written, &identities, old, foundation) {
+                Ok((target, kept)) => targets.push((name.clone(), written.clone(), target, kept)),
+                Err(found) => {
+                    problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")))
+                }
+            }
+        }
+        let mut gates = BTreeMap::new();
+        let mut bound = BTreeMap::new();
+        for (name, listener) in &config.listeners {
+            match build_gate(name, &listener.admit, old) {
+                Ok(gate) => drop(gates.insert(name.to_string(), (listener.admit.clone(), gate))),
+                Err(problem) => problems.push(format!("listener.{name}: {problem}")),
+            }
+            for settings in one_by_one(&listener.accept) {
+                let address = settings.addresses[0].clone();
+                if old.doors.get(&address).is_some_and(|door| door.settings == settings) {
+                    continue;
+                }
+                match Acceptor::bind(&settings) {
+                    Ok(acceptor) => drop(bound.insert(address, acceptor)),
+                    Err(problem) => problems.push(format!("listener.{name}: {problem}")),
+                }
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(Plan { identities, targets, gates, bound }),
+            false => Err(problems),
+        }
+    }
+
+    /// Puts the plan into effect. Cannot fail.
+    pub(super) fn install(self, config: &Config, parts: &mut Parts, foundation: &Arc<Foundation>) {
+        let Plan { identities, targets, gates, mut bound } = self;
+        parts.identities = identities;
+        parts.gates = gates;
+
+        let mut before = std::mem::take(&mut parts.upstreams);
+        for (name, written, target, kept) in targets {
+            let running = match before.remove(&name) {
+                Some(running) if kept => running,
+                replaced => {
+                    replaced.iter().for_each(Running::stop);
+                    Running::start(written, target, foundation)
+                }
+            };
+            parts.upstreams.insert(name, running);
+        }
+        before.values().for_each(Running::stop);
+
+        let targets: Arc<Targets> = Arc::new(
+            parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
+        );
+        let mut before = std::mem::take(&mut parts.doors);
+        for (name, written) in &config.listeners {
+            let Some((_, gate)) = parts.gates.get(&**name) else { continue };
+            let listener = Arc::new(Listener {
+                name: name.clone(),
+                gate: gate.clone(),
+                route: written.route.clone(),
+                targets: targets.clone(),
+                journal: foundation.journal.clone(),
+                metrics: foundation.metrics.clone(),
+                drain: foundation.watch.clone(),
+            });
+            for settings in one_by_one(&written.accept) {
+                let address = settings.addresses[0].clone();
+                let door = match bound.remove(&address) {
+                    Some(acceptor) => Door::open(settings, acceptor, listener.clone(), foundation),
+                    None => match before.remove(&address) {
+                        Some(door) => door.now_serves(listener.clone()),
+                        None => continue,
+                    },
+                };
+                if let Some(replaced) = parts.doors.insert(address, door) {
+                    replaced.stop.start();
+                }
+            }
+        }
+        before.values().for_each(|door| door.stop.start());
+    }
+}
+
+impl Running {
+    fn start(written: config::Upstream, target: Arc<Target>, foundation: &Foundation) -> Running {
+        let follow = discovery::follow_as(
+            written.source.clone(),
+            target.resolver.clone(),
+            target.upstream.clone(),
+            written.tls.server_name.clone(),
+        );
+        let mut tasks = vec![tokio::spawn(follow)];
+        let deepest = health::Kind::deepest(target.tls.is_some());
+        let kind = written.health.kind.unwrap_or(deepest);
+        if kind != health::Kind::Off {
+            let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
+            let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
+            tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), probe)));
+        }
+        Running { written, target, tasks }
+    }
+
+    fn stop(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// `required`: counts for readiness.
+    pub(super) fn required(&self) -> bool {
+        self.written.required
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Door {
+    fn open(
+        settings: accept::Settings,
+        acceptor: Acceptor,
+        listener: Arc<Listener>,
+        foundation: &Arc<Foundation>,
+    ) -> Door {
+        let bound = acceptor.local_addrs();
+        for address in &bound {
+            tracing::info!(listener = &*listener.name, address = %address, "listening");
+        }
+        let (stop, watch) = Drain::new();
+        let current = Arc::new(RwLock::new(listener));
+        let (shared, serving) = (foundation.clone(), current.clone());
+        tokio::spawn(acceptor.run(foundation.permits.clone(), watch, move |accepted, permit| {
+            let listener = serving.read().unwrap_or_else(PoisonError::into_inner).clone();
+            shared.reactors.serve(|moved| async move {
+                crate::connection::serve(accepted, listener, moved).await;
+                drop(permit);
+            });
+        }));
+        Door { settings, listener: current, bound, stop: Arc::new(stop) }
+    }
+
+    fn now_serves(self, listener: Arc<Listener>) -> Door {
+        *self.listener.write().unwrap_or_else(PoisonError::into_inner) = listener;
+        self
+    }
+}
+
+/// Checks as [`Target`] does, and counts them.
+struct Counted {
+    target: Arc<Target>,
+    metrics: Arc<Metrics>,
+}
+
+impl health::Probe for Counted {
+    fn check<'a>(
+        &'a self,
+        spec: &'a EndpointSpec,
+        kind: health::Kind,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(async move {
+            let result = self.target.check(spec, kind).await;
+            let endpoint = spec.address.to_string();
+            self.metrics.health_check(self.target.upstream.name(), &endpoint, result.is_ok());
+            result
+        })
+    }
+}
+
+fn load_identities(
+    config: &Config,
+    old: &Parts,
+    problems: &mut Vec<String>,
+) -> BTreeMap<String, Arc<Identity>> {
+    let mut identities = BTreeMap::new();
+    for (name, settings) in &config.identities {
+        match Identity::load(name, settings) {
+            Ok(identity) => {
+                for warning in &identity.warnings {
+                    tracing::warn!("{warning}");
+                }
+                // Unchanged files keep their generation, and with it the sessions that may be resumed.
+                let kept = old.identities.get(name).filter(|known| known.generation == identity.generation);
+                identities.insert(name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(identity)));
+            }
+            Err(found) => problems.extend(found),
+        }
+    }
+    identities
+}
+
+/// The target of an upstream, and whether the running one can be kept as it is.
+fn build_target(
+    name: &UpstreamName,
+    written: &config::Upstream,
+    identities: &BTreeMap<String, Arc<Identity>>,
+    old: &Parts,
+    foundation: &Foundation,
+) -> Result<(Arc<Target>, bool), Vec<String>> {
+    let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
+    if written.identity.is_some() && identity.is_none() {
+        // Its own problem has been said already.
+        return Err(Vec::new());
+    }
+    let known = old.upstreams.get(name);
+    let same_identity = known.is_some_and(|running| match (&running.target.tls, identity) {
+        (Some(tls), Some(identity)) => tls.generation() == Some(identity.generation),
+        (_, None) => true,
+        (None, Some(_)) => false,
+    });
+    if let Some(running) = known.filter(|running| running.written == *written && same_identity) {
+        return Ok((running.target.clone(), true));
+    }
+    let tls = match written.tls.mode {
+        tls::Mode::Off => None,
+        tls::Mode::Direct => {
+            match known.filter(|running| running.written.tls == written.tls && same_identity) {
+                Some(running) => running.target.tls.clone(),
+                None => Some(Arc::new(ClientTls::new(&written.tls, identity.map(Arc::as_ref))?)),
+            }
+        }
+    };
+    let same_set =
+        known.filter(|running| running.written.set == written.set && running.written.retry == written.retry);
+    let upstream = match same_set {
+        Some(running) => running.target.upstream.clone(),
+        None => Upstream::new(
+            name.clone(),
+            written.set.clone(),
+            &written.retry,
+            fastrand::u64(..),
+            foundation.observer.clone(),
+        ),
+    };
+    let target = target(written, upstream, tls, foundation.resolver.clone());
+    Ok((Arc::new(target), false))
+}
+
+fn build_gate(name: &str, settings: &crate::admit::Settings, old: &Parts) -> Result<Arc<Gate>, String> {
+    match old.gates.get(name) {
+        Some((known, gate)) if known == settings => Ok(gate.clone()),
+        _ => Gate::new(settings).map(Arc::new),
+    }
+}
+
+/// A listener's settings, one address each: sockets are kept or replaced one by one.
+fn one_by_one(settings: &accept::Settings) -> impl Iterator<Item = accept::Settings> + '_ {
+    settings
+        .addresses
+        .iter()
+        .map(|address| accept::Settings { addresses: vec![address.clone()], ..settings.clone() })
+}
+
+/// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.
+pub(crate) fn lone_target(
+    config: &Config,
+    name: &UpstreamName,
+    resolver: &crate::discovery::Resolver,
+) -> Result<Target, Vec<String>> {
+    let Some(written) = config.upstreams.get(name) else {
+        return Err(vec![format!("there is no upstream '{name}'")]);
+    };
+    let identity = match &written.identity {
+        None => None,
+        Some(identity) => match config.identities.get(identity) {
+            Some(settings) => Some(Identity::load(identity, settings)?),
+            None => return Err(vec![format!("there is no identity '{identity}'")]),
+        },
+    };
+    let tls = match written.tls.mode {
+        tls::Mode::Off => None,
+        tls::Mode::Direct => Some(Arc::new(ClientTls::new(&written.tls, identity.as_ref())?)),
+    };
+    let upstream = Upstream::new(
+        name.clone(),
+        written.set.clone(),
+        &written.retry,
+        fastrand::u64(..),
+        Arc::new(Unheard),
+    );
+    Ok(target(written, upstream, tls, resolver.clone()))
+}
+
+/// Loads all that a configuration names, without binding or dialling.
+pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut identities = BTreeMap::new();
+    for (name, settings) in &config.identities {
+        match Identity::load(name, settings) {
+            Ok(identity) => drop(identities.insert(name.clone(), identity)),
+            Err(found) => problems.extend(found),
+        }
+    }
+    for (name, written) in &config.upstreams {
+        let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
+        let has_its_identity = written.identity.is_none() || identity.is_some();
+        if written.tls.mode == tls::Mode::Direct
+            && has_its_identity
+            && let Err(found) = ClientTls::new(&written.tls, identity)
+        {
+            problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
+        }
+    }
+    for (name, written) in &config.listeners {
+        if let Err(problem) = Gate::new(&written.admit) {
+            problems.push(format!("listener.{name}: {problem}"));
+        }
+    }
+    if problems.is_empty() { Ok(identities.into_values().collect()) } else { Err(problems) }
+}
+
+fn target(
+    written: &config::Upstream,
+    upstream: Arc<Upstream>,
+    tls: Option<Arc<ClientTls>>,
+    resolver: crate::discovery::Resolver,
+) -> Target {
+    Target {
+        upstream,
+        resolver,
+        set_name: match &written.source {
+            discovery::Source::Dns(name) => Some(name.host.clone()),
+            discovery::Source::Fixed(_) => None,
+        },
+        dial: written.dial.clone(),
+        tls,
+        timeouts: written.timeouts.clone(),
+        retry: written.retry.clone(),
+        relay: written.relay.clone(),
+        early_close: written.set.breaker.early_close,
+    }
+}
+
+/// Nobody watches.
+struct Unheard;
+
+impl crate::upstream::Observer for Unheard {
+    fn breaker(&self, _: &str, _: &str, _: crate::upstream::State, _: &str) {}
+    fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
+    fn panic(&self, _: &str, _: bool) {}
+}

@@ -1,0 +1,78 @@
+//! proof: does the server still want us after the handshake? What health checks and probes ask; a connection just relays.
+//!
+//! In TLS 1.3 a client's handshake ends before the server has looked at its certificate: "no" comes afterwards. And there
+//! are servers that shake hands with everyone and hang up on everyone. Both show within a short time, unprompted.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::Instant;
+
+use super::{ClientTls, Secured, late_failure};
+use crate::failure::{Failure, Reason, Stage};
+use crate::relay::{Carried, Engine, HEADROOM, How, MAX_RECORD};
+
+/// How long our close_notify may take: it is a courtesy that keeps the server's log free of complaints.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+impl Secured {
+    /// Listens for `window` and then says goodbye. Data and tickets are welcome, and so is silence.
+    ///
+    /// # Errors
+    /// The refusal of our certificate, or an end of the connection that nobody asked for.
+    pub async fn prove<S>(self, stream: &mut S, window: Duration, tls: &ClientTls) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut carried = self.carried;
+        let unwritten = carried.flush(stream).await.err();
+        match tokio::time::timeout(window, listen(&mut carried, stream)).await {
+            Ok(how) => Err(late_failure(&how, false, tls).unwrap_or_else(|| slammed(&how))),
+            Err(_) if unwritten.is_some() => Err(slammed(&How::UpstreamReset)),
+            Err(_) => {
+                let deadline = Instant::now() + FAREWELL;
+                // How a server answers the goodbye is its own business; only a refusal of our certificate is not.
+                match tokio::time::timeout_at(deadline, carried.close(stream)).await {
+                    Ok(how @ How::TlsAlert(_)) => late_failure(&how, false, tls).map_or(Ok(()), Err),
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Reads until the server ends the stream, and tells how it did.
+async fn listen<E: Engine, S: AsyncRead + Unpin>(carried: &mut Carried<E>, stream: &mut S) -> How {
+    let mut held = carried.ciphertext.len();
+    let mut buffer = vec![0; HEADROOM + MAX_RECORD.max(held)];
+    buffer[HEADROOM..HEADROOM + held].copy_from_slice(&std::mem::take(&mut carried.ciphertext));
+    loop {
+        let opened = carried.engine.open(&mut buffer, HEADROOM, HEADROOM + held);
+        if let Some(fault) = opened.fault {
+            return fault.into();
+        }
+        if opened.closed {
+            return How::Closed;
+        }
+        buffer.copy_within(HEADROOM + opened.consumed..HEADROOM + held, HEADROOM);
+        held -= opened.consumed;
+        // Kept for the goodbye, should the window close while we wait here.
+        carried.ciphertext = buffer[HEADROOM..HEADROOM + held].to_vec();
+        match stream.read(&mut buffer[HEADROOM + held..]).await {
+            Ok(0) => return How::Truncated,
+            Ok(read) => held += read,
+            Err(_) => return How::UpstreamReset,
+        }
+    }
+}
+
+fn slammed(how: &How) -> Failure {
+    let did = match how {
+        How::Closed => "closed",
+        How::Truncated => "dropped",
+        _ => "reset",
+    };
+    let detail =
+        format!("the server {did} the connection right after the handshake, before anybody had said a thing");
+    Failure::upstream(Stage::Handshake, Reason::EarlyClose, detail)
+}

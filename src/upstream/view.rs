@@ -1,0 +1,104 @@
+//! An upstream as the admin interface and the metrics show it.
+//!
+//! Owns the shape of the answer. Leaves the words and numbers to those who know them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::endpoint::Ready;
+use super::set::EndpointSet;
+use crate::addr::UpstreamName;
+use crate::failure::BreakerClass;
+
+/// An upstream at a moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpstreamView {
+    /// Its name.
+    pub name: UpstreamName,
+    /// Its endpoints, without those that only finish what is open.
+    pub endpoints: Vec<EndpointView>,
+    /// Connections that wait for a place.
+    pub waiting: usize,
+    /// More circuits are open than `max_ejected` allows: some connections are let through them.
+    pub panicking: bool,
+}
+
+/// An endpoint at a moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointView {
+    /// Its name in records and metrics: where it is, as written.
+    pub address: Arc<str>,
+    /// Its share.
+    pub weight: u32,
+    /// Used only when no primary is ready.
+    pub backup: bool,
+    /// `unknown`, `up` or `down`.
+    pub health: &'static str,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
+    /// Until the circuit becomes half-open, while it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reopens_in_ms: Option<u64>,
+    /// Connections open or being established.
+    pub open: u32,
+    /// Would it take a connection now, if only as a trial?
+    pub ready: bool,
+    /// It is not ready, and gets connections all the same, because too many others are not.
+    pub panicking: bool,
+    /// The last thing that went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailureView>,
+    /// Connections that were established, ever.
+    pub established_total: u64,
+    /// Connections that failed, ever: before they were established, or soon after.
+    pub failed_total: u64,
+    /// How long the latest took to be established.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub establish_ms: Option<u64>,
+}
+
+/// The last thing that went wrong at an endpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastFailureView {
+    /// What the circuit counts it as.
+    pub class: BreakerClass,
+    /// What was seen.
+    pub detail: Box<str>,
+    /// How long ago.
+    pub ago_ms: u64,
+}
+
+impl EndpointSet {
+    /// What is known of the members at `now`.
+    pub(super) fn view(&mut self, now: Instant) -> Vec<EndpointView> {
+        let through = self.census(now).through;
+        let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+        let members = self.endpoints.iter().enumerate().filter(|(_, endpoint)| !endpoint.leaving);
+        members
+            .map(|(place, endpoint)| EndpointView {
+                address: endpoint.label.clone(),
+                weight: endpoint.spec.weight,
+                backup: endpoint.spec.backup,
+                health: endpoint.health().label(),
+                breaker: endpoint.breaker.state(now).label(),
+                reopens_in_ms: endpoint
+                    .breaker
+                    .opens_again(now)
+                    .map(|again| ms(again.saturating_duration_since(now))),
+                open: endpoint.open,
+                ready: endpoint.ready(now) == Ready::Yes,
+                panicking: through.contains(&place),
+                last_failure: endpoint.last_failure.as_ref().map(|last| LastFailureView {
+                    class: last.class,
+                    detail: last.detail.clone(),
+                    ago_ms: ms(now.saturating_duration_since(last.at)),
+                }),
+                established_total: endpoint.established_total,
+                failed_total: endpoint.failed_total,
+                establish_ms: endpoint.took.map(ms),
+            })
+            .collect()
+    }
+}
