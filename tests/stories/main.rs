@@ -5,4 +5,6 @@
 pub mod harness;
 
 #[cfg(test)]
+mod ambassador;
+#[cfg(test)]
 mod peers;
