@@ -91,18 +91,19 @@ where
     loop {
         match talk.advance() {
             Ok(Need::Nothing) => return Ok(talk.finish()),
-            Ok(Need::Send) => {
-                let flight = std::mem::take(&mut talk.flight);
-                if progress.hello_bytes == 0 {
-                    progress.hello_bytes = flight.len();
-                }
-                if unwritable.is_none() {
-                    unwritable = stream.write_all(&flight).await.err();
-                }
-            }
             Ok(Need::Record) => {
                 if talk.show_next_record() {
                     continue;
+                }
+                // Only now, that rustls can do nothing more with what came in: the flight is as long as it gets.
+                if !talk.flight.is_empty() {
+                    let flight = std::mem::take(&mut talk.flight);
+                    if progress.hello_bytes == 0 {
+                        progress.hello_bytes = flight.len();
+                    }
+                    if unwritable.is_none() {
+                        unwritable = stream.write_all(&flight).await.err();
+                    }
                 }
                 talk.incoming.reserve(READ);
                 let old = talk.incoming.len();
@@ -135,7 +136,7 @@ struct Talk {
 }
 
 enum Need {
-    Send,
+    /// Something from the server.
     Record,
     /// Data may be sent.
     Nothing,
@@ -151,10 +152,9 @@ impl Talk {
                     encode(&mut data, &mut self.flight);
                     None
                 }
-                Ok(ConnectionState::TransmitTlsData(mut sent)) => {
-                    let last = sent.may_encrypt_app_data().is_some();
-                    sent.done();
-                    (!last).then_some(Need::Send)
+                Ok(ConnectionState::TransmitTlsData(sent)) => {
+                    sent.done(); // it will be, before the next read or with the first data
+                    None
                 }
                 Ok(ConnectionState::BlockedHandshake) => Some(Need::Record),
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Need::Nothing),
