@@ -14,7 +14,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::unbuffered::{Unbuffered, collect_alert, encode};
 use crate::relay::{Carried, Engine, record_length};
@@ -95,19 +95,11 @@ where
                 if talk.show_next_record() {
                     continue;
                 }
-                // Only now, that rustls can do nothing more with what came in: the flight is as long as it gets.
-                if !talk.flight.is_empty() {
-                    let flight = std::mem::take(&mut talk.flight);
-                    if progress.hello_bytes == 0 {
-                        progress.hello_bytes = flight.len();
-                    }
-                    if unwritable.is_none() {
-                        unwritable = stream.write_all(&flight).await.err();
-                    }
+                if progress.hello_bytes == 0 {
+                    progress.hello_bytes = talk.flight.len();
                 }
-                talk.incoming.reserve(READ);
                 let old = talk.incoming.len();
-                match stream.read_buf(&mut talk.incoming).await {
+                match talk.trade(stream, &mut unwritable).await {
                     Ok(0) => return Err(unwritable.map_or(HandshakeCause::Eof, HandshakeCause::Io)),
                     Ok(_) => {}
                     Err(error) => return Err(HandshakeCause::Io(unwritable.unwrap_or(error))),
@@ -185,6 +177,31 @@ impl Talk {
             }
             _ => false,
         }
+    }
+
+    /// Sends the flight, which is as long as it gets now that rustls can do nothing more with what came in, and receives.
+    /// Both at once: the server may be sending too, and then takes nothing before it is rid of that.
+    async fn trade<S>(&mut self, stream: &mut S, unwritable: &mut Option<io::Error>) -> io::Result<usize>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let old = self.incoming.len();
+        self.incoming.resize(old + READ, 0);
+        let read = poll_fn(|cx| {
+            while !self.flight.is_empty() && unwritable.is_none() {
+                match Pin::new(&mut *stream).poll_write(cx, &self.flight) {
+                    Poll::Ready(Ok(0)) => *unwritable = Some(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(written)) => drop(self.flight.drain(..written)),
+                    Poll::Ready(Err(error)) => *unwritable = Some(error),
+                    Poll::Pending => break,
+                }
+            }
+            let mut into = ReadBuf::new(&mut self.incoming[old..]);
+            Pin::new(&mut *stream).poll_read(cx, &mut into).map_ok(|()| into.filled().len())
+        })
+        .await;
+        self.incoming.truncate(old + read.as_ref().map_or(0, |read| *read));
+        read
     }
 
     fn finish(mut self) -> Secured {
