@@ -52,7 +52,9 @@ impl Pki {
     /// A server that demands a client certificate.
     pub(crate) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider.clone()).build().unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider.clone())
+            .build()
+            .unwrap();
         ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .unwrap()
@@ -61,9 +63,24 @@ impl Pki {
             .unwrap()
     }
 
+    /// A server that takes anybody, and may speak before the client has finished the handshake.
+    pub(crate) fn eager_server(&self) -> ServerConfig {
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_protocol_versions(TLS13)
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![self.server.0.clone()], self.server.1.clone_key())
+                .unwrap();
+        config.send_half_rtt_data = true;
+        config
+    }
+
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
         let (certificate, key) = &self.client;
-        Arc::new(self.client_builder().with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap())
+        Arc::new(
+            self.client_builder().with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap(),
+        )
     }
 
     pub(crate) fn client_without_certificate(&self) -> Arc<ClientConfig> {
@@ -139,10 +156,6 @@ impl<S: Ware> Wire<S> {
         Wire { rng: Some(fastrand::Rng::with_seed(seed)), most, ..Wire::new(stream) }
     }
 
-    pub(crate) fn into_inner(self) -> S {
-        self.stream
-    }
-
     /// How many of `wanted` bytes it deals with now; `None`: later.
     fn mood(&mut self, cx: &Context<'_>, wanted: usize) -> Option<usize> {
         let Some(rng) = &mut self.rng else {
@@ -157,7 +170,11 @@ impl<S: Ware> Wire<S> {
 }
 
 impl<S: Ware> AsyncRead for Wire<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(most) = self.mood(cx, buf.remaining()) else {
             return Poll::Pending;
         };

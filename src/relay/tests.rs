@@ -28,7 +28,12 @@ struct Relay {
 }
 
 impl Relay {
-    fn start<A, B>(mut client: Wire<A>, mut upstream: Wire<B>, engine: Option<Carried<Unbuffered>>, settings: Settings) -> Relay
+    fn start<A, B>(
+        mut client: Wire<A>,
+        mut upstream: Wire<B>,
+        engine: Option<Carried<Unbuffered>>,
+        settings: Settings,
+    ) -> Relay
     where
         A: Ware + 'static,
         B: Ware + 'static,
@@ -399,7 +404,8 @@ async fn closing_right_after_the_handshake_tells_whether_our_certificate_was_tak
                 stream.shutdown().await.unwrap();
             }
         });
-        let secured = handshake(&mut upstream, config, server_name(), &mut Progress::default()).await.unwrap();
+        let secured =
+            handshake(&mut upstream, config, server_name(), &mut Progress::default()).await.unwrap();
         assert!(secured.has_pending());
         assert_eq!(within(secured.carried.close(&mut upstream)).await, expected);
         server.await.unwrap();
@@ -564,8 +570,15 @@ async fn a_lifetime_ends_even_a_busy_connection_somewhat_early() {
         assert_eq!(relay.ended().await.how, How::LifetimeReached);
         ages.push(start.elapsed());
     }
-    assert!(ages.iter().all(|age| *age > lifetime / 2 - Duration::from_secs(1) && *age <= lifetime + Duration::from_secs(1)));
-    assert!(ages.iter().any(|age| age.abs_diff(ages[0]) > Duration::from_millis(200)), "all at once: {ages:?}");
+    assert!(
+        ages.iter()
+            .all(|age| *age > lifetime / 2 - Duration::from_secs(1)
+                && *age <= lifetime + Duration::from_secs(1))
+    );
+    assert!(
+        ages.iter().any(|age| age.abs_diff(ages[0]) > Duration::from_millis(200)),
+        "all at once: {ages:?}"
+    );
 }
 
 #[tokio::test]
