@@ -18,7 +18,7 @@ use super::engine::{HEADROOM, MAX_RECORD};
 /// Size of a buffer while the budget lasts.
 pub const LARGE: usize = 256 * 1024;
 
-/// Size of a buffer when it does not: the longest record, and the room to open it, or less would be a deadlock.
+/// Size of a buffer when it does not: the longest record, and the room to open it. In less, a record might never be complete.
 pub const SMALL: usize = (HEADROOM + MAX_RECORD).next_multiple_of(1024);
 
 /// A thread keeps so many large buffers at most; a turn needs three.
