@@ -7,6 +7,8 @@ pub mod harness;
 #[cfg(test)]
 mod again;
 #[cfg(test)]
+mod ambassador;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod peers;
