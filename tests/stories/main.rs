@@ -9,6 +9,8 @@ mod again;
 #[cfg(test)]
 mod ambassador;
 #[cfg(test)]
+mod churn;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod peers;
