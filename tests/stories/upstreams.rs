@@ -73,9 +73,9 @@ fn a_server_that_spoils_the_handshake_ends_in_one_record_that_says_how() {
     let peers: Vec<_> = cases.iter().map(|(hostile, ..)| hostile.clone().start(&pki)).collect();
     let servers: Vec<_> = peers.iter().map(Peer::address).collect();
     let mut scene = scene(&pki, &servers, ONCE);
-    for number in 0..cases.len() {
+    for (number, (hostile, ..)) in cases.iter().enumerate() {
         let error = clients::ask(case(&scene, number), b"hello").expect_err("nobody answered");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{:?}", cases[number].0);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{hostile:?}");
     }
     for (record, (hostile, reason, detail)) in by_case(&mut scene, cases.len()).iter().zip(&cases) {
         // A reset may be seen by connect(2) already.
