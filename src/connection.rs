@@ -10,7 +10,7 @@ use crate::accept::Accepted;
 use crate::addr::ListenerName;
 use crate::admit::Gate;
 use crate::drain::Watch;
-use crate::establish::{self, Established, Target, Trail};
+use crate::establish::{self, Established, Target};
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::record::{Ending, Journal, Record};
@@ -19,6 +19,7 @@ use crate::route;
 use crate::socket::{self, Gone, Stream};
 use crate::tls::unbuffered::Unbuffered;
 use crate::tls::{self, ClientTls};
+use crate::trail::Trail;
 
 /// A listener as one configuration has it. A connection sees the same one from start to end.
 pub struct Listener {
