@@ -6,3 +6,6 @@ pub mod harness;
 
 #[cfg(test)]
 mod peers;
+
+#[cfg(test)]
+mod life;
