@@ -213,9 +213,6 @@ impl admin::Face for Service {
     fn ready(&self) -> Result<(), Vec<String>> {
         let current = self.current();
         let mut reasons = Vec::new();
-        if self.foundation.watch.is_draining() {
-            reasons.push("draining".to_string());
-        }
         let now = Instant::now();
         for (name, running) in &current.parts.upstreams {
             if running.required()
