@@ -230,10 +230,10 @@ impl Door {
         let (shared, serving) = (foundation.clone(), current.clone());
         tokio::spawn(acceptor.run(foundation.permits.clone(), watch, move |accepted, permit| {
             let listener = serving.read().unwrap_or_else(PoisonError::into_inner).clone();
-            shared.reactors.serve(|moved| async move {
-                crate::connection::serve(accepted, listener, moved).await;
-                drop(permit);
-            });
+            let accepted = Box::new(accepted);
+            shared
+                .reactors
+                .serve(|moved, open| crate::connection::serve(accepted, listener, moved, (permit, open)));
         }));
         Door { written, gate, current, sockets, stop }
     }

@@ -58,20 +58,16 @@ impl Reactors {
         Ok(Reactors { all })
     }
 
-    /// Runs a connection on the least loaded reactor. `connection` is told whether its socket has to move there.
-    pub(super) fn serve<F>(&self, connection: impl FnOnce(bool) -> F)
+    /// Runs a connection on the least loaded reactor. `connection` is told whether its socket has to move there, and holds
+    /// what counts it as open. It is spawned as it is: a future around it would hold it twice.
+    pub(super) fn serve<F>(&self, connection: impl FnOnce(bool, Open) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let least =
             self.all.iter().enumerate().min_by_key(|(_, reactor)| reactor.open.load(Ordering::Relaxed));
         let Some((number, reactor)) = least else { return };
-        let open = Open::new(&reactor.open);
-        let connection = connection(number != 0);
-        reactor.handle.spawn(async move {
-            connection.await;
-            drop(open);
-        });
+        reactor.handle.spawn(connection(number != 0, Open::new(&reactor.open)));
     }
 
     /// How many there are.
@@ -98,7 +94,7 @@ impl Drop for Reactors {
 }
 
 /// Counts a connection of a reactor, also when it panics.
-struct Open(Arc<AtomicUsize>);
+pub(super) struct Open(Arc<AtomicUsize>);
 
 impl Open {
     fn new(count: &Arc<AtomicUsize>) -> Open {
