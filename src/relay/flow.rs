@@ -84,19 +84,24 @@ impl Flow {
         Exchanges { count, p50: percentile(0.5).map(middle), p99: percentile(0.99).map(middle) }
     }
 
-    pub(super) fn add_sent(&self, bytes: usize) {
+    /// How many exchanges took about how long: every bucket by its middle, always all of them and in the same order.
+    pub fn waits(&self) -> impl Iterator<Item = (Duration, u32)> {
+        self.waits.iter().enumerate().map(|(place, wait)| (middle(place), wait.load(Relaxed)))
+    }
+
+    pub(crate) fn add_sent(&self, bytes: usize) {
         self.sent.store(self.sent.load(Relaxed) + bytes as u64, Relaxed);
     }
 
-    pub(super) fn add_received(&self, bytes: usize) {
+    pub(crate) fn add_received(&self, bytes: usize) {
         self.received.store(self.received.load(Relaxed) + bytes as u64, Relaxed);
     }
 
-    pub(super) fn first_byte_after(&self, took: Duration) {
+    pub(crate) fn first_byte_after(&self, took: Duration) {
         self.first_byte.store(micros(took).saturating_add(1), Relaxed);
     }
 
-    pub(super) fn answered_after(&self, took: Duration) {
+    pub(crate) fn answered_after(&self, took: Duration) {
         let wait = &self.waits[bucket(took)];
         wait.store(wait.load(Relaxed).saturating_add(1), Relaxed);
     }
