@@ -367,7 +367,7 @@ fn only_the_walk_touches_the_record() {
         let ours = source.module() == Some("record") || RECORD_IS_TOUCHED_BY.contains(&source.path.as_str());
         let names_it = source.code.match_indices("record::").any(|(at, _)| {
             let rest = &source.code[at + "record::".len()..];
-            let named = rest.strip_prefix('{').map_or_else(|| vec![word(rest)], |group| members(group));
+            let named = rest.strip_prefix('{').map_or_else(|| vec![word(rest)], members);
             named.iter().any(|name| name.trim() == "Record")
         });
         if names_it && !ours {
@@ -383,7 +383,7 @@ fn what_decides_has_no_clock_and_no_runtime() {
     for source in sources() {
         let is_pure =
             |pure: &&str| source.path == *pure || (pure.ends_with('/') && source.path.starts_with(*pure));
-        if PURE.iter().any(|pure| is_pure(&pure)) {
+        if PURE.iter().any(|pure| is_pure(pure)) {
             for impure in IMPURE.iter().filter(|impure| source.code.contains(**impure)) {
                 found.push(format!("src/{}: {impure}: have it passed in, so that tests can", source.path));
             }
