@@ -383,7 +383,7 @@ fn what_decides_has_no_clock_and_no_runtime() {
     for source in sources() {
         let is_pure =
             |pure: &&str| source.path == *pure || (pure.ends_with('/') && source.path.starts_with(*pure));
-        if PURE.iter().any(|pure| is_pure(pure)) {
+        if PURE.iter().any(is_pure) {
             for impure in IMPURE.iter().filter(|impure| source.code.contains(**impure)) {
                 found.push(format!("src/{}: {impure}: have it passed in, so that tests can", source.path));
             }
