@@ -19,9 +19,9 @@ use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
-use crate::record::{Attempt, Times};
 use crate::relay;
 use crate::tls::{ClientTls, Secured};
+use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
 /// Bounds on each stage and on all of them.
@@ -72,17 +72,6 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
-}
-
-/// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
-#[derive(Debug, Default)]
-pub struct Trail {
-    /// Every attempt that ended, in order.
-    pub attempts: Vec<Attempt>,
-    /// See [`Times`].
-    pub times: Times,
-    /// Another attempt was due, and the upstream's retry budget was spent.
-    pub budget_exhausted: bool,
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.

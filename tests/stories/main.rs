@@ -8,3 +8,6 @@ pub mod harness;
 mod ambassador;
 #[cfg(test)]
 mod peers;
+
+#[cfg(test)]
+mod life;
