@@ -19,9 +19,9 @@ use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
-use crate::record::{Attempt, Times};
 use crate::relay;
 use crate::tls::{ClientTls, Secured};
+use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
 /// Bounds on each stage and on all of them.
@@ -72,43 +72,6 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
-}
-
-/// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
-#[derive(Debug)]
-pub struct Trail {
-    /// The step that is under way.
-    pub stage: Stage,
-    /// Every attempt that ended, in order.
-    pub attempts: Vec<Attempt>,
-    /// See [`Times`]. Where several endpoints were tried: those of the last one.
-    pub times: Times,
-    /// Another attempt was due, and the upstream's retry budget was spent.
-    pub budget_exhausted: bool,
-    /// The attempt that has not ended: its endpoint, and when it began.
-    under_way: Option<(Arc<str>, Instant)>,
-}
-
-impl Default for Trail {
-    fn default() -> Self {
-        Trail {
-            stage: Stage::Queue,
-            attempts: Vec::new(),
-            times: Times::default(),
-            budget_exhausted: false,
-            under_way: None,
-        }
-    }
-}
-
-impl Trail {
-    /// Nobody waits any more: the attempt under way ends here, for no reason of its own.
-    pub fn give_up(&mut self) {
-        if let Some((endpoint, begun)) = self.under_way.take() {
-            let (stage, took) = (Some(self.stage), begun.elapsed());
-            self.attempts.push(Attempt { endpoint, stage, reason: None, took });
-        }
-    }
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::discovery::{Resolver, Source};
-use crate::establish::{self, Target, Trail};
+use crate::establish::{self, Target};
 use crate::failure::Failure;
-use crate::record::Times;
 use crate::service;
 use crate::tls;
+use crate::trail::{Times, Trail};
 use crate::upstream::EndpointSpec;
 
 /// What was seen of one endpoint.

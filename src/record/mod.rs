@@ -21,6 +21,7 @@ use crate::metrics::{End, Open, Timed};
 use crate::relay::Flow;
 use crate::socket::TcpFacts;
 use crate::tls;
+use crate::trail::{Attempt, Times};
 
 use self::entry::{Counted, Entry, Relaying};
 
@@ -65,60 +66,6 @@ pub struct Record {
     entry: Arc<Entry>,
     open: Option<Open>,
     written: bool,
-}
-
-/// One endpoint that was tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    /// Which.
-    pub endpoint: Arc<str>,
-    /// Where it failed or was given up; `None`: neither.
-    pub stage: Option<Stage>,
-    /// Why it failed; `None`: it did not. The client may have left, or nuncio was stopped.
-    pub reason: Option<Reason>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl Attempt {
-    /// What came of it, in one word.
-    pub fn result(&self) -> &'static str {
-        match (self.stage, self.reason) {
-            (None, _) => "success",
-            (Some(_), Some(reason)) => reason.label(),
-            (Some(_), None) => Outcome::Cancelled.label(),
-        }
-    }
-}
-
-/// How long each step took; `None`: the step was not taken, or not finished.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// Waiting for a place.
-    pub queue: Option<Duration>,
-    /// Name to addresses.
-    pub resolve: Option<Duration>,
-    /// TCP.
-    pub connect: Option<Duration>,
-    /// Through an outbound proxy.
-    pub proxy: Option<Duration>,
-    /// The plaintext messages before TLS.
-    pub negotiate: Option<Duration>,
-    /// TLS.
-    pub handshake: Option<Duration>,
-}
-
-impl Times {
-    fn each(&self) -> [(Timed, Option<Duration>); 6] {
-        [
-            (Timed::Queue, self.queue),
-            (Timed::Resolve, self.resolve),
-            (Timed::Connect, self.connect),
-            (Timed::Proxy, self.proxy),
-            (Timed::Negotiate, self.negotiate),
-            (Timed::Handshake, self.handshake),
-        ]
-    }
 }
 
 /// How a connection ended.
@@ -197,10 +144,8 @@ impl Record {
         let series =
             self.journal.metrics.series(&self.entry.listener, self.upstream.as_ref(), self.endpoint.as_ref());
         if let Some(upstream) = &series.upstream {
-            for (stage, took) in self.times.each() {
-                if let Some(took) = took {
-                    upstream.stage(stage, took);
-                }
+            for (stage, took) in steps(&self.times) {
+                upstream.stage(stage, took);
             }
         }
         Relaying {
@@ -280,6 +225,20 @@ impl ConnectionView {
             self.detail = Some(failure.detail);
         }
     }
+}
+
+/// The steps that were taken, as the histogram names them.
+fn steps(times: &Times) -> impl Iterator<Item = (Timed, Duration)> {
+    let Times { queue, resolve, connect, proxy, negotiate, handshake } = *times;
+    let all = [
+        (Timed::Queue, queue),
+        (Timed::Resolve, resolve),
+        (Timed::Connect, connect),
+        (Timed::Proxy, proxy),
+        (Timed::Negotiate, negotiate),
+        (Timed::Handshake, handshake),
+    ];
+    all.into_iter().filter_map(|(stage, took)| Some((stage, took?)))
 }
 
 impl From<&Attempt> for AttemptView {

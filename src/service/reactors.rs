@@ -6,10 +6,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+/// How long the end of the process waits for the reactors.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Where connections are served.
 pub(super) struct Reactors {
@@ -19,8 +23,14 @@ pub(super) struct Reactors {
 struct Reactor {
     handle: Handle,
     open: Arc<AtomicUsize>,
-    /// Dropping it ends the thread; `None` for the caller's own.
-    _alive: Option<oneshot::Sender<()>>,
+    /// `None` for the caller's own.
+    thread: Option<Thread>,
+}
+
+struct Thread {
+    /// Dropping it ends the runtime, and with it what still runs there.
+    _alive: oneshot::Sender<()>,
+    handle: JoinHandle<()>,
 }
 
 impl Reactors {
@@ -29,17 +39,21 @@ impl Reactors {
     /// # Errors
     /// Where a thread or its runtime cannot be made.
     pub(super) fn start(threads: usize) -> io::Result<Reactors> {
-        let own = Reactor { handle: Handle::current(), open: Arc::default(), _alive: None };
+        let own = Reactor { handle: Handle::current(), open: Arc::default(), thread: None };
         let mut all = vec![own];
         for number in 1..threads.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let handle = runtime.handle().clone();
-            let (alive, ended) = oneshot::channel::<()>();
-            thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
-                // The sender is only ever dropped, which is the end either way.
-                runtime.block_on(async { ended.await.ok() });
+            let (alive, end) = oneshot::channel::<()>();
+            let thread = thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
+                // The sender is only ever dropped, which is the end either way. The runtime goes with this closure.
+                runtime.block_on(async { end.await.ok() });
             })?;
-            all.push(Reactor { handle, open: Arc::default(), _alive: Some(alive) });
+            all.push(Reactor {
+                handle,
+                open: Arc::default(),
+                thread: Some(Thread { _alive: alive, handle: thread }),
+            });
         }
         Ok(Reactors { all })
     }
@@ -59,6 +73,23 @@ impl Reactors {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.all.len()
+    }
+}
+
+impl Drop for Reactors {
+    /// Waits for what still runs there to be dropped: each connection leaves its record by that. Not forever: a thread may
+    /// hang in a look-up of users that never returns.
+    fn drop(&mut self) {
+        let threads: Vec<_> = self.all.drain(..).filter_map(|reactor| reactor.thread).collect();
+        let handles: Vec<_> = threads.into_iter().map(|thread| thread.handle).collect();
+        let deadline = Instant::now() + LAST_WAIT;
+        while !handles.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline {
+                tracing::warn!("a reactor did not end: the records of its connections are lost");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

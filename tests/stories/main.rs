@@ -14,5 +14,8 @@ mod churn;
 mod clients;
 #[cfg(test)]
 mod peers;
+
+#[cfg(test)]
+mod life;
 #[cfg(test)]
 mod upstreams;
