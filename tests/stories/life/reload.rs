@@ -230,7 +230,7 @@ fn a_socket_that_stays_is_never_closed() {
     assert_eq!(first["listener"], "in", "a connection sees one configuration from start to end");
 }
 
-/// 50 connections a second while the file changes ten times a second: none fails, and each leaves its record.
+/// 50 connections a second while the file changes as often as it can: none fails, and each leaves its record.
 #[test]
 fn reloading_under_load_fails_no_connection() {
     load(Duration::from_secs(3));
@@ -248,16 +248,16 @@ fn load(length: Duration) {
     let mut nuncio = Ambassador::start(&config);
     let (address, done) = (nuncio.listener("in"), AtomicBool::new(false));
     let mut reloads = 0;
-    let count = std::thread::scope(|scope| {
+    let ends = std::thread::scope(|scope| {
         let clients = scope.spawn(|| {
             let (mut clients, begun) = (Vec::new(), Instant::now());
             while !done.load(Relaxed) {
-                clients.push(scope.spawn(move || try_echo(address).unwrap()));
+                clients.push(scope.spawn(move || try_echo(address)));
                 std::thread::sleep(
                     (Duration::from_millis(20) * clients.len() as u32).saturating_sub(begun.elapsed()),
                 );
             }
-            clients.into_iter().map(|client| client.join().unwrap()).count()
+            clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
         });
         let begun = Instant::now();
         while begun.elapsed() < length {
@@ -269,13 +269,14 @@ fn load(length: Duration) {
                 _ => config.clone() + &listener("more", "connections = 9"),
             };
             nuncio.reloaded(&variant);
-            std::thread::sleep(Duration::from_millis(100));
         }
         done.store(true, Relaxed);
         clients.join().unwrap()
     });
-    let records = nuncio.wait_records(count);
+    let (count, failed) = (ends.len(), ends.iter().filter(|end| end.is_err()).collect::<Vec<_>>());
+    let records = nuncio.wait_records(count - failed.len());
+    let bad: Vec<_> = records.iter().filter(|record| record["outcome"] != "success").collect();
+    assert!(failed.is_empty() && bad.is_empty(), "{failed:?} {bad:?} after {reloads} reloads");
     assert_eq!(records.len(), count);
-    assert!(records.iter().all(|record| record["outcome"] == "success"), "{records:?}");
-    assert!(reloads >= length.as_secs() * 3 && count as u64 >= length.as_secs() * 30, "{reloads}, {count}");
+    assert!(reloads >= length.as_secs() * 5 && count as u64 >= length.as_secs() * 30, "{reloads}, {count}");
 }
