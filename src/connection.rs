@@ -4,7 +4,7 @@
 //! in the step's own file; what a failure means is in `failure`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
@@ -16,11 +16,11 @@ use crate::establish::{self, Established, Target};
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::record::{Ending, Journal, Record};
-use crate::relay::{self, Carried, Ended, How, Leg, Party};
+use crate::relay::{self, Carried, Ended, How, Leg, OnTruncation, Party};
 use crate::route;
 use crate::socket::{self, Gone, Stream};
+use crate::tls;
 use crate::tls::unbuffered::Unbuffered;
-use crate::tls::{self, ClientTls};
 use crate::trail::Trail;
 use crate::upstream::{Lease, Place};
 
@@ -90,6 +90,7 @@ async fn begin(
 
     let route = route::decide(&listener.route, &accepted.client);
     record.upstream = Some(route.upstream.clone());
+    record.stage = Stage::Queue;
     let Some(target) = listener.targets.get(&route.upstream) else {
         return Err(refuse(&accepted.stream, no_such_upstream(&route)));
     };
@@ -117,11 +118,11 @@ async fn carry(mut served: Box<Served>, listener: &Listener, record: &mut Record
     let Served { client, upstream, carried, target, .. } = &mut *served;
     let ended = relay::run(client, upstream, carried.take(), &target.relay, &record.flow, stop).await;
     record.tcp = socket::tcp_facts(&served.upstream);
-    let early = begun.elapsed() <= served.target.early_close;
-    let verdict = judge(&ended, early, served.target.tls.as_deref());
+    let early_close = served.target.early_close;
+    let verdict = judge(&ended, ended.closed_after <= early_close, &served.target);
     match verdict.class {
         // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
-        None if early && !ended.upstream_spoke => drop(served.lease),
+        None if begun.elapsed() <= early_close && !ended.upstream_spoke => drop(served.lease),
         class => served.lease.ended(Instant::now(), class),
     }
     verdict.ending(record)
@@ -136,27 +137,28 @@ async fn wait_for(
     record: &mut Record,
 ) -> Result<Established, Box<Ending>> {
     let mut trail = Trail::default();
+    let begun = Instant::now();
     let outcome = tokio::select! {
         biased;
         established = establish::establish(target, source, &mut trail) => Ok(established),
-        gone = client.gone() => Err(left(gone)),
-        () = listener.drain.ended(0.0) => Err(refuse(client, draining(Stage::Connect))),
+        gone = client.gone() => Err(left(gone, &trail, begun.elapsed())),
+        () = listener.drain.ended(0.0) => Err(refuse(client, draining(trail.stage))),
     };
+    trail.give_up(Instant::now());
     let upstream = target.upstream.name();
     for attempt in &trail.attempts {
-        listener.metrics.attempt(upstream, attempt.reason.map_or(Ok(()), Err));
+        listener.metrics.attempt(upstream, attempt.result());
     }
     if trail.budget_exhausted {
         listener.metrics.budget_exhausted(upstream);
     }
+    record.endpoint = trail.attempts.last().map(|attempt| attempt.endpoint.clone());
     record.attempts = trail.attempts;
     record.times = trail.times;
+    record.stage = trail.stage;
     match outcome {
         Ok(Ok(established)) => Ok(established),
-        Ok(Err(failure)) => {
-            record.endpoint = record.attempts.last().map(|attempt| attempt.endpoint.clone());
-            Err(refuse(client, failure))
-        }
+        Ok(Err(failure)) => Err(refuse(client, failure)),
         Err(ending) => Err(ending),
     }
 }
@@ -173,17 +175,21 @@ fn refuse(client: &Stream, failure: Failure) -> Box<Ending> {
     Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
 }
 
-/// The client went away before it was served. Without a byte and without an error, that is how a bare liveness probe
-/// looks (a load balancer, a kubelet): it is counted, and kept out of the log.
-fn left(gone: Gone) -> Box<Ending> {
+/// Who leaves without a byte, without an error and as soon as this is a bare liveness probe (a load balancer, a kubelet).
+/// Who waited longer wanted something.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// The client went away before it was served. A bare liveness probe is counted, and kept out of the log; but not where
+/// the upstream had trouble: then it may be a client that saw no greeting and gave up.
+fn left(gone: Gone, trail: &Trail, waited: Duration) -> Box<Ending> {
     let failure = match gone {
         Gone::Silently => None,
         Gone::Reset => {
             let detail = "the client reset the connection before it was served";
-            Some(Failure::new(Stage::Connect, Reason::ClientReset, Side::Client, detail))
+            Some(Failure::new(trail.stage, Reason::ClientReset, Side::Client, detail))
         }
     };
-    let quiet = failure.is_none();
+    let quiet = failure.is_none() && trail.attempts.is_empty() && waited < PROBE;
     Box::new(Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet })
 }
 
@@ -220,8 +226,8 @@ impl Verdict {
     }
 }
 
-/// Judges the end of a relay. `early`: it came within `breaker.early_close` of the handshake.
-fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
+/// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake.
+fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
     let closed_by = ended.closed_by.map(|party| match party {
         Party::Client => Side::Client,
         Party::Upstream => Side::Upstream,
@@ -233,15 +239,22 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
     let by_failure = |failure: Failure| {
         let outcome = match failure.reason {
             Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
+            // The operator knows that this server ends so: it is told, and is no trouble.
+            Reason::Truncated if target.relay.on_truncation == OnTruncation::Close => Outcome::Success,
             _ => Outcome::Failed,
         };
-        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve:
-        // such reasons have no class.
-        let class = failure.reason.breaker_class();
+        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
+        // A certificate that is refused is refused to all.
+        let tells = |class: &BreakerClass| (silent && early) || *class == BreakerClass::CertificateRefused;
+        let class = failure.reason.breaker_class().filter(tells);
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
-    if let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls)) {
+    // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
+    if (slammed || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
+        && let Some(late) =
+            target.tls.as_ref().and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls))
+    {
         return by_failure(late);
     }
     let failure = match &ended.how {

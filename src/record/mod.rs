@@ -48,6 +48,8 @@ pub struct Record {
     pub upstream: Option<UpstreamName>,
     /// The endpoint it is tried with, or was last.
     pub endpoint: Option<Arc<str>>,
+    /// The step that it is in.
+    pub stage: Stage,
     /// Every endpoint tried, in order; the one that worked too. [`Record::relaying`] takes them over.
     pub attempts: Vec<Attempt>,
     /// How long each step took.
@@ -103,6 +105,7 @@ impl Record {
             id: entry.id,
             upstream: None,
             endpoint: None,
+            stage: Stage::Admit,
             attempts: Vec::new(),
             times: Times::default(),
             tls: None,
@@ -121,6 +124,7 @@ impl Record {
         if self.entry.relaying.get().is_some() {
             return;
         }
+        self.stage = Stage::Relay;
         let relaying = self.known();
         if let Some(upstream) = &relaying.series.upstream {
             upstream.established(self.entry.accepted.elapsed());
@@ -170,25 +174,16 @@ impl Record {
             }
         };
         entry.settle(&known.series);
-        let failure = ending.failure.as_ref().map(|failure| (failure.stage, failure.reason, failure.side));
-        known.series.ended(End { outcome: ending.outcome, failure }, duration);
+        // Who leaves gives no reason, but leaves somewhere.
+        let left = (ending.outcome == Outcome::Cancelled).then_some(self.stage);
+        let stage = ending.failure.as_ref().map(|failure| failure.stage).or(left);
+        let cause = ending.failure.as_ref().map(|failure| (failure.reason, failure.side));
+        known.series.ended(End { outcome: ending.outcome, stage, cause }, duration);
         self.open = None;
+        let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
-        view.ended(ending.outcome, ending.failure, ending.closed_by, self.tcp);
-        self.journal.leave(&entry, view, ending.quiet);
-    }
-
-    /// The last step that was surely begun, for a record that nobody closed.
-    fn stage(&self) -> Stage {
-        if self.entry.relaying.get().is_some() {
-            Stage::Relay
-        } else if self.endpoint.is_some() {
-            Stage::Connect
-        } else if self.upstream.is_some() {
-            Stage::Queue
-        } else {
-            Stage::Admit
-        }
+        view.ended(ending, stage, self.tcp);
+        self.journal.leave(&entry, view, quiet);
     }
 }
 
@@ -203,7 +198,7 @@ impl Drop for Record {
             let reason = Reason::ProxyInternalError;
             Ending {
                 outcome: Outcome::Failed,
-                failure: Some(Failure::new(self.stage(), reason, Side::Ambassador, detail)),
+                failure: Some(Failure::new(self.stage, reason, Side::Ambassador, detail)),
                 closed_by: Some(Side::Ambassador),
                 quiet: false,
             }
@@ -215,20 +210,15 @@ impl Drop for Record {
 }
 
 impl ConnectionView {
-    fn ended(
-        &mut self,
-        outcome: Outcome,
-        failure: Option<Failure>,
-        closed_by: Option<Side>,
-        tcp: Option<TcpFacts>,
-    ) {
+    fn ended(&mut self, ending: Ending, stage: Option<Stage>, tcp: Option<TcpFacts>) {
+        let Ending { outcome, failure, closed_by, quiet: _ } = ending;
         self.state = State::Ended;
         self.outcome = Some(outcome);
+        self.stage = stage;
         self.closed_by = closed_by;
         self.rtt_ms = tcp.map(|tcp| Millis(tcp.rtt));
         self.retransmits = tcp.map(|tcp| tcp.retransmits);
         if let Some(failure) = failure {
-            self.stage = Some(failure.stage);
             self.reason = Some(failure.reason);
             self.side = Some(failure.side);
             self.next_step = Some(failure.next_step().into());

@@ -240,7 +240,7 @@ impl admin::Face for Service {
             "last_reload_problem": current.last_problem,
             "draining": self.foundation.watch.is_draining(),
             "reactors": self.foundation.reactors.count(),
-            "connections_open": self.open(),
+            "connections_open": self.foundation.journal.open_count(),
             "connections_limit": self.foundation.capacity,
             "listeners": listeners,
             "admin": self.admin_addresses(),

@@ -166,9 +166,11 @@ impl Ambassador {
     }
 }
 
-/// The binary under test, with nothing of the caller's environment that could change what it writes.
+/// The binary under test, with nothing of the caller's environment that could change what it writes. `NUNCIO_TEST_PROGRAM`
+/// names another build of it: a release build where a test measures.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nuncio"));
+    let built = || env!("CARGO_BIN_EXE_nuncio").into();
+    let mut command = Command::new(std::env::var_os("NUNCIO_TEST_PROGRAM").unwrap_or_else(built));
     command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").env("NO_COLOR", "1");
     command
 }

@@ -5,9 +5,17 @@
 pub mod harness;
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod ambassador;
+#[cfg(test)]
+mod churn;
+#[cfg(test)]
+mod clients;
 #[cfg(test)]
 mod peers;
 
 #[cfg(test)]
 mod life;
+#[cfg(test)]
+mod upstreams;

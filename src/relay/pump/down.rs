@@ -146,7 +146,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         self.closes(Party::Upstream, now);
         self.truncated = self.engine.is_some();
         if self.truncated && self.on_truncation == OnTruncation::Reset {
-            self.reset_after_delivery(How::Truncated, Party::Upstream, now);
+            self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
         } else {
             self.down.state = State::Closing;
         }
