@@ -6,3 +6,18 @@ pub mod harness;
 
 #[cfg(test)]
 mod peers;
+
+#[cfg(test)]
+mod balance;
+#[cfg(test)]
+mod circuit;
+#[cfg(test)]
+mod dns_set;
+#[cfg(test)]
+mod endpoints_die;
+#[cfg(test)]
+mod idle;
+#[cfg(test)]
+mod real_servers;
+#[cfg(test)]
+mod six_endpoints;
