@@ -1,7 +1,7 @@
 //! Real servers that demand a client certificate, reached by programs that know nothing of TLS.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -143,30 +143,23 @@ fn openssl_reverses_lines_and_shows_our_certificate_on_its_page() {
 fn echoes_many(ambassador: &mut Ambassador) {
     let at = ambassador.listener("in");
     for number in 0..50 {
-        let bytes = format!("connection {number}");
-        assert_eq!(clients::ask(at, bytes.as_bytes()).unwrap(), bytes.as_bytes());
+        clients::echoes(&mut clients::connect(at), format!("connection {number}").as_bytes()).unwrap();
     }
-    let together: Vec<_> = (0..20u8)
-        .map(|number| {
-            std::thread::spawn(move || {
-                let bytes = vec![number; 1 << 20];
-                let mut stream = clients::connect(at);
-                let mut writing = stream.try_clone().unwrap();
-                let copy = bytes.clone();
-                let writer = std::thread::spawn(move || {
-                    writing.write_all(&copy).unwrap();
-                    writing.shutdown(std::net::Shutdown::Write).unwrap();
-                });
-                let mut answer = Vec::new();
-                stream.read_to_end(&mut answer).unwrap();
-                writer.join().unwrap();
-                assert!(answer == bytes, "{} of {} bytes", answer.len(), bytes.len());
-            })
-        })
-        .collect();
-    for thread in together {
-        thread.join().unwrap();
-    }
+    let mebibyte = |number: u8| {
+        let bytes = vec![number; 1 << 20];
+        let mut stream = clients::connect(at);
+        let (mut writing, mut answer) = (stream.try_clone().unwrap(), vec![0; bytes.len()]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| writing.write_all(&bytes).unwrap());
+            stream.read_exact(&mut answer).unwrap();
+        });
+        assert!(answer == bytes);
+    };
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            scope.spawn(move || mebibyte(number));
+        }
+    });
     let records = all_are_successes(ambassador, 70);
     let resumed = records.iter().filter(|record| record["tls"]["resumed"] == true).count();
     println!("{resumed} of {} handshakes were resumptions", records.len());
@@ -182,12 +175,38 @@ fn nginx_takes_our_certificate_for_plaintext_programs() {
     nobody_comes_without_a_certificate(&pki, server.address());
 }
 
+/// nginx sends no close_notify to who has sent one: the answer to a client that half-closes might be cut, and is told so.
+#[test]
+#[ignore = "needs nginx: tests/run installs it"]
+fn an_answer_that_nginx_ends_without_close_notify_is_a_truncation_unless_the_file_says_otherwise() {
+    let pki = Pki::generate();
+    let behind = plain_echo();
+    let server = Server::nginx(&pki, behind.address());
+    let mut ambassador = through(&pki, server.address());
+    let mut stream = clients::sends_early(ambassador.listener("in"), b"question");
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"question");
+    assert_eq!(stream.read(&mut answer).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let record = ambassador.wait_records(1).remove(0);
+    assert_eq!((&record["reason"], &record["bytes_received"]), (&"truncated".into(), &8.into()), "{record}");
+    assert!(record["next_step"].as_str().unwrap().contains("on_truncation"), "{record}");
+
+    let settings = config::endpoints(&[server.address()]) + "on_truncation = \"close\"\n";
+    let ambassador = Ambassador::start(&config::mtls(&pki, &settings));
+    assert_eq!(clients::ask(ambassador.listener("in"), b"question").unwrap(), b"question");
+}
+
 #[test]
 #[ignore = "needs Envoy: tests/run installs it"]
 fn envoy_takes_our_certificate_for_plaintext_programs() {
     let pki = Pki::generate();
     let behind = plain_echo();
     let server = Server::envoy(&pki, behind.address());
-    echoes_many(&mut through(&pki, server.address()));
+    let mut ambassador = through(&pki, server.address());
+    echoes_many(&mut ambassador);
+    assert_eq!(clients::ask(ambassador.listener("in"), b"question").unwrap(), b"question");
+    all_are_successes(&mut ambassador, 71);
     nobody_comes_without_a_certificate(&pki, server.address());
 }
