@@ -227,7 +227,12 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
-    if let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls)) {
+    // Not an hour later, though: servers hang up on who is idle.
+    let hung_up = matches!(ended.how, How::UpstreamReset | How::Truncated);
+    let tls = tls.filter(|_| early || !hung_up);
+    // And some do it in all order (nginx).
+    let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
+    if let Some(late) = tls.and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls)) {
         return by_failure(late);
     }
     let failure = match &ended.how {

@@ -1,8 +1,11 @@
 //! One endpoint that dies: clients are refused at once, and served again when it is back.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::harness::ambassador::Ambassador;
+use super::harness::peer::Peer;
+use super::harness::upstream::handshake;
 use super::harness::{Pki, Upstream, clients, config, eventually};
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -108,4 +111,48 @@ fn health_checks_alone_take_a_dead_server_out_and_bring_it_back() {
     eventually("it is up again", LIMIT, || (state(&ambassador, "health") == "up").then_some(()));
     assert!(served(&ambassador));
     assert_eq!(ambassador.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_server_that_hangs_up_on_idle_clients_is_not_taken_for_one_that_cannot_serve() {
+    const PATIENT: Duration = Duration::from_millis(1500); // longer than breaker.early_close
+    let pki = Pki::generate();
+    let config = pki.server_config();
+    let peer = Peer::start(move |stream| {
+        let tls = handshake(&config, stream);
+        std::thread::sleep(PATIENT);
+        drop(tls); // without close_notify, as many do
+    });
+    let settings = config::endpoints(&[peer.address()]) + "[upstream.up.health]\nkind = \"off\"\n";
+    let mut ambassador = Ambassador::start(&config::mtls(&pki, &settings));
+    let held: Vec<_> = (0..8).map(|_| clients::says_nothing(ambassador.listener("in"))).collect();
+    for mut stream in held {
+        assert!(stream.read(&mut [0]).is_err(), "a truncated stream");
+    }
+    for record in ambassador.wait_records(8) {
+        assert_eq!((&record["reason"], &record["side"]), (&"truncated".into(), &"upstream".into()), "{record}");
+    }
+    assert_eq!(circuit(&ambassador, "open"), 0.0);
+}
+
+#[test]
+fn liveness_probes_that_say_nothing_do_not_open_the_circuit() {
+    let pki = Pki::generate();
+    let config = pki.server_config();
+    let peer = Peer::start(move |stream| {
+        if let Some(mut tls) = handshake(&config, stream) {
+            tls.read(&mut [0]).ok(); // the goodbye, which it answers with a bare FIN
+        }
+    });
+    let settings = config::endpoints(&[peer.address()]) + "[upstream.up.health]\nkind = \"off\"\n";
+    let ambassador = Ambassador::start(&config::mtls(&pki, &settings));
+    for number in 1..=8 {
+        let stream = clients::says_nothing(ambassador.listener("in"));
+        eventually("the server is reached", LIMIT, || (peer.accepted() == number).then_some(()));
+        ambassador.wait_metric("nuncio_connections_open", &[], |open| open == 1.0);
+        drop(stream);
+        ambassador.wait_metric("nuncio_connections_open", &[], |open| open == 0.0);
+    }
+    assert_eq!(ambassador.metric("nuncio_connections_total", &[("outcome", "success")]), 8.0);
+    assert_eq!(circuit(&ambassador, "open"), 0.0);
 }

@@ -20,7 +20,7 @@ type Client = StreamOwned<ClientConnection, TcpStream>;
 fn handshake(pki: &Pki, address: SocketAddr) -> io::Result<Client> {
     let name = ServerName::try_from(SERVER_NAME).unwrap();
     let mut tls = ClientConnection::new(pki.client_config(), name).unwrap();
-    let mut stream = clients::connect(address);
+    let mut stream = clients::try_connect(address)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut stream)?;
     }

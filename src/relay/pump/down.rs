@@ -140,16 +140,18 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
 
     /// The upstream's stream ended, without close_notify if it is TLS; `inside`: in the middle of a record.
     ///
-    /// Many servers (nginx and Redis among them) answer our close_notify with a bare FIN. Where nothing has come since, there
-    /// was nothing to cut off: else every connection that a client of theirs closes would be a failure. An answer that came
-    /// after it may be cut, though, and without their close_notify nobody can tell.
+    /// Many servers (nginx and Redis among them) answer our close_notify with a bare FIN. Where the client's last words were
+    /// answered before, and nothing has come since, there was nothing to cut off: else every connection that a client of
+    /// theirs closes would be a failure. An answer that came after it may be cut, though, or be missing, and without their
+    /// close_notify nobody can tell.
     fn upstream_closed(&mut self, inside: bool, now: Instant) {
         if self.unwritable.is_some() {
             let ended = self.upstream_ended();
             return self.reset_after_delivery(ended.how, Party::Upstream, now);
         }
         self.closes(Party::Upstream, now);
-        let answers_goodbye = self.up.state == State::Done && !self.spoke_since && !inside;
+        let answered = self.asked.is_none() && !self.spoke_since && !inside;
+        let answers_goodbye = self.up.state == State::Done && answered;
         self.truncated = self.engine.is_some() && !answers_goodbye;
         if self.truncated && self.on_truncation == OnTruncation::Reset {
             self.reset_after_delivery(How::Truncated, Party::Upstream, now);
