@@ -33,6 +33,7 @@ fn nobody_comes_without_a_certificate(pki: &Pki, server: SocketAddr) {
     let mut ambassador = Ambassador::start(&config::anonymous(pki, &config::endpoints(&[server])));
     let mut stream = clients::sends_early(ambassador.listener("in"), b"PING\r\n");
     assert!(!matches!(stream.read(&mut [0]), Ok(1)), "it was answered");
+    drop(stream);
     let record = ambassador.wait_records(1).remove(0);
     assert_eq!(record["reason"], "client_certificate_refused", "{record}");
     assert_eq!(record["side"], "upstream", "{record}");
