@@ -196,5 +196,5 @@ fn big_connections_lose_no_byte_while_the_endpoints_beside_theirs_die() {
 
 #[test]
 fn long_four_gigabytes_each_way_while_endpoints_die() {
-    endpoints_die(&Size { bytes: 1 << 30, kill_every: Duration::from_secs(3), breaker: "" });
+    endpoints_die(&Size { bytes: 1 << 30, kill_every: Duration::from_secs(1), breaker: "" });
 }
