@@ -14,6 +14,8 @@ const BIG: usize = 4;
 struct Size {
     /// Each way on each of the big connections.
     bytes: u64,
+    /// How long they take to send it at least: as fast as it goes, nobody would have time to die.
+    time: Duration,
     kill_every: Duration,
     /// Of the breaker: how long the dead are left alone.
     breaker: &'static str,
@@ -27,14 +29,17 @@ fn block(seed: u64) -> Vec<u8> {
 }
 
 /// Sends so many bytes and half-closes, while it compares what comes back with them, to the last byte and the end.
-fn carry(stream: &TcpStream, block: &[u8], bytes: u64) {
+fn carry(stream: &TcpStream, block: &[u8], size: &Size) {
+    let (bytes, begun) = (size.bytes, Instant::now());
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        scope.spawn(move || {
             let (mut to, mut left) = (stream, bytes as usize);
             while left > 0 {
                 let piece = &block[..left.min(block.len())];
                 to.write_all(piece).expect("the upstream takes it");
                 left -= piece.len();
+                let due = size.time.mul_f64((bytes as usize - left) as f64 / bytes as f64);
+                std::thread::sleep(due.saturating_sub(begun.elapsed()));
             }
             stream.shutdown(Shutdown::Write).expect("the client's side closes");
         });
@@ -122,7 +127,7 @@ fn endpoints_die(size: &Size) {
         let carriers: Vec<_> = big
             .iter()
             .enumerate()
-            .map(|(number, stream)| scope.spawn(move || carry(stream, &block(number as u64), size.bytes)))
+            .map(|(number, stream)| scope.spawn(move || carry(stream, &block(number as u64), size)))
             .collect();
         let carried: Vec<_> = carriers.into_iter().map(|carrier| carrier.join()).collect();
         let took = begun.elapsed();
@@ -188,7 +193,8 @@ fn endpoints_die(size: &Size) {
 #[test]
 fn big_connections_lose_no_byte_while_the_endpoints_beside_theirs_die() {
     endpoints_die(&Size {
-        bytes: 256 << 20,
+        bytes: 64 << 20,
+        time: Duration::from_secs(5),
         kill_every: Duration::from_millis(300),
         breaker: "[upstream.up.breaker]\nopen_for = \"500ms\"\nmax_open = \"1s\"\n",
     });
@@ -196,5 +202,10 @@ fn big_connections_lose_no_byte_while_the_endpoints_beside_theirs_die() {
 
 #[test]
 fn long_four_gigabytes_each_way_while_endpoints_die() {
-    endpoints_die(&Size { bytes: 1 << 30, kill_every: Duration::from_secs(1), breaker: "" });
+    endpoints_die(&Size {
+        bytes: 1 << 30,
+        time: Duration::from_secs(40),
+        kill_every: Duration::from_secs(2),
+        breaker: "",
+    });
 }
