@@ -19,9 +19,9 @@ use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
-use crate::record::{Attempt, Times};
 use crate::relay;
 use crate::tls::{ClientTls, Secured};
+use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
 /// Bounds on each stage and on all of them.
@@ -74,17 +74,6 @@ pub struct Target {
     pub early_close: Duration,
 }
 
-/// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
-#[derive(Debug, Default)]
-pub struct Trail {
-    /// Every attempt that ended, in order.
-    pub attempts: Vec<Attempt>,
-    /// See [`Times`].
-    pub times: Times,
-    /// Another attempt was due, and the upstream's retry budget was spent.
-    pub budget_exhausted: bool,
-}
-
 /// A connection to an endpoint, ready to carry the client's bytes.
 pub struct Established {
     /// The endpoint's entry in the set; settled when the connection ends.
@@ -123,7 +112,9 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 
         let begun = Instant::now();
         let endpoint = lease.label().clone();
-        let attempted = try_endpoint(target, lease.spec(), deadline, &mut trail.times).await;
+        trail.under_way = Some((endpoint.clone(), begun));
+        let attempted = try_endpoint(target, lease.spec(), deadline, trail).await;
+        trail.under_way = None;
         let took = begun.elapsed();
         let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
         trail.attempts.push(Attempt { endpoint, stage, reason, took });
@@ -159,28 +150,31 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 /// One endpoint, from its name to an established connection.
 ///
 /// # Errors
-/// What kept it from being established. `times` has what was measured either way.
+/// What kept it from being established. `trail` has how far it came and what was measured either way.
 pub async fn try_endpoint(
     target: &Target,
     spec: &EndpointSpec,
     deadline: Instant,
-    times: &mut Times,
+    trail: &mut Trail,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
+    trail.times = Times { queue: trail.times.queue, ..Times::default() };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
     let addresses = match spec.address.socket_addr() {
         Some(address) => vec![address],
         None => {
+            trail.stage = Stage::Resolve;
             let addresses = resolve(target, spec, bound(target.timeouts.resolve)).await;
-            times.resolve = Some(begun.elapsed());
+            trail.times.resolve = Some(begun.elapsed());
             addresses?
         }
     };
 
     let begun = Instant::now();
+    trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
-    times.connect = Some(begun.elapsed());
+    trail.times.connect = Some(begun.elapsed());
     let mut stream = match connected {
         Ok((stream, _)) => stream,
         Err(failure) => {
@@ -195,8 +189,9 @@ pub async fn try_endpoint(
     tls.ready(SystemTime::now())?;
     let name = tls.name_for(spec)?;
     let begun = Instant::now();
+    trail.stage = Stage::Handshake;
     let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
-    times.handshake = Some(begun.elapsed());
+    trail.times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }
 
@@ -268,7 +263,7 @@ impl health::Probe for Target {
                 }
                 health::Kind::Tls => {
                     let (mut stream, secured) =
-                        try_endpoint(self, spec, deadline, &mut Times::default()).await?;
+                        try_endpoint(self, spec, deadline, &mut Trail::default()).await?;
                     match (secured, &self.tls) {
                         (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
                         (None, _) | (_, None) => Ok(()),

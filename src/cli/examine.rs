@@ -11,9 +11,9 @@ use crate::config::Config;
 use crate::discovery::{Resolver, Source};
 use crate::establish::{self, Target};
 use crate::failure::Failure;
-use crate::record::Times;
 use crate::service;
 use crate::tls;
+use crate::trail::{Times, Trail};
 use crate::upstream::EndpointSpec;
 
 /// What was seen of one endpoint.
@@ -95,14 +95,14 @@ async fn endpoints(source: &Source, resolver: &Resolver) -> Vec<Result<EndpointS
 }
 
 async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examination {
-    let mut times = Times::default();
+    let mut trail = Trail::default();
     let deadline = Instant::now() + target.timeouts.establish;
-    let attempted = establish::try_endpoint(target, spec, deadline, &mut times).await;
+    let attempted = establish::try_endpoint(target, spec, deadline, &mut trail).await;
     let mut seen = Examination {
         upstream: upstream.to_owned(),
         endpoint: spec.address.to_string(),
         server_name: spec.server_name.clone(),
-        stages_ms: stages(&times),
+        stages_ms: stages(&trail.times),
         tls: None,
         certificate: None,
         fault: None,

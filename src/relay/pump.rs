@@ -40,7 +40,8 @@ pub(super) struct Pump<'a, C, U, E> {
     ending: Option<Box<Ending>>,
     /// How an upstream that takes no more data ended it, if it has no last words.
     unwritable: Option<Box<How>>,
-    first_to_close: Option<Party>,
+    /// Who closed first, and when.
+    first_to_close: Option<(Party, Instant)>,
     on_truncation: OnTruncation,
     /// Data of the client was not taken.
     lost: bool,
@@ -179,13 +180,16 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             engine.close();
             say(self.upstream, cx, &engine.take_pending());
         }
-        // An idle client sees an orderly end; one in the middle of an answer must not take it for the whole.
-        if !self.down.delivered() || self.down.has_partial() || how == How::UpstreamReset {
+        // An idle client sees an orderly end. One in the middle of an answer must not take it for the whole, nor one that
+        // asked, closed and waits take it for an answer that is empty.
+        let waits = how == How::HalfCloseTimeout && self.down.state == State::Open;
+        if !self.down.delivered() || self.down.has_partial() || waits || how == How::UpstreamReset {
             self.client.reset_on_close();
         }
         match how {
             How::UpstreamReset => self.upstream_ended(),
-            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, Some(Party::Upstream)),
+            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, self.closed_first()),
+            How::HalfCloseTimeout => self.ended(how, self.closed_first()),
             how => self.ended(how, Some(Party::Ambassador)),
         }
     }
@@ -207,11 +211,17 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         let through =
             matches!(self.up.state, State::Done | State::Unwritable) && self.down.state == State::Done;
         let how = if self.truncated { How::Truncated } else { How::Closed };
-        through.then(|| self.ended(how, self.first_to_close))
+        through.then(|| self.ended(how, self.closed_first()))
+    }
+
+    fn closed_first(&self) -> Option<Party> {
+        self.first_to_close.map(|(party, _)| party)
     }
 
     fn ended(&self, how: How, closed_by: Option<Party>) -> Ended {
-        Ended { how, closed_by, upstream_spoke: self.spoke }
+        let closed_at = self.first_to_close.map_or_else(Instant::now, |(_, at)| at);
+        let closed_after = closed_at.saturating_duration_since(self.start);
+        Ended { how, closed_by, closed_after, upstream_spoke: self.spoke }
     }
 
     /// The end by an upstream that took no more data.
@@ -221,7 +231,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     }
 
     fn closes(&mut self, party: Party, now: Instant) {
-        self.first_to_close.get_or_insert(party);
+        self.first_to_close.get_or_insert((party, now));
         self.limits.half_closed(now);
     }
 }

@@ -283,7 +283,10 @@ async fn a_truncated_stream_is_delivered_and_then_reset() {
     let error = within(app.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let ended = relay.ended().await;
-    assert_eq!(ended, Ended { how: How::Truncated, closed_by: Some(Party::Upstream), upstream_spoke: true });
+    assert_eq!(
+        (ended.how, ended.closed_by, ended.upstream_spoke),
+        (How::Truncated, Some(Party::Upstream), true)
+    );
 }
 
 #[tokio::test]

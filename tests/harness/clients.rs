@@ -8,11 +8,11 @@ use super::hostile::reset_on_close;
 
 /// Connects; a read or write that takes longer than a test should wait is an error.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    try_connect(address).expect("the listener accepts")
+    reach(address).expect("the listener accepts")
 }
 
-/// The same where the listener may refuse: a reset that comes at once may come before `connect` has returned.
-pub fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// The same where the listener may refuse so fast that connect(2) itself already tells of the reset.
+pub fn reach(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -22,7 +22,7 @@ pub fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// Sends, half-closes and reads to the end, as `nc -N` would: what came back, or how it ended.
 pub fn ask(address: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = try_connect(address)?;
+    let mut stream = reach(address)?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();

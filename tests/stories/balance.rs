@@ -91,8 +91,7 @@ fn the_less_loaded_server_gets_the_next_connection() {
     let pki = Pki::generate();
     let upstreams: Vec<_> = (0..2).map(|_| Upstream::start(&pki)).collect();
     let addresses: Vec<_> = upstreams.iter().map(Upstream::address).collect();
-    let ambassador =
-        Ambassador::start(&config::mtls(&pki, &(config::endpoints(&addresses) + UNCHECKED)));
+    let ambassador = Ambassador::start(&config::mtls(&pki, &(config::endpoints(&addresses) + UNCHECKED)));
     let open = || {
         let mut stream = clients::connect(ambassador.listener("in"));
         clients::echoes(&mut stream, b"ping").unwrap();
@@ -154,9 +153,11 @@ fn backups_serve_only_while_every_primary_is_gone() {
         ask();
         (primaries[1].accepted() > 0).then_some(())
     });
-    ambassador.wait_metric("nuncio_breaker_state", &[("endpoint", &primaries[1].address().to_string())], |s| {
-        s == 0.0
-    });
+    ambassador.wait_metric(
+        "nuncio_breaker_state",
+        &[("endpoint", &primaries[1].address().to_string())],
+        |s| s == 0.0,
+    );
     let before = backup.accepted();
     for _ in 0..30 {
         ask();

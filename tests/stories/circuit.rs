@@ -48,7 +48,8 @@ fn circuit_opens(ambassador: &mut Ambassador) {
 fn a_server_that_is_down_opens_the_circuit_and_a_trial_closes_it_when_it_is_back() {
     let pki = Pki::generate();
     let mut upstream = Upstream::start(&pki);
-    let settings = "[upstream.up.breaker]\nopen_for = \"1s\"\nmax_open = \"1s\"\n[upstream.up.health]\nkind = \"off\"\n";
+    let settings =
+        "[upstream.up.breaker]\nopen_for = \"1s\"\nmax_open = \"1s\"\n[upstream.up.health]\nkind = \"off\"\n";
     let file = config::mtls(&pki, &(config::endpoints(&[upstream.address()]) + settings));
     let mut ambassador = Ambassador::start(&file);
     assert!(served(&ambassador));
@@ -82,7 +83,9 @@ fn a_health_check_that_passes_again_lets_clients_in_before_the_circuit_would() {
     let before = failed();
     eventually("a check fails while it is open", LIMIT, || (failed() > before).then_some(()));
     upstream.restart();
-    eventually("the circuit is half-open", LIMIT, || (circuit(&ambassador, "half-open") == 1.0).then_some(()));
+    eventually("the circuit is half-open", LIMIT, || {
+        (circuit(&ambassador, "half-open") == 1.0).then_some(())
+    });
     assert!(served(&ambassador));
     eventually("it closes", LIMIT, || (circuit(&ambassador, "closed") == 1.0).then_some(()));
     assert!(served(&ambassador));
@@ -130,7 +133,11 @@ fn a_server_that_hangs_up_on_idle_clients_is_not_taken_for_one_that_cannot_serve
         assert!(stream.read(&mut [0]).is_err(), "a truncated stream");
     }
     for record in ambassador.wait_records(8) {
-        assert_eq!((&record["reason"], &record["side"]), (&"truncated".into(), &"upstream".into()), "{record}");
+        assert_eq!(
+            (&record["reason"], &record["side"]),
+            (&"truncated".into(), &"upstream".into()),
+            "{record}"
+        );
     }
     assert_eq!(circuit(&ambassador, "open"), 0.0);
 }
@@ -141,7 +148,8 @@ fn liveness_probes_that_say_nothing_do_not_open_the_circuit() {
     let config = pki.server_config();
     let peer = Peer::start(move |stream| {
         if let Some(mut tls) = handshake(&config, stream) {
-            tls.read(&mut [0]).ok(); // the goodbye, which it answers with a bare FIN
+            // The goodbye, which it answers with a bare FIN.
+            assert_eq!(tls.read(&mut [0]).ok(), Some(0));
         }
     });
     let settings = config::endpoints(&[peer.address()]) + "[upstream.up.health]\nkind = \"off\"\n";

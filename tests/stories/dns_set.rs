@@ -29,7 +29,8 @@ fn set_is(ambassador: &Ambassador, servers: &[Upstream]) {
     let wanted: Vec<_> = servers.iter().map(|server| server.address().to_string()).collect();
     ambassador.wait_state("/api/v1/upstreams", &format!("the set is {wanted:?}"), |upstreams| {
         let endpoints = upstreams[0]["endpoints"].as_array()?;
-        let mut now: Vec<_> = endpoints.iter().filter_map(|it| Some(it["address"].as_str()?.to_owned())).collect();
+        let mut now: Vec<_> =
+            endpoints.iter().filter_map(|it| Some(it["address"].as_str()?.to_owned())).collect();
         now.sort();
         (now == wanted).then_some(())
     });

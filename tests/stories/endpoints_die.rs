@@ -45,7 +45,8 @@ fn carry(stream: &TcpStream, block: &[u8], size: &Size) {
         });
         let (mut from, mut buffer, mut at) = (stream, vec![0; 256 * 1024], 0);
         loop {
-            let read = from.read(&mut buffer).unwrap_or_else(|error| panic!("after {at} of {bytes}: {error}"));
+            let read =
+                from.read(&mut buffer).unwrap_or_else(|error| panic!("after {at} of {bytes}: {error}"));
             if read == 0 {
                 break;
             }
@@ -140,12 +141,13 @@ fn endpoints_die(size: &Size) {
     println!(
         "{BIG} x {} MiB each way in {took:.1?}, {:.0} MiB/s each way; {kills} kills; {short} short connections, {} of them cut",
         size.bytes >> 20,
-        (BIG as u64 * size.bytes >> 20) as f64 / took.as_secs_f64(),
+        ((BIG as u64 * size.bytes) >> 20) as f64 / took.as_secs_f64(),
         failed.len()
     );
 
     let records = ambassador.wait_records(short as usize + BIG);
-    let attempts: usize = records.iter().map(|record| record["attempts"].as_array().map_or(0, Vec::len)).sum();
+    let attempts: usize =
+        records.iter().map(|record| record["attempts"].as_array().map_or(0, Vec::len)).sum();
     println!("{attempts} attempts for {} connections", records.len());
     for (client, error) in &failed {
         let record = records.iter().find(|record| record["client"] == client.to_string());
@@ -160,7 +162,11 @@ fn endpoints_die(size: &Size) {
     let mebibytes: Vec<_> = records.iter().filter(|record| record["bytes_received"] == size.bytes).collect();
     assert_eq!(mebibytes.len(), BIG);
     for record in mebibytes {
-        assert_eq!((&record["outcome"], &record["bytes_sent"]), (&"success".into(), &size.bytes.into()), "{record}");
+        assert_eq!(
+            (&record["outcome"], &record["bytes_sent"]),
+            (&"success".into(), &size.bytes.into()),
+            "{record}"
+        );
     }
 
     for dead in &addresses[1..] {

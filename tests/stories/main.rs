@@ -5,12 +5,17 @@
 pub mod harness;
 
 #[cfg(test)]
-mod peers;
-
+mod again;
+#[cfg(test)]
+mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod churn;
+#[cfg(test)]
 mod circuit;
+#[cfg(test)]
+mod clients;
 #[cfg(test)]
 mod dns_set;
 #[cfg(test)]
@@ -18,6 +23,12 @@ mod endpoints_die;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod life;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod real_servers;
 #[cfg(test)]
 mod six_endpoints;
+#[cfg(test)]
+mod upstreams;

@@ -21,7 +21,7 @@ struct Seen {
 
 /// One request and its answer.
 fn one(address: SocketAddr) -> io::Result<()> {
-    let mut stream = clients::try_connect(address)?;
+    let mut stream = clients::reach(address)?;
     // Longer than nuncio may take to establish it: who gives up before that fails for another reason.
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"request")?;
@@ -96,8 +96,11 @@ fn few_fail(rate: u32, time: Duration, settled: Duration, settings: &str) {
     let mut what: BTreeMap<String, u32> = BTreeMap::new();
     for record in records.iter().filter(|record| record["outcome"] != "success") {
         let who = record["endpoint"].as_str().unwrap_or("-");
-        let who = six.names().iter().find(|(_, address)| address.to_string() == who).map_or("-", |(name, _)| name);
-        *what.entry(format!("{} {} at the one that {who}", record["stage"], record["reason"])).or_default() += 1;
+        let who =
+            six.names().iter().find(|(_, address)| address.to_string() == who).map_or("-", |(name, _)| name);
+        *what
+            .entry(format!("{} {} at the one that {who}", record["stage"], record["reason"]))
+            .or_default() += 1;
     }
     println!("what failed: {what:#?}");
     let upstreams = ambassador.get("/api/v1/upstreams").json();
@@ -112,7 +115,8 @@ fn few_fail(rate: u32, time: Duration, settled: Duration, settings: &str) {
         ambassador.metric("nuncio_retry_budget_exhausted_total", &[("upstream", "up")])
     );
     for (name, from) in [("all", Duration::ZERO), ("settled", settled)] {
-        let mut waits: Vec<_> = seen.iter().filter(|client| client.at >= from).map(|client| client.took).collect();
+        let mut waits: Vec<_> =
+            seen.iter().filter(|client| client.at >= from).map(|client| client.took).collect();
         waits.sort();
         let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
         println!("{name}: p50 {:.1?}, p99 {:.1?}, longest {:.1?}", at(0.5), at(0.99), at(1.0));

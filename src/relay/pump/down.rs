@@ -154,7 +154,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         let answers_goodbye = self.up.state == State::Done && answered;
         self.truncated = self.engine.is_some() && !answers_goodbye;
         if self.truncated && self.on_truncation == OnTruncation::Reset {
-            self.reset_after_delivery(How::Truncated, Party::Upstream, now);
+            self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
         } else {
             self.down.state = State::Closing;
         }
