@@ -275,11 +275,13 @@ async fn a_server_that_closed_still_gets_the_clients_data() {
 #[tokio::test]
 async fn a_truncated_stream_is_delivered_and_then_reset() {
     let (relay, mut app, mut server) = tls_over_tcp(Settings::default()).await;
+    relay.client.unsent.store(1, Ordering::SeqCst);
     server.write_all(&pattern(1, 300_000)).await.unwrap();
     server.flush().await.unwrap();
     let (mut socket, _) = server.into_inner();
     socket.shutdown().await.unwrap(); // FIN, and no close_notify
     expect(&mut app, &pattern(1, 300_000)).await;
+    relay.client.unsent.store(0, Ordering::SeqCst);
     let error = within(app.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let ended = relay.ended().await;
