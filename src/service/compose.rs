@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
@@ -336,13 +337,15 @@ fn build_target(
         known.filter(|running| running.written.set == written.set && running.written.retry == written.retry);
     let upstream = match same_set {
         Some(running) => running.target.upstream.clone(),
-        None => Upstream::new(
-            name.clone(),
-            written.set.clone(),
-            &written.retry,
-            fastrand::u64(..),
-            foundation.observer.clone(),
-        ),
+        None => {
+            let (set, observer) = (written.set.clone(), foundation.observer.clone());
+            let upstream = Upstream::new(name.clone(), set, &written.retry, fastrand::u64(..), observer);
+            // The endpoints that need no looking up are there before the first connection is.
+            if let discovery::Source::Fixed(specs) = &written.source {
+                upstream.update(specs.clone(), Instant::now());
+            }
+            upstream
+        }
     };
     let target = target(written, upstream, tls, foundation.resolver.clone());
     Ok((Arc::new(target), false))
