@@ -251,9 +251,11 @@ fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
     // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
-    if (slammed || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
+    // And some (nginx) hang up in all order.
+    let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
+    if (slammed || matches!(how, How::TlsAlert(_) | How::TlsError(_)))
         && let Some(late) =
-            target.tls.as_ref().and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls))
+            target.tls.as_ref().and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
     {
         return by_failure(late);
     }
