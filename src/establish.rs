@@ -21,7 +21,7 @@ use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
 use crate::record::{Attempt, Times};
 use crate::relay;
-use crate::tls::{ClientTls, Secured};
+use crate::tls::{ClientTls, Secured, Seen};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
 /// Bounds on each stage and on all of them.
@@ -83,6 +83,26 @@ pub struct Trail {
     pub times: Times,
     /// Another attempt was due, and the upstream's retry budget was spent.
     pub budget_exhausted: bool,
+}
+
+/// What there was to see at one endpoint, beside the times. For a person who looks: a connection has no use for it.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// What its name was resolved to, or its own address.
+    pub addresses: Vec<SocketAddr>,
+    /// The address that won the race.
+    pub connected: Option<SocketAddr>,
+    /// The name that was asked for in TLS, and that the certificate had to carry.
+    pub server_name: Option<String>,
+    /// The handshake.
+    pub tls: Seen,
+}
+
+impl Sight {
+    /// Keeps everything.
+    pub fn new() -> Sight {
+        Sight { tls: Seen::watching(), ..Sight::default() }
+    }
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.
@@ -166,6 +186,20 @@ pub async fn try_endpoint(
     deadline: Instant,
     times: &mut Times,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
+    look_at_endpoint(target, spec, deadline, times, None).await
+}
+
+/// As [`try_endpoint`], and remembers what there was to see, however it ends.
+///
+/// # Errors
+/// As [`try_endpoint`].
+pub async fn look_at_endpoint(
+    target: &Target,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    times: &mut Times,
+    mut sight: Option<&mut Sight>,
+) -> Result<(TcpStream, Option<Secured>), Failure> {
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
@@ -178,11 +212,20 @@ pub async fn try_endpoint(
         }
     };
 
+    if let Some(sight) = &mut sight {
+        sight.addresses.clone_from(&addresses);
+    }
+
     let begun = Instant::now();
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     times.connect = Some(begun.elapsed());
     let mut stream = match connected {
-        Ok((stream, _)) => stream,
+        Ok((stream, address)) => {
+            if let Some(sight) = &mut sight {
+                sight.connected = Some(address);
+            }
+            stream
+        }
         Err(failure) => {
             // The name may have moved: ask again now rather than when its time is up.
             target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
@@ -195,7 +238,14 @@ pub async fn try_endpoint(
     tls.ready(SystemTime::now())?;
     let name = tls.name_for(spec)?;
     let begun = Instant::now();
-    let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
+    let limit = bound(target.timeouts.handshake);
+    let secured = match sight {
+        None => tls.handshake(&mut stream, name, limit).await,
+        Some(sight) => {
+            sight.server_name = Some(name.to_str().into_owned());
+            tls.handshake_seen(&mut stream, name, limit, &mut sight.tls).await
+        }
+    };
     times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }

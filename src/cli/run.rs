@@ -3,11 +3,20 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::complaint;
+use super::inline;
 use super::{ConfigFlag, FAILED, REFUSED, complain, runtime, start_logging};
 use crate::config::{self, Config};
 use crate::service::{self, Service};
 
+const SIGNALS: &str = "\
+SIGTERM or Ctrl-C stops it: open connections get drain_timeout to end, a second signal ends them at once.
+SIGHUP reads the configuration again, and changes nothing if it is refused. NUNCIO_LOG=debug says more.
+
+Exit codes: 0 stopped, 3 the configuration or what it loads is refused, 2 wrong usage.";
+
 #[derive(clap::Args)]
+#[command(after_help = SIGNALS)]
 pub(super) struct Flags {
     #[command(flatten)]
     config: ConfigFlag,
@@ -24,7 +33,7 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
             serve(loaded.config, Some(path))
         }
         Err(problems) => {
-            eprint!("{problems}");
+            complaint::print(&complaint::of_file(&problems));
             ExitCode::from(REFUSED)
         }
     }
@@ -44,10 +53,12 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> ExitCode {
         }
     };
     runtime.block_on(async {
+        let by_flags = file.is_none();
         let service = match Service::start(config, file).await {
             Ok(service) => service,
             Err(problems) => {
-                complain(&problems);
+                let words = if by_flags { inline::complaint } else { str::to_owned };
+                complain(&problems.iter().map(|problem| words(problem)).collect::<Vec<_>>());
                 return ExitCode::from(REFUSED);
             }
         };

@@ -153,7 +153,7 @@ fn from_rustls(error: &Error, progress: &Progress, seen: &Seen, tls: &ClientTls)
             let at_hello = progress.received.first() == Some(&0x15);
             alert::in_handshake(*received, seen.asked, at_hello, tls)
         }
-        Error::InvalidCertificate(why) => refusal::refused(why, &seen.refused, tls),
+        Error::InvalidCertificate(why) => refusal::refused(why, &seen.chain, tls),
         Error::NoCertificatesPresented => {
             failure(Reason::TlsCertificateError, "the server has no certificate").mend(
                 "give the server a certificate; anonymous ciphers protect from nobody who stands between",

@@ -563,7 +563,7 @@ mod openssl {
             let newer = client(Settings { min_version: Version::Tls13, ..Settings::default() });
             let server = serve("server.pem", "server.key", &["-tls1_2"]).await;
             let text = told_by(&newer, &server).await;
-            assert!(text.contains("min_version = \"1.2\""), "{text}");
+            assert!(text.contains("tls_min = \"1.2\""), "{text}");
         });
     }
 
