@@ -241,7 +241,7 @@ fn belong_together(
             place + 1
         )),
         None => Err(format!(
-            "certificate {file} ({}) and key {key_file} do not belong together; openssl x509 -noout -pubkey -in {file} and openssl pkey -pubout -in {key_file} must print the same",
+            "certificate {file} ({}) and key {key_file} do not belong together; name the key that the certificate was requested with (of a pair, openssl x509 -noout -pubkey -in {file} and openssl pkey -pubout -in {key_file} print the same)",
             describe_peer(&certificates[0]).subject
         )),
     }

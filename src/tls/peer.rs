@@ -272,6 +272,24 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_s_dates_are_told_with_how_they_stand_now() {
+        let day = 86_400;
+        let facts = PeerFacts {
+            not_before: Date(0),
+            not_after: Date(100 * day),
+            ..describe_peer(&CertificateDer::from(Vec::new()))
+        };
+        for (now, soon, text) in [
+            (-2 * day, false, "from 1970-01-01T00:00:00Z (begins in 2 days) until 1970-04-11T00:00:00Z"),
+            (50 * day, false, "from 1970-01-01T00:00:00Z until 1970-04-11T00:00:00Z (in 50 days)"),
+            (88 * day, true, "from 1970-01-01T00:00:00Z until 1970-04-11T00:00:00Z (in 12 days)"),
+            (103 * day, false, "from 1970-01-01T00:00:00Z until 1970-04-11T00:00:00Z (expired 3 days ago)"),
+        ] {
+            assert_eq!((facts.validity(Date(now)).as_str(), facts.ends_soon(Date(now))), (text, soon));
+        }
+    }
+
+    #[test]
     fn a_certificate_that_is_garbage_is_described_as_such() {
         let facts = describe_peer(&CertificateDer::from(vec![0x30, 3, 1, 2, 3]));
         assert_eq!(facts.subject, "(a certificate that cannot be read)");

@@ -5,4 +5,8 @@
 pub mod harness;
 
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod peers;
+#[cfg(test)]
+mod probe;
