@@ -14,6 +14,7 @@ pub mod process;
 pub mod records;
 pub mod servers;
 pub mod upstream;
+pub mod wording;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

@@ -5,6 +5,8 @@
 pub mod harness;
 
 #[cfg(test)]
+mod ambassador;
+#[cfg(test)]
 mod messages;
 #[cfg(test)]
 mod peers;

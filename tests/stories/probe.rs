@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::harness::ambassador::run;
 use super::harness::pki::{fixture, serving};
 use super::harness::servers::Server;
+use super::harness::wording::redacted;
 use super::harness::{Hostile, Pki, Upstream, free_address};
 
 /// What a configuration says of one upstream.
@@ -91,30 +92,6 @@ impl Case {
         let text = text.replace(&self.address, "SERVER").replace(&format!("{ca}/"), "");
         redacted(&text.replace(&format!("{}/", files.trim_end_matches('/')), ""))
     }
-}
-
-/// Without times, sizes and what the clock says.
-fn redacted(text: &str) -> String {
-    let units = ["ms", "second", "minute", "hour", "day", "year", "bytes"];
-    let number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let lines = text.lines().map(|line| {
-        let words: Vec<_> = line.split(' ').collect();
-        let mut shown = Vec::new();
-        for (place, word) in words.iter().enumerate() {
-            let next = words.get(place + 1).copied().unwrap_or_default();
-            let before = shown.last().copied().unwrap_or_default();
-            let opened = word.trim_start_matches('(');
-            let clock = matches!(before, "is" | "says") && word.starts_with("20");
-            shown.push(match () {
-                () if !opened.is_empty() && number(opened) && units.iter().any(|unit| next.starts_with(unit)) => "N",
-                () if clock && word.ends_with(')') => "NOW)",
-                () if clock => "NOW",
-                () => word,
-            });
-        }
-        shown.join(" ")
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn showing(certificate: &str) -> Upstream {
