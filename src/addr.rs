@@ -165,6 +165,9 @@ impl FromStr for EndpointAddr {
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(format!("'{text}' has no port: write {text}:PORT"));
         };
+        if text.contains('/') {
+            return Err(format!("'{text}': write HOST:PORT alone, as in db.example.com:5432"));
+        }
         if host.contains(':') {
             return Err(format!("'{text}': write an IPv6 address in brackets, as in [::1]:5432"));
         }

@@ -9,15 +9,16 @@ use crate::config;
 
 const EXAMPLES: &str = "\
 Examples:
-  A program that speaks plaintext to 127.0.0.1:6379 reaches a Redis that demands a client certificate:
-    nuncio bridge 127.0.0.1:6379 redis.example.com:6379 --ca ca.pem --cert client.pem --key client.key
+  A Redis that demands a client certificate, for a program that speaks plaintext:
+    nuncio bridge 127.0.0.1:6379 redis.example.com:6379 \\
+      --ca ca.pem --cert client.pem --key client.key
   Two servers, of which one may be down; whoever may use the socket file may connect:
     nuncio bridge unix:/run/ldap.sock ldap1.example.com:636 ldap2.example.com:636
-  A server whose certificate names nobody, by its key (nuncio probe 10.0.0.5:8443 prints it):
+  A server that no CA vouches for, by its key (nuncio probe 10.0.0.5:8443 prints it):
     nuncio bridge 127.0.0.1:8443 10.0.0.5:8443 --pin spki-sha256:...
 
-Ctrl-C ends it: open connections get 30 seconds, a second Ctrl-C ends them at once. Paths start from the
-current directory.";
+Ctrl-C ends it: open connections get 30 seconds, a second Ctrl-C ends them at once.
+Paths start from the current directory.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -44,7 +44,15 @@ impl From<String> for Complaint {
             }
             _ => (None, text.clone()),
         };
-        Complaint { file: None, line: None, column: None, key, message, mend: None, text: format!("nuncio: {text}") }
+        Complaint {
+            file: None,
+            line: None,
+            column: None,
+            key,
+            message,
+            mend: None,
+            text: format!("nuncio: {text}"),
+        }
     }
 }
 

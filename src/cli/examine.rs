@@ -178,8 +178,7 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examin
     let mut times = Times::default();
     let mut sight = Sight::new();
     let deadline = Instant::now() + target.timeouts.establish;
-    let attempted =
-        establish::look_at_endpoint(target, spec, deadline, &mut times, Some(&mut sight)).await;
+    let attempted = establish::look_at_endpoint(target, spec, deadline, &mut times, Some(&mut sight)).await;
     let (tls, failure) = match attempted {
         Err(failure) => (None, Some(failure)),
         Ok((_, None)) => (None, None),

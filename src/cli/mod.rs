@@ -28,13 +28,13 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 First steps:
-  nuncio demo                                   see what it does
-  nuncio probe db.example.com:5433 --ca ca.pem  see whether a server can be reached, and what it shows
-  nuncio bridge 127.0.0.1:6379 redis.example.com:6379 --ca ca.pem --cert client.pem --key client.key
-  nuncio check --config nuncio.toml             see whether a configuration holds
+  nuncio demo                                   what it does, with nothing installed
+  nuncio probe db.example.com:5433 --ca ca.pem  can that server be reached, and what does it show?
+  nuncio bridge --help                          one program, one server, no configuration
+  nuncio check --config nuncio.toml             does that configuration hold?
 
-Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 the configuration or what it loads is refused, 4 it loads
-but a fault was found.";
+Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 the configuration or what it loads is refused,
+4 it loads, but a fault was found.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -147,11 +147,9 @@ impl Listener {
     fn to_text(&self) -> String {
         let mut rows = Rows::titled(format!("listener {}", self.name));
         rows.row("address", self.addresses.join(", "));
-        for (label, names) in [
-            ("networks", &self.allow),
-            ("users", &self.allow_users),
-            ("groups", &self.allow_groups),
-        ] {
+        for (label, names) in
+            [("networks", &self.allow), ("users", &self.allow_users), ("groups", &self.allow_groups)]
+        {
             if !names.is_empty() {
                 rows.row(label, names.join(", "));
             }

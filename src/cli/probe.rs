@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::complaint::{self, Complaint};
 use super::examine::{self, Examination};
 use super::inline::{self, TlsFlags};
-use super::complaint::{self, Complaint};
 use super::{ConfigFlag, FAILED, FAULT, REFUSED, USAGE, runtime};
 use crate::addr::EndpointAddr;
 use crate::config::{self, Config};
@@ -121,19 +121,18 @@ impl Flags {
             )));
         }
         let upstream = inline::upstream("probe", &[target.to_owned()], "tcp", &self.tls);
-        let text =
-            format!("{upstream}\n[listener.probe]\naddress = \"127.0.0.1:0\"\nupstream = \"probe\"\n");
-        let loaded = config::from_text("the flags", &text)
-            .map_err(|problems| Refused { code: USAGE, problems: complaint::of_load(inline::complaints(&problems)) })?;
+        let text = format!("{upstream}\n[listener.probe]\naddress = \"127.0.0.1:0\"\nupstream = \"probe\"\n");
+        let loaded = config::from_text("the flags", &text).map_err(|problems| Refused {
+            code: USAGE,
+            problems: complaint::of_load(inline::complaints(&problems)),
+        })?;
         Ok(What { config: loaded.config, only: None, by_flags: true })
     }
 
     fn by_file(&self, upstream: Option<&str>) -> Result<What, Refused> {
         if let Some(flag) = self.tls.any() {
             let of = upstream.map_or("every upstream".to_owned(), |name| format!("upstream '{name}'"));
-            return Err(usage(format!(
-                "{flag} is for HOST:PORT: the file says how {of} is dialled"
-            )));
+            return Err(usage(format!("{flag} is for HOST:PORT: the file says how {of} is dialled")));
         }
         let path = self.config.path();
         let config = match config::load(&path) {
@@ -141,7 +140,8 @@ impl Flags {
             Err(problems) => {
                 let mut problems = complaint::of_file(&problems);
                 if let Some(name) = upstream.filter(|_| !path.exists()) {
-                    let hint = format!("to dial a server without a file, name its port: nuncio probe {name}:PORT");
+                    let hint =
+                        format!("to dial a server without a file, name its port: nuncio probe {name}:PORT");
                     problems.push(hint.into());
                 }
                 return Err(Refused { code: REFUSED, problems });

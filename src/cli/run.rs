@@ -10,8 +10,9 @@ use crate::config::{self, Config};
 use crate::service::{self, Service};
 
 const SIGNALS: &str = "\
-SIGTERM or Ctrl-C stops it: open connections get drain_timeout to end, a second signal ends them at once.
-SIGHUP reads the configuration again, and changes nothing if it is refused. NUNCIO_LOG=debug says more.
+SIGTERM or Ctrl-C stops it: open connections get drain_timeout, a second signal ends them at once.
+SIGHUP reads the configuration again; one that is refused changes nothing.
+NUNCIO_LOG=debug in the environment says more.
 
 Exit codes: 0 stopped, 3 the configuration or what it loads is refused, 2 wrong usage.";
 

@@ -107,13 +107,7 @@ struct Notes {
 
 impl Default for Notes {
     fn default() -> Self {
-        Notes {
-            now: Date(0),
-            strict: false,
-            problems: Vec::new(),
-            faults: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Notes { now: Date(0), strict: false, problems: Vec::new(), faults: Vec::new(), warnings: Vec::new() }
     }
 }
 

@@ -223,7 +223,8 @@ impl Presenter {
 impl ResolvesClientCert for Presenter {
     fn resolve(&self, issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         // A server with the system's roots names 150; the first few show what kind of list it is.
-        let named = || -> Vec<String> { issuers.iter().take(8).map(|it| peer::distinguished_name(it)).collect() };
+        let named =
+            || -> Vec<String> { issuers.iter().take(8).map(|it| peer::distinguished_name(it)).collect() };
         note(|seen| {
             seen.asked = true;
             if seen.watched {

@@ -13,7 +13,12 @@ pub fn redacted(text: &str) -> String {
             let opened = word.trim_start_matches('(');
             let clock = matches!(before, "is" | "says") && word.starts_with("20");
             shown.push(match () {
-                () if !opened.is_empty() && number(opened) && units.iter().any(|unit| next.starts_with(unit)) => "N",
+                () if !opened.is_empty()
+                    && number(opened)
+                    && (next == "s" || units.iter().any(|unit| next.starts_with(unit))) =>
+                {
+                    "N"
+                }
                 () if clock && word.ends_with(')') => "NOW)",
                 () if clock => "NOW",
                 () => word,

@@ -43,9 +43,10 @@ impl Case {
     fn file(&self) -> (TempDir, String) {
         let directory = TempDir::with_prefix("nuncio-probe-").unwrap();
         let path = |path: &Path| Value::from(path.display().to_string()).to_string();
-        let ours = self.ours.as_ref().map(|(certificate, key)| {
-            format!("certificate = {}\nkey = {}\n", path(certificate), path(key))
-        });
+        let ours = self
+            .ours
+            .as_ref()
+            .map(|(certificate, key)| format!("certificate = {}\nkey = {}\n", path(certificate), path(key)));
         let text = format!(
             "[listener.orders]\naddress = \"127.0.0.1:0\"\nupstream = \"orders\"\n\
              [identity.corp]\nca = {}\n{}\
@@ -156,7 +157,7 @@ upstream orders at SERVER
   pins         spki-sha256:woGzlUqkgztunMUiBlKvFI+7H1zEVNzEZlPmzd7ilrg=
                leaf-sha256:hW/vOqQojSYi7EX0J+t/znOcOZnshDisaxfDFW0dcJI=
   verdict      failed at handshake: tls_certificate_error
-  cause        the server's certificate CN=upstream.test was issued by CN=nuncio test CA, which is not in other-ca.pem, which has CN=another CA
+  cause        the server's certificate CN=upstream.test was issued by CN=nuncio test CA, which is not in other-ca.pem (there is CN=another CA)
   side         upstream (the server, or the way to it)
   mend         add the certificate of CN=nuncio test CA to other-ca.pem if you trust it, or, if that is an intermediate, let the server send it along with its own certificate
 exit code 4
@@ -169,7 +170,7 @@ fn a_certificate_of_a_ca_that_is_not_ours_is_told_whose_it_is() {
     let case = Case { ca: fixture("other-ca.pem"), ..Case::new(server.address()) };
     insta::assert_snapshot!(case.verdict(), @r#"
   verdict      failed at handshake: tls_certificate_error
-  cause        the server's certificate CN=upstream.test was issued by CN=nuncio test CA, which is not in other-ca.pem, which has CN=another CA
+  cause        the server's certificate CN=upstream.test was issued by CN=nuncio test CA, which is not in other-ca.pem (there is CN=another CA)
   side         upstream (the server, or the way to it)
   mend         add the certificate of CN=nuncio test CA to other-ca.pem if you trust it, or, if that is an intermediate, let the server send it along with its own certificate
 exit code 4
@@ -184,7 +185,7 @@ fn a_certificate_with_another_name_is_told_which_names_it_has() {
   verdict      failed at handshake: tls_certificate_error
   cause        the server's certificate is valid for upstream.test, *.pool.test, not for db.corp.example
   side         upstream (the server, or the way to it)
-  mend         set server_name = "upstream.test" if that is the server that is meant; or give it a certificate with subjectAltName db.corp.example
+  mend         set server_name = "upstream.test" if that is the server that is meant; or give it a certificate for db.corp.example (subjectAltName)
 exit code 4
 "#);
 }
@@ -232,7 +233,7 @@ fn a_name_in_the_subject_only_gets_its_pin() {
   verdict      failed at handshake: tls_certificate_error
   cause        the server's certificate CN=upstream.test has its name only in the subject, without subjectAltName, and cannot be checked for upstream.test
   side         upstream (the server, or the way to it)
-  mend         give the server a certificate with subjectAltName upstream.test; or, once you are sure that it is this server's own (serial 6e:74:f9:d3:fe:34:8e:fa:b6:d3:a0:2f:07:f8:d1:e6:79:09:7b:25), pin its key: pins = ["spki-sha256:woGzlUqkgztunMUiBlKvFI+7H1zEVNzEZlPmzd7ilrg="]
+  mend         give the server a certificate for upstream.test (subjectAltName); or, once you are sure that it is this server's own (serial 6e:74:f9:d3:fe:34:8e:fa:b6:d3:a0:2f:07:f8:d1:e6:79:09:7b:25), pin its key: pins = ["spki-sha256:woGzlUqkgztunMUiBlKvFI+7H1zEVNzEZlPmzd7ilrg="]
 exit code 4
 "#);
 }
@@ -257,7 +258,7 @@ fn an_address_that_the_certificate_does_not_carry_is_told_the_name_to_set() {
   verdict      failed at handshake: tls_certificate_error
   cause        the server is addressed as 127.0.0.1, and its certificate is valid for upstream.test, *.pool.test, but for no address
   side         upstream (the server, or the way to it)
-  mend         set server_name = "upstream.test" if that is the server that is meant; or give it a certificate that has the address 127.0.0.1 in subjectAltName
+  mend         set server_name = "upstream.test" if that is the server that is meant; or give it a certificate for the address 127.0.0.1 (subjectAltName)
 exit code 4
 "#);
 }
@@ -265,10 +266,14 @@ exit code 4
 #[test]
 #[ignore = "needs openssl: tests/run installs it"]
 fn a_server_with_rsa_key_exchange_only_is_told_which_ciphers_to_allow() {
-    let server = Server::openssl_with("server-v1-rsa.pem", "server-rsa.key", &["-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0"]);
+    let server = Server::openssl_with(
+        "server-v1-rsa.pem",
+        "server-rsa.key",
+        &["-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0"],
+    );
     insta::assert_snapshot!(Case::new(server.address()).verdict(), @r#"
   verdict      failed at handshake: tls_alert_received
-  cause        the server answered our ClientHello with the alert handshake_failure (40): it may have only RSA key exchange or CBC ciphers, or no certificate for this name
+  cause        the server has no way of doing TLS with us (alert handshake_failure (40)): it may have only old ciphers (RSA key exchange, CBC), or no certificate for this name
   side         upstream (the server, or the way to it)
   mend         give the server an ECDHE suite with AES-GCM, such as ECDHE-RSA-AES128-GCM-SHA256 (ssl_ciphers in PostgreSQL and nginx, ssl_cipher in MySQL, tls_high_cipherlist in Postfix); or set `server_name` to a name that it has a certificate for
 exit code 4
@@ -302,7 +307,7 @@ fn a_server_that_refuses_our_certificate_late_is_found_out() {
   verdict      failed at handshake: client_certificate_refused
   cause        the server refused our certificate CN=client.test, issued by CN=nuncio test CA, with the alert decrypt_error (51)
   side         upstream (the server, or the way to it)
-  mend         the server could not check our signature: does it support our key's kind? Its log says more
+  mend         a signature did not hold: has the server another CN=nuncio test CA in its CA file, an older or a newer one? Put the one that issued our certificate there
 exit code 4
 "#);
 }
@@ -348,7 +353,7 @@ exit code 4
   verdict      failed at handshake: tls_protocol_error
   cause        the server speaks plaintext HTTP and has no TLS on this port
   side         upstream (the server, or the way to it)
-  mend         name the port on which HTTP has TLS, or switch TLS on there; tls = "off" sends everything in the clear
+  mend         name the port on which the server has TLS, or switch TLS on there; tls = "off" sends everything in plaintext
 exit code 4
 "#);
 }
@@ -370,9 +375,9 @@ fn a_silent_server_is_told_what_it_may_be_waiting_for() {
     let keys = "server_name = \"upstream.test\"\ntimeouts.handshake = \"300ms\"";
     insta::assert_snapshot!(Case { keys, ..Case::new(server.address()) }.verdict(), @r#"
   verdict      failed at handshake: handshake_timeout
-  cause        the server took the connection and answered nothing to a ClientHello of N bytes within 300ms
+  cause        the server took the connection and did not answer our first TLS message (ClientHello, N bytes) within 300ms
   side         upstream (the server, or the way to it)
-  mend         does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = "postgres", "ldap"); if it does, an old firewall or server may drop a ClientHello of more than one packet: set `post_quantum = false`
+  mend         does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = "postgres", "ldap"); if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`
 exit code 4
 "#);
 }
@@ -385,7 +390,7 @@ fn a_server_that_hangs_up_after_the_handshake_is_not_fine() {
   verdict      failed at handshake: early_close
   cause        the server closed the connection right after the handshake, before anybody had said a thing
   side         upstream (the server, or the way to it)
-  mend         look in the server's log for why it hung up right after the handshake
+  mend         look in the server's log for why it hung up: may CN=client.test come in, and from this host?
 exit code 4
 "#);
 }
@@ -395,7 +400,9 @@ exit code 4
 fn a_printed_pin_works_when_it_is_pasted() {
     let other = showing("server-v1-rsa.pem").address().to_string();
     let directory = TempDir::new().unwrap();
-    for certificate in ["server-self-signed-ca.pem", "server-cn-only.pem", "server-v1.pem", "server-expired.pem"] {
+    for certificate in
+        ["server-self-signed-ca.pem", "server-cn-only.pem", "server-v1.pem", "server-expired.pem"]
+    {
         let server = showing(certificate);
         let address = server.address().to_string();
         let (code, out, _) = run(&["probe", &address, "--json"], directory.path());
@@ -407,7 +414,10 @@ fn a_printed_pin_works_when_it_is_pasted() {
             let pin = pin.as_str().unwrap();
             let (code, out, err) = run(&["probe", &address, "--pin", pin], directory.path());
             assert_eq!(code, Some(0), "{certificate} by {pin}: {out}{err}");
-            assert!(out.contains("verdict      fine: the server has the key or certificate that is pinned"), "{out}");
+            assert!(
+                out.contains("verdict      fine: the server has the key or certificate that is pinned"),
+                "{out}"
+            );
             assert_eq!(run(&["probe", &other, "--pin", pin], directory.path()).0, Some(4));
             let file = format!(
                 "[listener.a]\naddress = \"127.0.0.1:0\"\nupstream = {{ endpoints = [\"{address}\"], pins = [\"{pin}\"] }}"
@@ -471,9 +481,9 @@ fn files_that_are_not_what_they_should_be_are_refused_with_their_mend() {
         case.redacted(&checked.2)
     });
     insta::assert_snapshot!(told.join("\n"), @r#"
-nuncio: identity.corp: certificate nowhere.pem: there is no such file
+nuncio: identity.corp: certificate nowhere.pem: there is no such file; put it there, or correct the path
 nuncio.toml: refused, 1 problem
-nuncio: identity.corp: certificate client.pem (CN=client) and key server.key do not belong together; openssl x509 -noout -pubkey -in client.pem and openssl pkey -pubout -in server.key must print the same
+nuncio: identity.corp: certificate client.pem (CN=client) and key server.key do not belong together; name the key that the certificate was requested with (of a pair, openssl x509 -noout -pubkey -in client.pem and openssl pkey -pubout -in server.key print the same)
 nuncio.toml: refused, 1 problem
 nuncio: identity.corp: key client.encrypted.key: the key is encrypted, and nuncio has nobody to ask for its passphrase; write it without one and protect it by its file mode: openssl pkey -in client.encrypted.key -out client.encrypted.key.plain
 nuncio.toml: refused, 1 problem
@@ -595,7 +605,7 @@ listener cache
   networks     10.0.0.0/8
   leads to     upstream cache
 listener orders
-  address      127.0.0.1:5432, unix:/run/orders.sock
+  address      127.0.0.1:PORT, unix:/run/orders.sock
   leads to     upstream orders
 upstream cache
   endpoints    every address of cache.corp.example:6379
