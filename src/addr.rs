@@ -233,7 +233,7 @@ mod tests {
             ("::1:5432", "in brackets"),
             ("db:0", "not a port"),
             ("10.0.0.1:0", "port 0"),
-            ("http://db:80", "in brackets"),
+            ("http://db:80", "HOST:PORT alone"),
             ("a b:80", "not a host name"),
             (":80", "not a host name"),
             ("127.0.0.1:+5", "'+5' is not a port"),
