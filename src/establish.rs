@@ -19,9 +19,9 @@ use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
-use crate::record::{Attempt, Times};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
+use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
 /// Bounds on each stage and on all of them.
@@ -74,18 +74,7 @@ pub struct Target {
     pub early_close: Duration,
 }
 
-/// What happened on the way, kept by the caller so that it is there too when the caller stops waiting.
-#[derive(Debug, Default)]
-pub struct Trail {
-    /// Every attempt that ended, in order.
-    pub attempts: Vec<Attempt>,
-    /// See [`Times`].
-    pub times: Times,
-    /// Another attempt was due, and the upstream's retry budget was spent.
-    pub budget_exhausted: bool,
-}
-
-/// What there was to see at one endpoint, beside the times. For a person who looks: a connection has no use for it.
+/// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
 #[derive(Debug, Default)]
 pub struct Sight {
     /// What its name was resolved to, or its own address.
@@ -143,7 +132,9 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 
         let begun = Instant::now();
         let endpoint = lease.label().clone();
-        let attempted = try_endpoint(target, lease.spec(), deadline, &mut trail.times).await;
+        trail.under_way = Some((endpoint.clone(), begun));
+        let attempted = try_endpoint(target, lease.spec(), deadline, trail).await;
+        trail.under_way = None;
         let took = begun.elapsed();
         let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
         trail.attempts.push(Attempt { endpoint, stage, reason, took });
@@ -179,14 +170,14 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 /// One endpoint, from its name to an established connection.
 ///
 /// # Errors
-/// What kept it from being established. `times` has what was measured either way.
+/// What kept it from being established. `trail` has how far it came and what was measured either way.
 pub async fn try_endpoint(
     target: &Target,
     spec: &EndpointSpec,
     deadline: Instant,
-    times: &mut Times,
+    trail: &mut Trail,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
-    look_at_endpoint(target, spec, deadline, times, None).await
+    look_at_endpoint(target, spec, deadline, trail, None).await
 }
 
 /// As [`try_endpoint`], and remembers what there was to see, however it ends.
@@ -197,17 +188,19 @@ pub async fn look_at_endpoint(
     target: &Target,
     spec: &EndpointSpec,
     deadline: Instant,
-    times: &mut Times,
+    trail: &mut Trail,
     mut sight: Option<&mut Sight>,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
+    trail.times = Times { queue: trail.times.queue, ..Times::default() };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
     let addresses = match spec.address.socket_addr() {
         Some(address) => vec![address],
         None => {
+            trail.stage = Stage::Resolve;
             let addresses = resolve(target, spec, bound(target.timeouts.resolve)).await;
-            times.resolve = Some(begun.elapsed());
+            trail.times.resolve = Some(begun.elapsed());
             addresses?
         }
     };
@@ -217,8 +210,9 @@ pub async fn look_at_endpoint(
     }
 
     let begun = Instant::now();
+    trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
-    times.connect = Some(begun.elapsed());
+    trail.times.connect = Some(begun.elapsed());
     let mut stream = match connected {
         Ok((stream, address)) => {
             if let Some(sight) = &mut sight {
@@ -238,6 +232,7 @@ pub async fn look_at_endpoint(
     tls.ready(SystemTime::now())?;
     let name = tls.name_for(spec)?;
     let begun = Instant::now();
+    trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
     let secured = match sight {
         None => tls.handshake(&mut stream, name, limit).await,
@@ -246,7 +241,7 @@ pub async fn look_at_endpoint(
             tls.handshake_seen(&mut stream, name, limit, &mut sight.tls).await
         }
     };
-    times.handshake = Some(begun.elapsed());
+    trail.times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }
 
@@ -318,7 +313,7 @@ impl health::Probe for Target {
                 }
                 health::Kind::Tls => {
                     let (mut stream, secured) =
-                        try_endpoint(self, spec, deadline, &mut Times::default()).await?;
+                        try_endpoint(self, spec, deadline, &mut Trail::default()).await?;
                     match (secured, &self.tls) {
                         (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
                         (None, _) | (_, None) => Ok(()),

@@ -29,6 +29,7 @@ pub mod tls;
 
 pub mod failure;
 pub mod record;
+pub mod trail;
 
 pub mod admin;
 pub mod discovery;

@@ -86,7 +86,7 @@ impl Bound {
     }
 
     /// Whether clients still find it: nobody has removed or replaced a Unix socket's file.
-    fn is_reachable(&self) -> bool {
+    pub fn is_reachable(&self) -> bool {
         #[cfg(unix)]
         if let Some(file) = &self.0.file {
             return file.is_ours();

@@ -10,9 +10,10 @@ mod systemd;
 mod unix;
 
 use std::convert::Infallible;
-use std::future::{self, poll_fn};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -118,21 +119,23 @@ impl Acceptor {
             }
         };
         let mut turn = 0;
+        let mut places = Places { permits, waiting: None };
         loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else {
-                return future::pending().await; // somebody closed the semaphore: there will be no permit
-            };
-            // In turn, so that one busy address does not starve the others.
-            let accepted = poll_fn(|cx| {
+            // A permit that finds nothing to accept goes back at once: an idle listener that kept one would take it from
+            // those that have clients waiting.
+            let (accepted, permit) = poll_fn(|cx| {
+                let permit = std::task::ready!(places.poll(cx));
+                // In turn, so that one busy address does not starve the others.
                 for _ in 0..ports.len() {
                     turn = (turn + 1) % ports.len();
                     if let Poll::Ready(accepted) = ports[turn].poll_accept(cx) {
-                        return Poll::Ready(accepted);
+                        return Poll::Ready((accepted, permit));
                     }
                 }
                 Poll::Pending
-            });
-            match accepted.await {
+            })
+            .await;
+            match accepted {
                 Ok(accepted) => {
                     trouble.is_over();
                     on(accepted, permit);
@@ -156,6 +159,32 @@ impl Acceptor {
             bind::Socket::Unix(socket) => Listening::Unix(UnixListener::from_std(socket)?),
         };
         Ok(Port { listening, local: bound.local().clone(), tcp: &self.tcp })
+    }
+}
+
+/// The way to a permit.
+struct Places {
+    permits: Arc<Semaphore>,
+    /// Boxed only while there is none: the common case costs one atomic operation.
+    waiting: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
+}
+
+impl Places {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<OwnedSemaphorePermit> {
+        if self.waiting.is_none()
+            && let Ok(permit) = self.permits.clone().try_acquire_owned()
+        {
+            return Poll::Ready(permit);
+        }
+        let permits = &self.permits;
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let permits = permits.clone();
+            Box::pin(async move { permits.acquire_owned().await.ok() })
+        });
+        let permit = std::task::ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        // Somebody closed the semaphore: there will be no permit.
+        permit.map_or(Poll::Pending, Poll::Ready)
     }
 }
 

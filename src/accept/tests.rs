@@ -1,3 +1,5 @@
+//! The acceptor on real sockets, of each kind; what is process-wide, in a process of its own.
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 

@@ -17,9 +17,10 @@ use crate::config::Config;
 use crate::discovery::{self, Resolver, Source};
 use crate::establish::{self, Sight, Target};
 use crate::failure::{Failure, Side};
-use crate::record::{Millis, Times};
+use crate::record::Millis;
 use crate::service;
 use crate::tls::{self, Date, PeerFacts};
+use crate::trail::{Times, Trail};
 use crate::upstream::EndpointSpec;
 
 /// So many endpoints are looked at at a time.
@@ -175,10 +176,10 @@ async fn endpoints(
 }
 
 async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examination {
-    let mut times = Times::default();
+    let mut trail = Trail::default();
     let mut sight = Sight::new();
     let deadline = Instant::now() + target.timeouts.establish;
-    let attempted = establish::look_at_endpoint(target, spec, deadline, &mut times, Some(&mut sight)).await;
+    let attempted = establish::look_at_endpoint(target, spec, deadline, &mut trail, Some(&mut sight)).await;
     let (tls, failure) = match attempted {
         Err(failure) => (None, Some(failure)),
         Ok((_, None)) => (None, None),
@@ -187,7 +188,7 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examin
             let proven = match &target.tls {
                 // A refusal takes as long to arrive as the answers in the handshake did.
                 Some(tls) => {
-                    let window = PROOF.max(times.handshake.unwrap_or_default() * 2);
+                    let window = PROOF.max(trail.times.handshake.unwrap_or_default() * 2);
                     secured.prove(&mut stream, window, tls).await
                 }
                 None => Ok(()),
@@ -215,7 +216,7 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examin
         fine: failure.is_none(),
         verdict: verdict(failure.as_ref(), target, client_certificate.as_ref()),
         server_name,
-        stages: stages(&times),
+        stages: stages(&trail.times),
         addresses,
         connected,
         tls,

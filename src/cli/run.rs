@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::complaint;
 use super::inline;
@@ -53,22 +54,38 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    runtime.block_on(async {
-        let by_flags = file.is_none();
-        let service = match Service::start(config, file).await {
-            Ok(service) => service,
-            Err(problems) => {
-                let words = if by_flags { inline::complaint } else { str::to_owned };
-                complain(&problems.iter().map(|problem| words(problem)).collect::<Vec<_>>());
-                return ExitCode::from(REFUSED);
-            }
-        };
-        match service::serve_until_stopped(service).await {
-            Ok(_) => ExitCode::SUCCESS,
+    let (code, journal) = runtime.block_on(async {
+        // Before anything listens, so that a signal during the start is no sudden death.
+        let signals = match service::Signals::listen() {
+            Ok(signals) => signals,
             Err(error) => {
                 complain(&[format!("signals cannot be listened to: {error}")]);
-                ExitCode::from(FAILED)
+                return (ExitCode::from(FAILED), None);
+            }
+        };
+        let words = if file.is_none() { inline::complaint } else { str::to_owned };
+        match Service::start(config, file).await {
+            Ok(service) => {
+                service::serve_until_stopped(&service, signals).await;
+                (ExitCode::SUCCESS, Some(service.journal().clone()))
+            }
+            Err(problems) => {
+                complain(&problems.iter().map(|problem| words(problem)).collect::<Vec<_>>());
+                (ExitCode::from(REFUSED), None)
             }
         }
-    })
+    });
+    // Connections that even the end of the drain did not end write their records as they are dropped here.
+    drop(runtime);
+    if let Some(journal) = journal
+        && !journal.flush(FAREWELL)
+    {
+        tracing::warn!(
+            "nobody read the last records from standard output within {FAREWELL:?}: they are lost"
+        );
+    }
+    code
 }
+
+/// How long the end waits for whoever reads the records.
+const FAREWELL: Duration = Duration::from_secs(2);

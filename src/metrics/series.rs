@@ -26,8 +26,10 @@ const KEPT: Duration = Duration::from_secs(3600);
 pub struct End {
     /// At the coarsest.
     pub outcome: Outcome,
-    /// Where, why and on whose side, unless it was a success.
-    pub failure: Option<(Stage, Reason, Side)>,
+    /// Where, unless it was a success.
+    pub stage: Option<Stage>,
+    /// Why and on whose side, unless it was a success or the client just left.
+    pub cause: Option<(Reason, Side)>,
 }
 
 /// The counters of one (listener, upstream, endpoint).
@@ -151,7 +153,7 @@ impl Collector for Collected {
         for ((listener, upstream, endpoint), series) in &all {
             let mut ended: Vec<_> = held(&series.ended).iter().map(|(end, count)| (*end, *count)).collect();
             ended.sort_by_key(|(end, _)| {
-                (end.outcome.label(), end.failure.map(|(stage, reason, _)| (stage, reason.label())))
+                (end.outcome.label(), end.stage, end.cause.map(|(reason, _)| reason.label()))
             });
             for (end, count) in ended {
                 let labels = [
@@ -159,9 +161,9 @@ impl Collector for Collected {
                     ("upstream", &**upstream),
                     ("endpoint", &**endpoint),
                     ("outcome", end.outcome.label()),
-                    ("stage", end.failure.map_or("", |(stage, _, _)| stage.label())),
-                    ("reason", end.failure.map_or("", |(_, reason, _)| reason.label())),
-                    ("side", end.failure.map_or("", |(_, _, side)| side.label())),
+                    ("stage", end.stage.map_or("", Stage::label)),
+                    ("reason", end.cause.map_or("", |(reason, _)| reason.label())),
+                    ("side", end.cause.map_or("", |(_, side)| side.label())),
                 ];
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }

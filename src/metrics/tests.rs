@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::failure::{Outcome, Side, Stage};
+use crate::failure::{Outcome, Reason, Side, Stage};
 use crate::upstream::EndpointView;
 
 fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
@@ -37,14 +37,14 @@ fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
     let (listener, upstream, endpoint) = ("orders".into(), "orders".into(), "db1:5432".into());
     let series = metrics.series(&listener, Some(&upstream), Some(&endpoint));
     series.moved(10, 20);
-    let failure = Some((Stage::Handshake, Reason::TlsAlertReceived, Side::Upstream));
-    series.ended(End { outcome: Outcome::Failed, failure }, Duration::from_millis(30));
-    series.ended(End { outcome: Outcome::Success, failure: None }, Duration::from_secs(30));
+    let (stage, cause) = (Some(Stage::Handshake), Some((Reason::TlsAlertReceived, Side::Upstream)));
+    series.ended(End { outcome: Outcome::Failed, stage, cause }, Duration::from_millis(30));
+    series.ended(End { outcome: Outcome::Success, stage: None, cause: None }, Duration::from_secs(30));
     let of_upstream = metrics.upstream(&upstream);
     of_upstream.stage(Timed::Connect, Duration::from_millis(2));
     of_upstream.exchanges(Duration::from_millis(3), 5);
-    metrics.attempt(&upstream, Ok(()));
-    metrics.attempt(&upstream, Err(Reason::ConnectionRefused));
+    metrics.attempt(&upstream, "success");
+    metrics.attempt(&upstream, Reason::ConnectionRefused.label());
     metrics.budget_exhausted(&upstream);
     metrics.health_check("orders", "db1:5432", true);
     metrics.breaker_transition("orders", "db1:5432", "open");

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::ConnectionId;
 use super::view::{AttemptView, ConnectionView, Millis, State, Timestamp, TlsView};
-use super::{Attempt, ConnectionId, Times};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::metrics::{Series, Timed, held};
 use crate::relay::Flow;
+use crate::trail::{Attempt, Times};
 
 /// What the table of open connections holds of one: what others may look at while it goes on.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use crate::metrics::{End, Open, Timed};
 use crate::relay::Flow;
 use crate::socket::TcpFacts;
 use crate::tls;
+use crate::trail::{Attempt, Times};
 
 use self::entry::{Counted, Entry, Relaying};
 
@@ -47,6 +48,8 @@ pub struct Record {
     pub upstream: Option<UpstreamName>,
     /// The endpoint it is tried with, or was last.
     pub endpoint: Option<Arc<str>>,
+    /// The step that it is in.
+    pub stage: Stage,
     /// Every endpoint tried, in order; the one that worked too. [`Record::relaying`] takes them over.
     pub attempts: Vec<Attempt>,
     /// How long each step took.
@@ -63,49 +66,6 @@ pub struct Record {
     entry: Arc<Entry>,
     open: Option<Open>,
     written: bool,
-}
-
-/// One endpoint that was tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    /// Which.
-    pub endpoint: Arc<str>,
-    /// Where it failed; `None`: it did not.
-    pub stage: Option<Stage>,
-    /// Why.
-    pub reason: Option<Reason>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// How long each step took; `None`: the step was not taken, or not finished.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// Waiting for a place.
-    pub queue: Option<Duration>,
-    /// Name to addresses.
-    pub resolve: Option<Duration>,
-    /// TCP.
-    pub connect: Option<Duration>,
-    /// Through an outbound proxy.
-    pub proxy: Option<Duration>,
-    /// The plaintext messages before TLS.
-    pub negotiate: Option<Duration>,
-    /// TLS.
-    pub handshake: Option<Duration>,
-}
-
-impl Times {
-    fn each(&self) -> [(Timed, Option<Duration>); 6] {
-        [
-            (Timed::Queue, self.queue),
-            (Timed::Resolve, self.resolve),
-            (Timed::Connect, self.connect),
-            (Timed::Proxy, self.proxy),
-            (Timed::Negotiate, self.negotiate),
-            (Timed::Handshake, self.handshake),
-        ]
-    }
 }
 
 /// How a connection ended.
@@ -145,6 +105,7 @@ impl Record {
             id: entry.id,
             upstream: None,
             endpoint: None,
+            stage: Stage::Admit,
             attempts: Vec::new(),
             times: Times::default(),
             tls: None,
@@ -163,6 +124,7 @@ impl Record {
         if self.entry.relaying.get().is_some() {
             return;
         }
+        self.stage = Stage::Relay;
         let relaying = self.known();
         if let Some(upstream) = &relaying.series.upstream {
             upstream.established(self.entry.accepted.elapsed());
@@ -182,10 +144,8 @@ impl Record {
         let series =
             self.journal.metrics.series(&self.entry.listener, self.upstream.as_ref(), self.endpoint.as_ref());
         if let Some(upstream) = &series.upstream {
-            for (stage, took) in self.times.each() {
-                if let Some(took) = took {
-                    upstream.stage(stage, took);
-                }
+            for (stage, took) in steps(&self.times) {
+                upstream.stage(stage, took);
             }
         }
         Relaying {
@@ -214,25 +174,16 @@ impl Record {
             }
         };
         entry.settle(&known.series);
-        let failure = ending.failure.as_ref().map(|failure| (failure.stage, failure.reason, failure.side));
-        known.series.ended(End { outcome: ending.outcome, failure }, duration);
+        // Who leaves gives no reason, but leaves somewhere.
+        let left = (ending.outcome == Outcome::Cancelled).then_some(self.stage);
+        let stage = ending.failure.as_ref().map(|failure| failure.stage).or(left);
+        let cause = ending.failure.as_ref().map(|failure| (failure.reason, failure.side));
+        known.series.ended(End { outcome: ending.outcome, stage, cause }, duration);
         self.open = None;
+        let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
-        view.ended(ending.outcome, ending.failure, ending.closed_by, self.tcp);
-        self.journal.leave(&entry, view, ending.quiet);
-    }
-
-    /// The last step that was surely begun, for a record that nobody closed.
-    fn stage(&self) -> Stage {
-        if self.entry.relaying.get().is_some() {
-            Stage::Relay
-        } else if self.endpoint.is_some() {
-            Stage::Connect
-        } else if self.upstream.is_some() {
-            Stage::Queue
-        } else {
-            Stage::Admit
-        }
+        view.ended(ending, stage, self.tcp);
+        self.journal.leave(&entry, view, quiet);
     }
 }
 
@@ -247,7 +198,7 @@ impl Drop for Record {
             let reason = Reason::ProxyInternalError;
             Ending {
                 outcome: Outcome::Failed,
-                failure: Some(Failure::new(self.stage(), reason, Side::Ambassador, detail)),
+                failure: Some(Failure::new(self.stage, reason, Side::Ambassador, detail)),
                 closed_by: Some(Side::Ambassador),
                 quiet: false,
             }
@@ -259,26 +210,35 @@ impl Drop for Record {
 }
 
 impl ConnectionView {
-    fn ended(
-        &mut self,
-        outcome: Outcome,
-        failure: Option<Failure>,
-        closed_by: Option<Side>,
-        tcp: Option<TcpFacts>,
-    ) {
+    fn ended(&mut self, ending: Ending, stage: Option<Stage>, tcp: Option<TcpFacts>) {
+        let Ending { outcome, failure, closed_by, quiet: _ } = ending;
         self.state = State::Ended;
         self.outcome = Some(outcome);
+        self.stage = stage;
         self.closed_by = closed_by;
         self.rtt_ms = tcp.map(|tcp| Millis(tcp.rtt));
         self.retransmits = tcp.map(|tcp| tcp.retransmits);
         if let Some(failure) = failure {
-            self.stage = Some(failure.stage);
             self.reason = Some(failure.reason);
             self.side = Some(failure.side);
             self.next_step = Some(failure.next_step().into());
             self.detail = Some(failure.detail);
         }
     }
+}
+
+/// The steps that were taken, as the histogram names them.
+fn steps(times: &Times) -> impl Iterator<Item = (Timed, Duration)> {
+    let Times { queue, resolve, connect, proxy, negotiate, handshake } = *times;
+    let all = [
+        (Timed::Queue, queue),
+        (Timed::Resolve, resolve),
+        (Timed::Connect, connect),
+        (Timed::Proxy, proxy),
+        (Timed::Negotiate, negotiate),
+        (Timed::Handshake, handshake),
+    ];
+    all.into_iter().filter_map(|(stage, took)| Some((stage, took?)))
 }
 
 impl From<&Attempt> for AttemptView {

@@ -109,7 +109,7 @@ impl<E: Engine> Carried<E> {
             write_failed = Some(How::of_io(Party::Upstream, &error));
         }
         // Reading goes on all the same: if the server refused us, its reason is waiting in the receive queue.
-        let mut buffer = vec![0; pool::SMALL.max(HEADROOM + self.ciphertext.len())];
+        let mut buffer = vec![0; pool::SMALL + self.ciphertext.len()];
         let mut held = self.ciphertext.len();
         buffer[HEADROOM..HEADROOM + held].copy_from_slice(&self.ciphertext);
         let mut fresh = held;

@@ -83,6 +83,11 @@ impl Limits {
         self.last + self.half_close.min(A_DAY)
     }
 
+    #[cfg(test)]
+    pub(super) fn has_timer(&self) -> bool {
+        self.timer.is_some()
+    }
+
     fn earliest(&self, last_words: bool) -> Option<(Instant, How)> {
         let after = |silence: Option<Duration>| silence.and_then(|silence| self.last.checked_add(silence));
         [

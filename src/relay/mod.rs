@@ -122,6 +122,8 @@ pub struct Ended {
     pub how: How,
     /// Who closed first.
     pub closed_by: Option<Party>,
+    /// After what time the first of them closed, or broke it. The other may have gone on for long.
+    pub closed_after: Duration,
     /// At least one byte of plaintext came from the upstream.
     pub upstream_spoke: bool,
 }

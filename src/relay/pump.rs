@@ -6,6 +6,10 @@
 //! Owns what each side's closing, failing and silence means for the other. An end that the client must not mistake for an
 //! orderly one ([`Ending`]) delivers first what was received, then resets.
 
+mod down;
+mod ending;
+mod up;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,18 +18,12 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::engine::{Fault, HEADROOM};
 use super::limits::Limits;
-use super::pool::{self, Buffer, SMALL};
+use super::pool::Buffer;
 use super::{Carried, Ended, Engine, Flow, How, Leg, OnTruncation, Party, Settings};
 
 /// Buffers that each half may move before the other connections of the reactor have their turn.
 const TURNS: usize = 4;
-/// How often the kernel's send queue is looked at before a reset, at first and at most.
-const PAUSE: Duration = Duration::from_millis(1);
-const MAX_PAUSE: Duration = Duration::from_millis(50);
-/// Where the platform does not tell its send queue: time for it to drain on its own.
-const BLIND_PAUSE: Duration = Duration::from_millis(250);
 
 /// A relayed connection.
 pub(super) struct Pump<'a, C, U, E> {
@@ -42,7 +40,8 @@ pub(super) struct Pump<'a, C, U, E> {
     ending: Option<Box<Ending>>,
     /// How an upstream that takes no more data ended it, if it has no last words.
     unwritable: Option<Box<How>>,
-    first_to_close: Option<Party>,
+    /// Who closed first, and when.
+    first_to_close: Option<(Party, Instant)>,
     on_truncation: OnTruncation,
     /// Data of the client was not taken.
     lost: bool,
@@ -178,13 +177,16 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             engine.close();
             say(self.upstream, cx, &engine.take_pending());
         }
-        // An idle client sees an orderly end; one in the middle of an answer must not take it for the whole.
-        if !self.down.delivered() || self.down.has_partial() || how == How::UpstreamReset {
+        // An idle client sees an orderly end. One in the middle of an answer must not take it for the whole, nor one that
+        // asked, closed and waits take it for an answer that is empty.
+        let waits = how == How::HalfCloseTimeout && self.down.state == State::Open;
+        if !self.down.delivered() || self.down.has_partial() || waits || how == How::UpstreamReset {
             self.client.reset_on_close();
         }
         match how {
             How::UpstreamReset => self.upstream_ended(),
-            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, Some(Party::Upstream)),
+            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, self.closed_first()),
+            How::HalfCloseTimeout => self.ended(how, self.closed_first()),
             how => self.ended(how, Some(Party::Ambassador)),
         }
     }
@@ -206,11 +208,17 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         let through =
             matches!(self.up.state, State::Done | State::Unwritable) && self.down.state == State::Done;
         let how = if self.truncated { How::Truncated } else { How::Closed };
-        through.then(|| self.ended(how, self.first_to_close))
+        through.then(|| self.ended(how, self.closed_first()))
+    }
+
+    fn closed_first(&self) -> Option<Party> {
+        self.first_to_close.map(|(party, _)| party)
     }
 
     fn ended(&self, how: How, closed_by: Option<Party>) -> Ended {
-        Ended { how, closed_by, upstream_spoke: self.spoke }
+        let closed_at = self.first_to_close.map_or_else(Instant::now, |(_, at)| at);
+        let closed_after = closed_at.saturating_duration_since(self.start);
+        Ended { how, closed_by, closed_after, upstream_spoke: self.spoke }
     }
 
     /// The end by an upstream that took no more data.
@@ -220,329 +228,8 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     }
 
     fn closes(&mut self, party: Party, now: Instant) {
-        self.first_to_close.get_or_insert(party);
+        self.first_to_close.get_or_insert((party, now));
         self.limits.half_closed(now);
-    }
-
-    // From the client to the upstream.
-
-    fn turn_up(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        if !self.drain_up(cx, now) {
-            return Ok(false);
-        }
-        match self.up.state {
-            State::Open => Ok(self.fill_up(cx, now)? && self.drain_up(cx, now)),
-            State::Closing => match self.take_pending() {
-                Some(out) => {
-                    self.up.out = Some(out);
-                    Ok(self.drain_up(cx, now))
-                }
-                None => Ok(self.shut_upstream(cx, now)),
-            },
-            State::Done | State::Unwritable => Ok(false),
-        }
-    }
-
-    /// Writes what is held; false if the upstream does not take all of it now.
-    fn drain_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        while let Some(out) = &mut self.up.out {
-            match Pin::new(&mut *self.upstream).poll_write(cx, &out.buffer[out.from..out.to]) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok(written)) if written > 0 => {
-                    self.limits.touch(now);
-                    out.from += written;
-                    if out.from == out.to {
-                        self.up.out = None;
-                    }
-                }
-                Poll::Ready(written) => self.upstream_takes_no_more(now, &refused(written)),
-            }
-        }
-        true
-    }
-
-    /// Reads from the client and seals; false if there is nothing to send.
-    fn fill_up(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        let mut plain = pool::take();
-        let mut sealed = self.engine.as_ref().map(|_| pool::take());
-        let room = match (&self.engine, &sealed) {
-            (Some(engine), Some(sealed)) => engine.fits(sealed.len()).min(plain.len()),
-            _ => plain.len(),
-        };
-        if room == 0 {
-            // The last flight alone is longer than a small buffer.
-            self.up.out = self.take_pending();
-            return Ok(true);
-        }
-        let read = match poll_read(self.client, cx, &mut plain[..room]) {
-            Poll::Ready(Ok(read)) => read,
-            Poll::Ready(Err(error)) => return Err(self.client_failed(&error)),
-            Poll::Pending => {
-                // The client has nothing to say: what only waited for company goes out alone.
-                self.up.out = self.take_pending();
-                return Ok(self.up.out.is_some());
-            }
-        };
-        if read == 0 {
-            self.up.state = State::Closing;
-            self.closes(Party::Client, now);
-            if let Some(engine) = &mut self.engine {
-                engine.close();
-            }
-            return Ok(true);
-        }
-        self.limits.touch(now);
-        self.flow.add_sent(read);
-        self.asked = Some(now);
-        let out = match (&mut self.engine, sealed.take()) {
-            (Some(engine), Some(mut sealed)) => match engine.seal(&plain[..read], &mut sealed) {
-                Ok(to) => Held { buffer: sealed, from: 0, to },
-                Err(fault) => {
-                    self.broken(cx, fault, now);
-                    return Ok(false);
-                }
-            },
-            _ => Held { buffer: plain, from: 0, to: read },
-        };
-        self.up.out = Some(out);
-        Ok(true)
-    }
-
-    fn take_pending(&mut self) -> Option<Held> {
-        let pending = self.engine.as_mut().filter(|engine| engine.has_pending())?.take_pending();
-        let to = pending.len();
-        Some(Held { buffer: Buffer::exact(pending), from: 0, to })
-    }
-
-    fn shut_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        match Pin::new(&mut *self.upstream).poll_shutdown(cx) {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(())) => self.up.state = State::Done,
-            Poll::Ready(Err(error)) => self.upstream_takes_no_more(now, &error),
-        }
-        true
-    }
-
-    /// The upstream is still listened to, for a moment: in TLS 1.3 a server refuses our certificate after the handshake, and
-    /// hangs up. By the time that a write fails, its alert is in the receive queue, and says more than the failure does.
-    fn upstream_takes_no_more(&mut self, now: Instant, error: &io::Error) {
-        self.lost = self.up.state == State::Open;
-        self.unwritable = Some(Box::new(How::of_io(Party::Upstream, error)));
-        self.up = Up { out: None, state: State::Unwritable };
-        self.limits.touch(now);
-    }
-
-    // From the upstream to the client.
-
-    fn turn_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        if !self.drain_down(cx, now)? {
-            return Ok(false);
-        }
-        match self.down.state {
-            State::Open => Ok(self.fill_down(cx, now) && self.drain_down(cx, now)?),
-            State::Closing => {
-                self.down.buffer = None;
-                match Pin::new(&mut *self.client).poll_shutdown(cx) {
-                    Poll::Pending => Ok(false),
-                    // An error: the client is gone. If that matters, reading from it says so.
-                    Poll::Ready(Ok(()) | Err(_)) => {
-                        self.down.state = State::Done;
-                        Ok(true)
-                    }
-                }
-            }
-            State::Done | State::Unwritable => Ok(false),
-        }
-    }
-
-    /// Delivers what is held; false if the client does not take all of it now.
-    fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        while let (false, Some(buffer)) = (self.down.delivered(), &self.down.buffer) {
-            let (from, to) = self.down.out;
-            match Pin::new(&mut *self.client).poll_write(cx, &buffer[from..to]) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(written)) if written > 0 => {
-                    self.limits.touch(now);
-                    self.flow.add_received(written);
-                    self.down.out.0 += written;
-                }
-                Poll::Ready(written) => return Err(self.client_failed(&refused(written))),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Reads from the upstream and opens; false if there is nothing to read.
-    fn fill_down(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let front = if self.engine.is_some() { HEADROOM } else { 0 };
-        if std::mem::take(&mut self.down.carried) {
-            let mut bytes = std::mem::take(&mut self.down.partial);
-            let to = front + bytes.len();
-            bytes.splice(..0, std::iter::repeat_n(0, front));
-            bytes.resize(to + SMALL, 0);
-            self.open(cx, Buffer::exact(bytes), to, now);
-            return true;
-        }
-
-        let mut buffer = self.down.buffer.take().unwrap_or_else(pool::take);
-        let (from, to) = std::mem::take(&mut self.down.tail);
-        let kept = if to > from {
-            buffer.copy_within(from..to, front);
-            to - from
-        } else {
-            self.down.partial.len()
-        };
-        match poll_read(self.upstream, cx, &mut buffer[front + kept..]) {
-            Poll::Pending => {
-                if to > from {
-                    self.down.partial.reserve_exact(kept);
-                    self.down.partial.extend_from_slice(&buffer[front..front + kept]);
-                } else if kept == 0 {
-                    self.down.partial = Vec::new();
-                }
-                false
-            }
-            Poll::Ready(Ok(0)) => {
-                self.upstream_closed(now);
-                true
-            }
-            Poll::Ready(Ok(read)) => {
-                if to == from {
-                    buffer[front..front + kept].copy_from_slice(&self.down.partial);
-                    self.down.partial.clear();
-                }
-                self.limits.touch(now);
-                self.open(cx, buffer, front + kept + read, now);
-                true
-            }
-            Poll::Ready(Err(error)) => {
-                let how = How::of_io(Party::Upstream, &error);
-                self.unwritable.get_or_insert_with(|| Box::new(how));
-                let ended = self.upstream_ended();
-                self.reset_after_delivery(ended.how, Party::Upstream, now);
-                true
-            }
-        }
-    }
-
-    /// Opens the ciphertext in front of `to`; without an engine it is plaintext already.
-    fn open(&mut self, cx: &mut Context<'_>, mut buffer: Buffer, to: usize, now: Instant) {
-        let Some(engine) = &mut self.engine else {
-            self.down.out = (0, to);
-            self.down.buffer = Some(buffer);
-            self.heard(now);
-            return;
-        };
-        let opened = engine.open(&mut buffer, HEADROOM, to);
-        self.down.out = (0, opened.plain);
-        self.down.tail = (HEADROOM + opened.consumed, to);
-        self.down.buffer = Some(buffer);
-        if opened.plain > 0 {
-            self.heard(now);
-        }
-        if let Some(fault) = opened.fault {
-            self.broken(cx, fault, now);
-        } else if opened.closed {
-            self.down.state = State::Closing;
-            self.closes(Party::Upstream, now);
-        }
-    }
-
-    /// Plaintext came from the upstream.
-    fn heard(&mut self, now: Instant) {
-        if !self.spoke {
-            self.spoke = true;
-            self.flow.first_byte_after(now - self.start);
-        }
-        if let Some(asked) = self.asked.take() {
-            self.flow.answered_after(now - asked);
-        }
-    }
-
-    /// The upstream's stream ended, without close_notify if it is TLS.
-    fn upstream_closed(&mut self, now: Instant) {
-        if self.unwritable.is_some() {
-            let ended = self.upstream_ended();
-            return self.reset_after_delivery(ended.how, Party::Upstream, now);
-        }
-        self.closes(Party::Upstream, now);
-        self.truncated = self.engine.is_some();
-        if self.truncated && self.on_truncation == OnTruncation::Reset {
-            self.reset_after_delivery(How::Truncated, Party::Upstream, now);
-        } else {
-            self.down.state = State::Closing;
-        }
-    }
-
-    // Ends that are not orderly.
-
-    fn client_failed(&mut self, error: &io::Error) -> Ended {
-        self.upstream.reset_on_close();
-        self.ended(How::of_io(Party::Client, error), Some(Party::Client))
-    }
-
-    /// The TLS stream cannot go on; the upstream is told why, if that does not take waiting.
-    fn broken(&mut self, cx: &mut Context<'_>, fault: Fault, now: Instant) {
-        if let Some(engine) = &mut self.engine
-            && self.up.out.is_none()
-        {
-            say(self.upstream, cx, &engine.take_pending());
-        }
-        let by = if matches!(fault, Fault::Alert(_)) { Party::Upstream } else { Party::Ambassador };
-        self.reset_after_delivery(fault.into(), by, now);
-    }
-
-    fn reset_after_delivery(&mut self, how: How, by: Party, now: Instant) {
-        self.up.out = None;
-        self.limits.touch(now);
-        self.ending.get_or_insert_with(|| Box::new(Ending { how, by, queue: None }));
-    }
-
-    /// Delivers what is held, waits until the client's host has it (a reset throws away what is still unsent), and resets.
-    /// It is given up when nothing moves for as long as a half-closed connection may be silent.
-    fn poll_ending(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ended> {
-        loop {
-            let give_up = self.limits.patience();
-            let look = match self.drain_down(cx, now) {
-                Ok(true) => self.next_look(now),
-                Ok(false) => Some(give_up),
-                Err(_) => None, // the client is gone
-            };
-            match look {
-                Some(look) if now < give_up => {
-                    ready!(self.limits.poll_pause(cx, look.min(self.limits.patience())))
-                }
-                _ => break,
-            }
-            now = Instant::now();
-        }
-        self.client.reset_on_close();
-        let (how, by) = match self.ending.take() {
-            Some(ending) => (ending.how, ending.by),
-            None => (How::Closed, Party::Ambassador), // not reached: without an ending nobody asks
-        };
-        Poll::Ready(self.ended(how, Some(by)))
-    }
-
-    /// When to look at the kernel's send queue again; `None`: it is empty, as far as can be told.
-    fn next_look(&mut self, now: Instant) -> Option<Instant> {
-        let ending = self.ending.as_mut()?;
-        let (unsent, pause, at) = match (self.client.unsent(), ending.queue) {
-            (Some(0), _) => return None,
-            (_, Some((_, _, at))) if now < at => return Some(at),
-            (None, Some(_)) => return None,
-            (None, None) => (0, BLIND_PAUSE, now + BLIND_PAUSE),
-            (Some(unsent), None) => (unsent, PAUSE, now + PAUSE),
-            (Some(unsent), Some((before, pause, _))) => {
-                if unsent < before {
-                    self.limits.touch(now);
-                }
-                let pause = MAX_PAUSE.min(pause * 2);
-                (unsent, pause, now + pause)
-            }
-        };
-        ending.queue = Some((unsent, pause, at));
-        Some(at)
     }
 }
 
@@ -573,4 +260,49 @@ fn say<L: Leg>(leg: &mut L, cx: &mut Context<'_>, words: &[u8]) {
 /// What a write that took nothing comes to.
 fn refused(written: io::Result<usize>) -> io::Error {
     written.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::relay::testkit::Wire;
+    use crate::tls::unbuffered::Unbuffered;
+
+    #[tokio::test]
+    async fn between_messages_a_connection_holds_no_buffer_and_no_timer() {
+        let ((mut app, client), (upstream, mut server)) = (duplex(1_000), duplex(1_000));
+        let (mut client, mut upstream) = (Wire::new(client), Wire::new(upstream));
+        let (settings, flow) = (Settings::default(), Flow::default());
+        let mut pump = Pump::new(&mut client, &mut upstream, None::<Carried<Unbuffered>>, &settings, &flow);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            app.write_all(b"question").await.unwrap();
+            assert!(pump.poll(&mut cx).is_pending());
+            server.write_all(b"answer").await.unwrap();
+            assert!(pump.poll(&mut cx).is_pending());
+            assert!(pump.up.out.is_none() && pump.down.buffer.is_none());
+            assert_eq!(pump.down.partial.capacity(), 0);
+            assert!(!pump.limits.has_timer());
+        }
+        assert_eq!((flow.sent(), flow.received(), flow.exchanges().count), (24, 18, 3));
+    }
+
+    #[tokio::test]
+    async fn while_its_output_is_stuck_a_half_reads_nothing_and_holds_one_buffer() {
+        let ((mut app, client), (upstream, _server)) = (duplex(4_000_000), duplex(10));
+        let (mut client, mut upstream) = (Wire::new(client), Wire::new(upstream));
+        let (settings, flow) = (Settings::default(), Flow::default());
+        let mut pump = Pump::new(&mut client, &mut upstream, None::<Carried<Unbuffered>>, &settings, &flow);
+        let mut cx = Context::from_waker(Waker::noop());
+        app.write_all(&vec![0; 3_000_000]).await.unwrap();
+        for _ in 0..5 {
+            assert!(pump.poll(&mut cx).is_pending());
+        }
+        assert!(pump.up.out.is_some());
+        assert!(flow.sent() <= crate::relay::pool::LARGE as u64);
+    }
 }

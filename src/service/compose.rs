@@ -11,8 +11,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::task::JoinHandle;
 
 use super::Foundation;
-use crate::accept::{self, Acceptor};
-use crate::addr::{ListenAddr, UpstreamName};
+use crate::accept::{Acceptor, Bound};
+use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::connection::{Listener, Targets};
@@ -29,8 +29,7 @@ use crate::{discovery, health};
 pub(super) struct Parts {
     pub(super) identities: BTreeMap<String, Arc<Identity>>,
     pub(super) upstreams: BTreeMap<UpstreamName, Running>,
-    pub(super) doors: BTreeMap<ListenAddr, Door>,
-    gates: BTreeMap<String, (crate::admit::Settings, Arc<Gate>)>,
+    pub(super) doors: BTreeMap<ListenerName, Door>,
 }
 
 /// An upstream and the tasks that keep it up to date.
@@ -40,20 +39,23 @@ pub(super) struct Running {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// One listening address.
+/// A listener with its sockets.
 pub(super) struct Door {
-    settings: accept::Settings,
-    pub(super) listener: Arc<RwLock<Arc<Listener>>>,
-    pub(super) bound: Vec<ListenAddr>,
-    pub(super) stop: Arc<Drain>,
+    written: config::Listener,
+    gate: Arc<Gate>,
+    /// What new connections are served by; a reload puts another one here.
+    current: Arc<RwLock<Arc<Listener>>>,
+    /// They stay open for as long as one of these lives, here or in the acceptor.
+    sockets: Vec<Bound>,
+    stop: Drain,
 }
 
 /// What a new configuration needs, built and not yet in effect.
 pub(super) struct Plan {
     identities: BTreeMap<String, Arc<Identity>>,
     targets: Vec<(UpstreamName, config::Upstream, Arc<Target>, bool)>,
-    gates: BTreeMap<String, (crate::admit::Settings, Arc<Gate>)>,
-    bound: BTreeMap<ListenAddr, Acceptor>,
+    /// Without an acceptor: the sockets stay as they are.
+    doors: Vec<(ListenerName, config::Listener, Arc<Gate>, Option<Acceptor>)>,
 }
 
 impl Plan {
@@ -73,35 +75,36 @@ impl Plan {
                 }
             }
         }
-        let mut gates = BTreeMap::new();
-        let mut bound = BTreeMap::new();
-        for (name, listener) in &config.listeners {
-            match build_gate(name, &listener.admit, old) {
-                Ok(gate) => drop(gates.insert(name.to_string(), (listener.admit.clone(), gate))),
-                Err(problem) => problems.push(format!("listener.{name}: {problem}")),
-            }
-            for settings in one_by_one(&listener.accept) {
-                let address = settings.addresses[0].clone();
-                if old.doors.get(&address).is_some_and(|door| door.settings == settings) {
-                    continue;
-                }
-                match Acceptor::bind(&settings) {
-                    Ok(acceptor) => drop(bound.insert(address, acceptor)),
-                    Err(problem) => problems.push(format!("listener.{name}: {problem}")),
+        let mut doors = Vec::new();
+        for (name, written) in &config.listeners {
+            let known = old.doors.get(name);
+            let gate = match known {
+                Some(door) if door.written.admit == written.admit => Ok(door.gate.clone()),
+                Some(door) => door.gate.renewed(&written.admit).map(Arc::new),
+                None => Gate::new(&written.admit).map(Arc::new),
+            };
+            let acceptor = match known {
+                Some(door) if door.written.accept == written.accept && door.is_reachable() => Ok(None),
+                _ => Acceptor::bind_reusing(&written.accept, &old.sockets_for(name)).map(Some),
+            };
+            match (gate, acceptor) {
+                (Ok(gate), Ok(acceptor)) => doors.push((name.clone(), written.clone(), gate, acceptor)),
+                (gate, acceptor) => {
+                    let found = gate.err().into_iter().chain(acceptor.err());
+                    problems.extend(found.map(|problem| format!("listener.{name}: {problem}")));
                 }
             }
         }
         match problems.is_empty() {
-            true => Ok(Plan { identities, targets, gates, bound }),
+            true => Ok(Plan { identities, targets, doors }),
             false => Err(problems),
         }
     }
 
     /// Puts the plan into effect. Cannot fail.
-    pub(super) fn install(self, config: &Config, parts: &mut Parts, foundation: &Arc<Foundation>) {
-        let Plan { identities, targets, gates, mut bound } = self;
+    pub(super) fn install(self, parts: &mut Parts, foundation: &Arc<Foundation>) {
+        let Plan { identities, targets, doors } = self;
         parts.identities = identities;
-        parts.gates = gates;
 
         let mut before = std::mem::take(&mut parts.upstreams);
         for (name, written, target, kept) in targets {
@@ -120,8 +123,7 @@ impl Plan {
             parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
         );
         let mut before = std::mem::take(&mut parts.doors);
-        for (name, written) in &config.listeners {
-            let Some((_, gate)) = parts.gates.get(&**name) else { continue };
+        for (name, written, gate, acceptor) in doors {
             let listener = Arc::new(Listener {
                 name: name.clone(),
                 gate: gate.clone(),
@@ -131,21 +133,44 @@ impl Plan {
                 metrics: foundation.metrics.clone(),
                 drain: foundation.watch.clone(),
             });
-            for settings in one_by_one(&written.accept) {
-                let address = settings.addresses[0].clone();
-                let door = match bound.remove(&address) {
-                    Some(acceptor) => Door::open(settings, acceptor, listener.clone(), foundation),
-                    None => match before.remove(&address) {
-                        Some(door) => door.now_serves(listener.clone()),
-                        None => continue,
-                    },
-                };
-                if let Some(replaced) = parts.doors.insert(address, door) {
-                    replaced.stop.start();
+            let known = before.remove(&name);
+            let door = match (acceptor, known) {
+                (Some(acceptor), known) => {
+                    let kept = known.as_ref().map_or(&[][..], |door| &door.sockets);
+                    let door = Door::open(written, gate, acceptor, listener, foundation, kept);
+                    known.iter().for_each(Door::close);
+                    door
                 }
-            }
+                (None, Some(door)) => door.now_serves(written, gate, listener),
+                (None, None) => continue, // only a listener that is known is planned without an acceptor
+            };
+            parts.doors.insert(name, door);
         }
-        before.values().for_each(|door| door.stop.start());
+        for (name, door) in before {
+            tracing::info!(listener = &*name, "not listening any more: its open connections go on");
+            door.close();
+        }
+    }
+}
+
+impl Parts {
+    /// Every listener closes; what is open goes on.
+    pub(super) fn close_doors(&mut self) {
+        for door in std::mem::take(&mut self.doors).into_values() {
+            door.close();
+        }
+    }
+
+    /// Sockets that a listener may go on with: its own, and those of addresses that it takes over from another one. Port 0
+    /// is another port each time.
+    fn sockets_for(&self, name: &ListenerName) -> Vec<Bound> {
+        let can_move = |socket: &Bound| !matches!(socket.written(), ListenAddr::Tcp(tcp) if tcp.port() == 0);
+        self.doors
+            .iter()
+            .flat_map(|(owner, door)| door.sockets.iter().map(move |socket| (owner, socket)))
+            .filter(|(owner, socket)| *owner == name || can_move(socket))
+            .map(|(_, socket)| socket.clone())
+            .collect()
     }
 }
 
@@ -185,32 +210,51 @@ impl Drop for Running {
 }
 
 impl Door {
+    /// `kept`: sockets that were open before, and are nothing to tell of.
     fn open(
-        settings: accept::Settings,
+        written: config::Listener,
+        gate: Arc<Gate>,
         acceptor: Acceptor,
         listener: Arc<Listener>,
         foundation: &Arc<Foundation>,
+        kept: &[Bound],
     ) -> Door {
-        let bound = acceptor.local_addrs();
-        for address in &bound {
-            tracing::info!(listener = &*listener.name, address = %address, "listening");
+        let sockets = acceptor.bounds().to_vec();
+        for address in sockets.iter().map(Bound::local) {
+            if !kept.iter().any(|kept| kept.local() == address) {
+                tracing::info!(listener = &*listener.name, address = %address, "listening");
+            }
         }
         let (stop, watch) = Drain::new();
         let current = Arc::new(RwLock::new(listener));
         let (shared, serving) = (foundation.clone(), current.clone());
         tokio::spawn(acceptor.run(foundation.permits.clone(), watch, move |accepted, permit| {
             let listener = serving.read().unwrap_or_else(PoisonError::into_inner).clone();
-            shared.reactors.serve(|moved| async move {
-                crate::connection::serve(accepted, listener, moved).await;
-                drop(permit);
-            });
+            let accepted = Box::new(accepted);
+            shared
+                .reactors
+                .serve(|moved, open| crate::connection::serve(accepted, listener, moved, (permit, open)));
         }));
-        Door { settings, listener: current, bound, stop: Arc::new(stop) }
+        Door { written, gate, current, sockets, stop }
     }
 
-    fn now_serves(self, listener: Arc<Listener>) -> Door {
-        *self.listener.write().unwrap_or_else(PoisonError::into_inner) = listener;
-        self
+    fn now_serves(self, written: config::Listener, gate: Arc<Gate>, listener: Arc<Listener>) -> Door {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = listener;
+        Door { written, gate, ..self }
+    }
+
+    /// Accepts no more. Its sockets close once it is dropped, unless another door goes on with them.
+    fn close(&self) {
+        self.stop.start();
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.sockets.iter().all(Bound::is_reachable)
+    }
+
+    /// Where clients can connect, ports filled in.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &ListenAddr> {
+        self.sockets.iter().map(Bound::local)
     }
 }
 
@@ -281,10 +325,10 @@ fn build_target(
         return Err(Vec::new());
     }
     let known = old.upstreams.get(name);
-    let same_identity = known.is_some_and(|running| match (&running.target.tls, identity) {
-        (Some(tls), Some(identity)) => tls.generation() == Some(identity.generation),
-        (_, None) => true,
-        (None, Some(_)) => false,
+    let generation = identity.map(|identity| identity.generation);
+    let same_identity = known.is_some_and(|running| match &running.target.tls {
+        Some(tls) => tls.generation() == generation,
+        None => true, // without TLS it is used for nothing
     });
     if let Some(running) = known.filter(|running| running.written == *written && same_identity) {
         return Ok((running.target.clone(), true));
@@ -312,21 +356,6 @@ fn build_target(
     };
     let target = target(written, upstream, tls, foundation.resolver.clone());
     Ok((Arc::new(target), false))
-}
-
-fn build_gate(name: &str, settings: &crate::admit::Settings, old: &Parts) -> Result<Arc<Gate>, String> {
-    match old.gates.get(name) {
-        Some((known, gate)) if known == settings => Ok(gate.clone()),
-        _ => Gate::new(settings).map(Arc::new),
-    }
-}
-
-/// A listener's settings, one address each: sockets are kept or replaced one by one.
-fn one_by_one(settings: &accept::Settings) -> impl Iterator<Item = accept::Settings> + '_ {
-    settings
-        .addresses
-        .iter()
-        .map(|address| accept::Settings { addresses: vec![address.clone()], ..settings.clone() })
 }
 
 /// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.

@@ -22,10 +22,10 @@ use crate::drain::{Drain, Watch};
 use crate::metrics::Metrics;
 use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::{Observer, State, UpstreamView};
-use crate::{admin, relay, socket};
+use crate::{accept, admin, relay, socket};
 
 pub(crate) use self::compose::{load_everything, lone_target};
-pub use self::signals::serve_until_stopped;
+pub use self::signals::{Signals, serve_until_stopped};
 
 /// The running ambassador.
 pub struct Service {
@@ -79,21 +79,31 @@ impl Service {
             observer: Arc::new(Events { metrics: metrics.clone() }),
             metrics,
         });
-        let mut parts = Parts::default();
-        let plan = Plan::build(&config, &parts, &foundation)?;
-        plan.install(&config, &mut parts, &foundation);
+        let plan = Plan::build(&config, &Parts::default(), &foundation);
+        let settings = config.admin.clone();
         let service = Arc::new(Service {
             file,
             foundation,
-            state: Mutex::new(Current { config, parts, reloads: 0, last_problem: None }),
+            state: Mutex::new(Current { config, parts: Parts::default(), reloads: 0, last_problem: None }),
             drain,
             admin: OnceLock::new(),
             since: (Instant::now(), SystemTime::now()),
         });
+        // Bound before anything is in effect, since it may be refused too; it answers once this function yields.
+        let admin = admin::serve(&settings, service.clone(), watch);
+        let (plan, admin) = match (plan, admin) {
+            (Ok(plan), Ok(admin)) => (plan, admin),
+            (plan, admin) => return Err(plan.err().into_iter().flatten().chain(admin.err()).collect()),
+        };
+        plan.install(&mut service.current().parts, &service.foundation);
         service.tell_certificates();
+        for name in accept::unused_systemd_sockets() {
+            tracing::warn!(
+                "systemd passed a socket '{name}' that no listener uses: clients of it would wait forever; \
+                 write address = \"systemd:{name}\" in a listener, or remove the .socket unit"
+            );
+        }
         service.foundation.metrics.reload(true);
-        let settings = service.current().config.admin.clone();
-        let admin = admin::serve(&settings, service.clone(), watch).map_err(|problem| vec![problem])?;
         for address in admin.addresses() {
             tracing::info!(%address, "admin");
         }
@@ -134,7 +144,7 @@ impl Service {
             tracing::warn!("{key} changed: it takes effect at the next start");
         }
         let plan = Plan::build(&loaded.config, &current.parts, &self.foundation)?;
-        plan.install(&loaded.config, &mut current.parts, &self.foundation);
+        plan.install(&mut current.parts, &self.foundation);
         current.config = loaded.config;
         Ok(())
     }
@@ -142,13 +152,12 @@ impl Service {
     /// Stops accepting, lets connections finish up to `drain_timeout` (or until `now` resolves), then ends them.
     /// Returns how many had to be ended.
     pub async fn drain(&self, now: impl Future<Output = ()>) -> usize {
-        let timeout = {
-            let current = self.current();
-            current.parts.doors.values().for_each(|door| door.stop.start());
-            current.config.drain_timeout
+        let (timeout, jitter) = {
+            let mut current = self.current();
+            current.parts.close_doors();
+            (current.config.drain_timeout, current.config.drain_jitter)
         };
-        let spread = self.current().config.drain_jitter.as_secs_f64() / timeout.as_secs_f64().max(0.001);
-        self.drain.start_for(timeout, spread);
+        self.drain.start_for(timeout, jitter.as_secs_f64() / timeout.as_secs_f64().max(0.001));
         tokio::select! {
             () = self.all_ended() => {}
             () = tokio::time::sleep(timeout) => {}
@@ -164,12 +173,8 @@ impl Service {
     /// Where the listeners and the admin answer: what port 0 became.
     pub fn listening(&self) -> Vec<(String, Vec<crate::addr::ListenAddr>)> {
         let current = self.current();
-        let mut all: std::collections::BTreeMap<String, Vec<_>> = Default::default();
-        for door in current.parts.doors.values() {
-            let name = door.listener.read().unwrap_or_else(PoisonError::into_inner).name.to_string();
-            all.entry(name).or_default().extend(door.bound.iter().cloned());
-        }
-        all.into_iter().collect()
+        let doors = current.parts.doors.iter();
+        doors.map(|(name, door)| (name.to_string(), door.addresses().cloned().collect())).collect()
     }
 
     /// Where the admin answers.
@@ -177,7 +182,7 @@ impl Service {
         self.admin.get().map(admin::Admin::addresses).unwrap_or_default()
     }
 
-    /// The metrics, for who runs in the same process.
+    /// All records: to look into, and to wait for at the end.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.foundation.journal
     }
@@ -208,9 +213,6 @@ impl admin::Face for Service {
     fn ready(&self) -> Result<(), Vec<String>> {
         let current = self.current();
         let mut reasons = Vec::new();
-        if self.foundation.watch.is_draining() {
-            reasons.push("draining".to_string());
-        }
         let now = Instant::now();
         for (name, running) in &current.parts.upstreams {
             if running.required()
@@ -238,7 +240,7 @@ impl admin::Face for Service {
             "last_reload_problem": current.last_problem,
             "draining": self.foundation.watch.is_draining(),
             "reactors": self.foundation.reactors.count(),
-            "connections_open": self.open(),
+            "connections_open": self.foundation.journal.open_count(),
             "connections_limit": self.foundation.capacity,
             "listeners": listeners,
             "admin": self.admin_addresses(),

@@ -6,10 +6,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+/// How long the end of the process waits for the reactors.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Where connections are served.
 pub(super) struct Reactors {
@@ -19,8 +23,14 @@ pub(super) struct Reactors {
 struct Reactor {
     handle: Handle,
     open: Arc<AtomicUsize>,
-    /// Dropping it ends the thread; `None` for the caller's own.
-    _alive: Option<oneshot::Sender<()>>,
+    /// `None` for the caller's own.
+    thread: Option<Thread>,
+}
+
+struct Thread {
+    /// Dropping it ends the runtime, and with it what still runs there.
+    _alive: oneshot::Sender<()>,
+    handle: JoinHandle<()>,
 }
 
 impl Reactors {
@@ -29,35 +39,35 @@ impl Reactors {
     /// # Errors
     /// Where a thread or its runtime cannot be made.
     pub(super) fn start(threads: usize) -> io::Result<Reactors> {
-        let own = Reactor { handle: Handle::current(), open: Arc::default(), _alive: None };
+        let own = Reactor { handle: Handle::current(), open: Arc::default(), thread: None };
         let mut all = vec![own];
         for number in 1..threads.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let handle = runtime.handle().clone();
-            let (alive, ended) = oneshot::channel::<()>();
-            thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
-                // The sender is only ever dropped, which is the end either way.
-                runtime.block_on(async { ended.await.ok() });
+            let (alive, end) = oneshot::channel::<()>();
+            let thread = thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
+                // The sender is only ever dropped, which is the end either way. The runtime goes with this closure.
+                runtime.block_on(async { end.await.ok() });
             })?;
-            all.push(Reactor { handle, open: Arc::default(), _alive: Some(alive) });
+            all.push(Reactor {
+                handle,
+                open: Arc::default(),
+                thread: Some(Thread { _alive: alive, handle: thread }),
+            });
         }
         Ok(Reactors { all })
     }
 
-    /// Runs a connection on the least loaded reactor. `connection` is told whether its socket has to move there.
-    pub(super) fn serve<F>(&self, connection: impl FnOnce(bool) -> F)
+    /// Runs a connection on the least loaded reactor. `connection` is told whether its socket has to move there, and holds
+    /// what counts it as open. It is spawned as it is: a future around it would hold it twice.
+    pub(super) fn serve<F>(&self, connection: impl FnOnce(bool, Open) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let least =
             self.all.iter().enumerate().min_by_key(|(_, reactor)| reactor.open.load(Ordering::Relaxed));
         let Some((number, reactor)) = least else { return };
-        let open = Open::new(&reactor.open);
-        let connection = connection(number != 0);
-        reactor.handle.spawn(async move {
-            connection.await;
-            drop(open);
-        });
+        reactor.handle.spawn(connection(number != 0, Open::new(&reactor.open)));
     }
 
     /// How many there are.
@@ -66,8 +76,25 @@ impl Reactors {
     }
 }
 
+impl Drop for Reactors {
+    /// Waits for what still runs there to be dropped: each connection leaves its record by that. Not forever: a thread may
+    /// hang in a look-up of users that never returns.
+    fn drop(&mut self) {
+        let threads: Vec<_> = self.all.drain(..).filter_map(|reactor| reactor.thread).collect();
+        let handles: Vec<_> = threads.into_iter().map(|thread| thread.handle).collect();
+        let deadline = Instant::now() + LAST_WAIT;
+        while !handles.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline {
+                tracing::warn!("a reactor did not end: the records of its connections are lost");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// Counts a connection of a reactor, also when it panics.
-struct Open(Arc<AtomicUsize>);
+pub(super) struct Open(Arc<AtomicUsize>);
 
 impl Open {
     fn new(count: &Arc<AtomicUsize>) -> Open {

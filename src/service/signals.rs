@@ -2,16 +2,10 @@
 //!
 //! SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads. Windows has Ctrl-C only, until it runs as a service.
 
-use std::sync::Arc;
-
 use super::Service;
 
 /// Serves until told to stop, then drains. Returns how many connections had to be ended.
-///
-/// # Errors
-/// Where signals cannot be listened to.
-pub async fn serve_until_stopped(service: Arc<Service>) -> std::io::Result<usize> {
-    let mut signals = Signals::listen()?;
+pub async fn serve_until_stopped(service: &Service, mut signals: Signals) -> usize {
     manager::ready();
     while let Signal::Reload = signals.next().await {
         manager::reloading();
@@ -29,7 +23,7 @@ pub async fn serve_until_stopped(service: Arc<Service>) -> std::io::Result<usize
     tracing::info!("draining: no new connections; a second signal ends the open ones now");
     let ended = service.drain(signals.stop()).await;
     tracing::info!(ended, "stopped");
-    Ok(ended)
+    ended
 }
 
 enum Signal {
@@ -37,8 +31,9 @@ enum Signal {
     Stop,
 }
 
+/// The signals that a service heeds. Until they are listened to, each of them kills the process: so that comes first.
 #[cfg(unix)]
-struct Signals {
+pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -46,7 +41,11 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    fn listen() -> std::io::Result<Signals> {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn listen() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -68,12 +67,17 @@ impl Signals {
     }
 }
 
+/// What stops a service.
 #[cfg(not(unix))]
-struct Signals;
+pub struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn listen() -> std::io::Result<Signals> {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn listen() -> std::io::Result<Signals> {
         Ok(Signals)
     }
 

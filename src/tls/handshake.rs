@@ -14,7 +14,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::unbuffered::{Unbuffered, collect_alert, encode};
 use crate::relay::{Carried, Engine, record_length};
@@ -91,22 +91,15 @@ where
     loop {
         match talk.advance() {
             Ok(Need::Nothing) => return Ok(talk.finish()),
-            Ok(Need::Send) => {
-                let flight = std::mem::take(&mut talk.flight);
-                if progress.hello_bytes == 0 {
-                    progress.hello_bytes = flight.len();
-                }
-                if unwritable.is_none() {
-                    unwritable = stream.write_all(&flight).await.err();
-                }
-            }
             Ok(Need::Record) => {
                 if talk.show_next_record() {
                     continue;
                 }
-                talk.incoming.reserve(READ);
+                if progress.hello_bytes == 0 {
+                    progress.hello_bytes = talk.flight.len();
+                }
                 let old = talk.incoming.len();
-                match stream.read_buf(&mut talk.incoming).await {
+                match talk.trade(stream, &mut unwritable).await {
                     Ok(0) => return Err(unwritable.map_or(HandshakeCause::Eof, HandshakeCause::Io)),
                     Ok(_) => {}
                     Err(error) => return Err(HandshakeCause::Io(unwritable.unwrap_or(error))),
@@ -135,7 +128,7 @@ struct Talk {
 }
 
 enum Need {
-    Send,
+    /// Something from the server.
     Record,
     /// Data may be sent.
     Nothing,
@@ -151,10 +144,9 @@ impl Talk {
                     encode(&mut data, &mut self.flight);
                     None
                 }
-                Ok(ConnectionState::TransmitTlsData(mut sent)) => {
-                    let last = sent.may_encrypt_app_data().is_some();
-                    sent.done();
-                    (!last).then_some(Need::Send)
+                Ok(ConnectionState::TransmitTlsData(sent)) => {
+                    sent.done(); // it will be, before the next read or with the first data
+                    None
                 }
                 Ok(ConnectionState::BlockedHandshake) => Some(Need::Record),
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Need::Nothing),
@@ -187,6 +179,31 @@ impl Talk {
             }
             _ => false,
         }
+    }
+
+    /// Sends the flight, which is as long as it gets now that rustls can do nothing more with what came in, and receives.
+    /// Both at once: the server may be sending too, and then takes nothing before it is rid of that.
+    async fn trade<S>(&mut self, stream: &mut S, unwritable: &mut Option<io::Error>) -> io::Result<usize>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let old = self.incoming.len();
+        self.incoming.resize(old + READ, 0);
+        let read = poll_fn(|cx| {
+            while !self.flight.is_empty() && unwritable.is_none() {
+                match Pin::new(&mut *stream).poll_write(cx, &self.flight) {
+                    Poll::Ready(Ok(0)) => *unwritable = Some(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(written)) => drop(self.flight.drain(..written)),
+                    Poll::Ready(Err(error)) => *unwritable = Some(error),
+                    Poll::Pending => break,
+                }
+            }
+            let mut into = ReadBuf::new(&mut self.incoming[old..]);
+            Pin::new(&mut *stream).poll_read(cx, &mut into).map_ok(|()| into.filled().len())
+        })
+        .await;
+        self.incoming.truncate(old + read.as_ref().map_or(0, |read| *read));
+        read
     }
 
     fn finish(mut self) -> Secured {
@@ -235,4 +252,149 @@ async fn say_once<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
         Poll::Ready(_) | Poll::Pending => Poll::Ready(()), // who does not take it will see the connection close
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use rustls::{AlertDescription, ServerConnection};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::relay::HEADROOM;
+    use crate::relay::testkit::{Pki, TLS12, TLS13, Wire, server_name};
+
+    #[tokio::test]
+    async fn a_full_handshake_and_then_a_resumed_one_are_told_apart() {
+        let pki = Pki::new();
+        let config = pki.client();
+        let server = Arc::new(pki.server(TLS13));
+        for resumed in [false, true] {
+            let (near, far) = duplex(64_000);
+            let mut near = Wire::hostile(near, 1, 100);
+            let acceptor = TlsAcceptor::from(server.clone());
+            let accepted = tokio::spawn(async move {
+                let mut stream = acceptor.accept(far).await.unwrap();
+                stream.shutdown().await.unwrap();
+            });
+            let mut progress = Progress::default();
+            let secured = handshake(&mut near, config.clone(), server_name(), &mut progress).await.unwrap();
+            assert!(progress.hello_bytes > 100);
+            assert_eq!(progress.received.len(), KEPT);
+            let summary = &secured.summary;
+            assert_eq!((summary.version, summary.resumed), ("TLSv1.3", resumed));
+            assert!(summary.suite.starts_with("TLS13_") && summary.group.is_some() && summary.peer.is_some());
+            secured.carried.close(&mut near).await; // takes the tickets
+            accepted.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_is_spoken_where_the_server_has_nothing_newer() {
+        let pki = Pki::new();
+        let (mut near, far) = duplex(64_000);
+        let acceptor = TlsAcceptor::from(Arc::new(pki.server(TLS12)));
+        let accepted = tokio::spawn(async move { acceptor.accept(far).await.map(drop).unwrap() });
+        let secured =
+            handshake(&mut near, pki.client(), server_name(), &mut Progress::default()).await.unwrap();
+        assert_eq!(secured.summary.version, "TLSv1.2");
+        assert!(!secured.has_pending(), "in TLS 1.2 the server has the last word");
+        accepted.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_the_server_says_behind_its_last_message_stays_ciphertext() {
+        let pki = Pki::new();
+        let (mut near, mut far) = duplex(64_000);
+        let mut server = ServerConnection::new(Arc::new(pki.eager_server())).unwrap();
+        let spoke = tokio::spawn(async move {
+            while server.is_handshaking() && !server.wants_write() {
+                let mut hello = [0; 4096];
+                let read = far.read(&mut hello).await.unwrap();
+                server.read_tls(&mut &hello[..read]).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            server.writer().write_all(b"220 ready").unwrap();
+            let mut flight = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut flight).unwrap();
+            }
+            far.write_all(&flight).await.unwrap();
+            far
+        });
+        let config = pki.client_without_certificate();
+        let mut secured =
+            handshake(&mut near, config, server_name(), &mut Progress::default()).await.unwrap();
+        spoke.await.unwrap();
+        let carried = &mut secured.carried;
+        assert!(!carried.ciphertext.is_empty());
+        let mut buffer = [vec![0; HEADROOM], carried.ciphertext.clone()].concat();
+        let to = buffer.len();
+        let opened = carried.engine.open(&mut buffer, HEADROOM, to);
+        assert_eq!(&buffer[..opened.plain], b"220 ready");
+    }
+
+    /// A server that says `words` instead of a handshake, and hangs up.
+    async fn failing(words: &[u8]) -> (HandshakeCause, Progress) {
+        let (mut near, mut far) = duplex(64_000);
+        far.write_all(words).await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut progress = Progress::default();
+        let config = Pki::new().client();
+        let cause = handshake(&mut near, config, server_name(), &mut progress).await.unwrap_err();
+        (cause, progress)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_speak_tls_is_quoted() {
+        let (cause, progress) = failing(b"220 mail.example ESMTP ready\r\n").await;
+        assert!(matches!(cause, HandshakeCause::NotTls), "{cause:?}");
+        assert_eq!(progress.received, b"220 mail.example ESMTP ready\r\n");
+        // MySQL's greeting: its first byte is a length, and may look like anything.
+        let (cause, _) = failing(b"\x4a\x00\x00\x00\x0a8.0.36\x00").await;
+        assert!(matches!(cause, HandshakeCause::NotTls), "{cause:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_up_is_not_a_tls_error() {
+        let (cause, progress) = failing(b"").await;
+        assert!(matches!(cause, HandshakeCause::Eof), "{cause:?}");
+        assert!(progress.received.is_empty() && progress.hello_bytes > 100);
+        let (cause, _) = failing(&[22, 3, 3, 1]).await;
+        assert!(matches!(cause, HandshakeCause::Eof), "{cause:?}");
+    }
+
+    #[tokio::test]
+    async fn an_alert_is_told_by_name_also_when_our_write_fails() {
+        let (cause, _) = failing(&[21, 3, 3, 0, 2, 2, 70]).await;
+        let HandshakeCause::Tls(rustls::Error::AlertReceived(alert)) = cause else {
+            panic!("{cause:?}");
+        };
+        assert_eq!(alert, AlertDescription::ProtocolVersion);
+
+        let (near, mut far) = duplex(64_000);
+        far.write_all(&[21, 3, 3, 0, 2, 2, 40]).await.unwrap();
+        let mut near = Wire::new(near);
+        near.writes_fail = true;
+        let result = handshake(&mut near, Pki::new().client(), server_name(), &mut Progress::default()).await;
+        assert!(matches!(
+            result.unwrap_err(),
+            HandshakeCause::Tls(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_server_with_a_foreign_certificate_is_told_why_we_hang_up() {
+        let (ours, theirs) = (Pki::new(), Pki::new());
+        let (mut near, far) = duplex(64_000);
+        let acceptor = TlsAcceptor::from(Arc::new(theirs.server(TLS13)));
+        let accepted = tokio::spawn(async move { acceptor.accept(far).await.map(drop).unwrap_err() });
+        let result = handshake(&mut near, ours.client(), server_name(), &mut Progress::default()).await;
+        assert!(matches!(result.unwrap_err(), HandshakeCause::Tls(rustls::Error::InvalidCertificate(_))));
+        drop(near);
+        let told = accepted.await.unwrap().to_string();
+        assert!(told.contains("received fatal alert"), "{told}");
+    }
 }

@@ -316,3 +316,174 @@ fn complete_records(buffer: &[u8], from: usize, to: usize) -> usize {
 fn no_room() -> Fault {
     Fault::Broken("no room to seal into".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
+    use rustls::ServerConnection;
+    use tokio::io::{AsyncReadExt, duplex};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::relay::HEADROOM;
+    use crate::relay::testkit::{Pki, TLS12, TLS13, server_name};
+    use crate::tls::handshake::{Progress, handshake};
+
+    /// Both ends of a finished handshake, and what the server sent behind it.
+    async fn ends(config: rustls::ServerConfig, pki: &Pki) -> (Unbuffered, ServerConnection, Vec<u8>) {
+        let (mut near, far) = duplex(64 * 1024);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let server = tokio::spawn(async move { acceptor.accept(far).await.unwrap() });
+        let mut carried = handshake(&mut near, pki.client(), server_name(), &mut Progress::default())
+            .await
+            .unwrap()
+            .carried;
+        carried.flush(&mut near).await.unwrap();
+        let (far, mut server) = server.await.unwrap().into_inner();
+        drop(far);
+        let mut sent = carried.ciphertext;
+        near.read_to_end(&mut sent).await.unwrap();
+        sent.extend(written(&mut server));
+        (carried.engine, server, sent)
+    }
+
+    fn written(server: &mut ServerConnection) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    /// Opens a piece behind what the last one left; gives the plaintext.
+    fn feed(engine: &mut Unbuffered, left: &mut Vec<u8>, piece: &[u8]) -> Vec<u8> {
+        left.extend_from_slice(piece);
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(left);
+        let to = buffer.len();
+        let opened = engine.open(&mut buffer, HEADROOM, to);
+        assert_eq!(opened.fault, None);
+        left.drain(..opened.consumed);
+        buffer.truncate(opened.plain);
+        buffer
+    }
+
+    fn seal_to(server: &mut ServerConnection, engine: &mut Unbuffered, plain: &[u8]) {
+        let mut out = vec![0; plain.len() + 1_000];
+        let written = engine.seal(plain, &mut out).unwrap();
+        server.read_tls(&mut &out[..written]).unwrap();
+        server.process_new_packets().unwrap();
+        let mut got = vec![0; plain.len()];
+        server.reader().read_exact(&mut got).unwrap();
+        assert_eq!(got, plain);
+    }
+
+    #[tokio::test]
+    async fn records_cut_anywhere_open_to_the_same_bytes() {
+        let pki = Pki::new();
+        for versions in [TLS13, TLS12] {
+            let (mut engine, mut server, sent) = ends(pki.server(versions), &pki).await;
+            let mut left = Vec::new();
+            assert!(feed(&mut engine, &mut left, &sent).is_empty());
+            let mut cut = 0;
+            loop {
+                server.writer().write_all(b"one").unwrap();
+                server.writer().write_all(b"and two").unwrap();
+                let bytes = written(&mut server);
+                if cut > bytes.len() {
+                    break;
+                }
+                let mut plain = feed(&mut engine, &mut left, &bytes[..cut]);
+                plain.extend(feed(&mut engine, &mut left, &bytes[cut..]));
+                assert_eq!(plain, b"oneand two", "cut at {cut}");
+                assert!(left.is_empty());
+                cut += 1;
+            }
+            assert!(cut > 50);
+        }
+    }
+
+    #[tokio::test]
+    async fn data_is_sent_while_a_ticket_in_many_records_is_coming_in() {
+        let pki = Pki::new();
+        let mut config = pki.server(TLS13);
+        config.max_fragment_size = Some(64);
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap(); // long ones: they hold our certificate
+        let (mut engine, mut server, sent) = ends(config, &pki).await;
+        let mut left = Vec::new();
+        let mut split = 0;
+        for piece in sent.chunks(37) {
+            assert!(feed(&mut engine, &mut left, piece).is_empty());
+            split += usize::from(!engine.stash.is_empty());
+            seal_to(&mut server, &mut engine, b"in between");
+        }
+        assert!(split > 10, "the tickets came in one piece");
+        assert!(engine.stash.is_empty() && left.is_empty());
+        assert_eq!(engine.facts().tls13_tickets_received(), 2);
+        server.writer().write_all(b"and after").unwrap();
+        let bytes = written(&mut server);
+        assert_eq!(feed(&mut engine, &mut left, &bytes), b"and after");
+    }
+
+    #[tokio::test]
+    async fn what_is_said_to_fit_fits() {
+        let pki = Pki::new();
+        for versions in [TLS13, TLS12] {
+            let (mut engine, mut server, _) = ends(pki.server(versions), &pki).await;
+            for room in [1_000, 16 * 1024, 16 * 1024 + 400, 40_000, 256 * 1024] {
+                engine.pending = Vec::new();
+                let plain = vec![7; engine.fits(room)];
+                assert!(plain.len() > room - room / 100 - SLACK - 100, "{} of {room}", plain.len());
+                let mut out = vec![0; room];
+                let length = engine.seal(&plain, &mut out).unwrap();
+                let mut sealed = &out[..length];
+                let mut got = vec![0; plain.len()];
+                let mut have = 0;
+                while have < got.len() {
+                    server.read_tls(&mut sealed).unwrap();
+                    server.process_new_packets().unwrap();
+                    have += server.reader().read(&mut got[have..]).unwrap_or(0); // 0: half a record
+                }
+                assert_eq!(got, plain);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn after_our_close_notify_the_other_direction_goes_on() {
+        let pki = Pki::new();
+        for versions in [TLS13, TLS12] {
+            let (mut engine, mut server, sent) = ends(pki.server(versions), &pki).await;
+            let mut left = Vec::new();
+            feed(&mut engine, &mut left, &sent);
+            engine.close();
+            engine.close(); // once is enough
+            server.read_tls(&mut engine.take_pending().as_slice()).unwrap();
+            assert!(server.process_new_packets().unwrap().peer_has_closed());
+            assert!(!engine.has_pending());
+            server.writer().write_all(b"answer").unwrap();
+            assert_eq!(feed(&mut engine, &mut left, &written(&mut server)), b"answer");
+            server.send_close_notify();
+            let bytes = written(&mut server);
+            let mut buffer = [vec![0; HEADROOM], bytes].concat();
+            let to = buffer.len();
+            assert!(engine.open(&mut buffer, HEADROOM, to).closed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_key_updates_does_not_become_a_flood_of_answers() {
+        let pki = Pki::new();
+        let (mut engine, mut server, sent) = ends(pki.server(TLS13), &pki).await;
+        let mut left = Vec::new();
+        feed(&mut engine, &mut left, &sent);
+        for _ in 0..30 {
+            server.refresh_traffic_keys().unwrap();
+            feed(&mut engine, &mut left, &written(&mut server));
+        }
+        assert!(engine.pending.len() <= 2 * (5 + 5 + 1 + 16), "{}", engine.pending.len());
+        seal_to(&mut server, &mut engine, b"still in step");
+    }
+}

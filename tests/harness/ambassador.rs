@@ -33,23 +33,16 @@ impl Ambassador {
     #[track_caller]
     pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Ambassador {
         let directory = TempDir::with_prefix("nuncio-").expect("a directory for the configuration");
-        let mut config = config.to_owned();
-        if !config.contains("[log]") {
-            config.push_str("\n[log]\nformat = \"json\"\n");
-        }
-        if !config.contains("[admin]") {
-            config.push_str("\n[admin]\naddress = [\"127.0.0.1:0\"]\n");
-        }
         let file = directory.path().join("nuncio.toml");
-        std::fs::write(&file, &config).expect("the configuration is written");
+        std::fs::write(&file, complete(config)).expect("the configuration is written");
         let mut command = program();
         command.arg("run").arg("--config").arg(&file);
         change(&mut command);
         let mut process = Process::start("nuncio", &mut command);
-        let wanted = config.lines().filter(|line| line.trim_start().starts_with("[listener.")).count();
+        // The admin's line is the last of the start.
         let (listeners, admin) = process.wait("it listens everywhere", PATIENCE, |process| {
-            let (listeners, admin) = bound(&process.lines());
-            (listeners.len() >= wanted && admin.is_some()).then_some((listeners, admin))
+            let lines = process.lines();
+            lines.iter().any(|line| is_admin(line)).then(|| bound(&lines))
         });
         Ambassador { process, directory, listeners, admin }
     }
@@ -57,11 +50,12 @@ impl Ambassador {
     /// Where a listener accepts.
     #[track_caller]
     pub fn listener(&self, name: &str) -> SocketAddr {
-        self.listeners
-            .get(name)
-            .and_then(|bound| bound.first())
-            .copied()
-            .unwrap_or_else(|| panic!("no listener {name}"))
+        self.addresses(name).first().copied().unwrap_or_else(|| panic!("no listener {name}"))
+    }
+
+    /// All TCP addresses where a listener accepts, the one that was bound last first.
+    pub fn addresses(&self, name: &str) -> Vec<SocketAddr> {
+        self.listeners.get(name).into_iter().flatten().rev().copied().collect()
     }
 
     /// Where the admin answers.
@@ -137,16 +131,68 @@ impl Ambassador {
     /// Rewrites the file and sends SIGHUP. What became of it is in the metrics and the log.
     #[cfg(unix)]
     pub fn reload(&self, config: &str) {
-        std::fs::write(self.config_file(), config).expect("the configuration is written");
+        std::fs::write(self.config_file(), complete(config)).expect("the configuration is written");
         self.process.signal("HUP");
+    }
+
+    /// The same, and waits until it has taken effect.
+    #[cfg(unix)]
+    #[track_caller]
+    pub fn reloaded(&mut self, config: &str) {
+        self.reload_comes_to("success", config);
+        self.listeners = bound(&self.process.lines()).0;
+    }
+
+    /// The same, and waits until it was refused.
+    #[cfg(unix)]
+    #[track_caller]
+    pub fn reload_refused(&mut self, config: &str) {
+        self.reload_comes_to("failure", config);
+    }
+
+    #[cfg(unix)]
+    #[track_caller]
+    fn reload_comes_to(&self, result: &str, config: &str) {
+        let labels = [("result", result)];
+        let before = self.metric("nuncio_config_reloads_total", &labels);
+        self.reload(config);
+        self.wait_metric("nuncio_config_reloads_total", &labels, |now| now > before);
     }
 }
 
-/// The binary under test, with nothing of the caller's environment that could change what it writes.
+/// The binary under test, with nothing of the caller's environment that could change what it writes. `NUNCIO_TEST_PROGRAM`
+/// names another build of it: a release build where a test measures.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nuncio"));
+    let built = || env!("CARGO_BIN_EXE_nuncio").into();
+    let mut command = Command::new(std::env::var_os("NUNCIO_TEST_PROGRAM").unwrap_or_else(built));
     command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").env("NO_COLOR", "1");
     command
+}
+
+/// The configuration with what the harness needs, where it says nothing of it: records in JSON, an admin.
+fn complete(config: &str) -> String {
+    let mut config = config.to_owned();
+    if !config.contains("[log]") {
+        config.push_str("\n[log]\nformat = \"json\"\n");
+    }
+    if !config.contains("[admin]") {
+        config.push_str("\n[admin]\naddress = [\"127.0.0.1:0\"]\n");
+    }
+    config
+}
+
+/// `run` with a configuration that it refuses: exit code and standard error.
+#[track_caller]
+pub fn refused(config: &str, change: impl FnOnce(&mut Command)) -> (Option<i32>, String) {
+    let directory = TempDir::with_prefix("nuncio-").expect("a directory for the configuration");
+    let file = directory.path().join("nuncio.toml");
+    std::fs::write(&file, complete(config)).expect("the configuration is written");
+    let mut command = program();
+    command.arg("run").arg("--config").arg(&file);
+    change(&mut command);
+    let mut process = Process::start("nuncio", &mut command);
+    let status = process.wait_exit(PATIENCE);
+    (status.code(), process.tail())
 }
 
 /// Runs a subcommand to its end: exit code, standard output, standard error.
@@ -165,11 +211,16 @@ fn bound(lines: &[String]) -> Bound {
         let Some(address) = field(line, "address").and_then(|address| address.parse().ok()) else { continue };
         if let (true, Some(name)) = (line.contains("listening"), field(line, "listener")) {
             bound.0.entry(name).or_default().push(address);
-        } else if line.contains("admin") {
+        } else if is_admin(line) {
             bound.1 = Some(address);
         }
     }
     bound
+}
+
+/// Whether the line tells where the admin answers.
+fn is_admin(line: &str) -> bool {
+    field(line, "address").is_some() && line.contains("admin") && !line.contains("listening")
 }
 
 /// A field of a log line, in either format.

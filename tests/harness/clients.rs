@@ -8,16 +8,21 @@ use super::hostile::reset_on_close;
 
 /// Connects; a read or write that takes longer than a test should wait is an error.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the listener accepts");
-    stream.set_nodelay(true).expect("TCP_NODELAY");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-    stream
+    reach(address).expect("the listener accepts")
+}
+
+/// The same where the listener may refuse so fast that connect(2) itself already tells of the reset.
+pub fn reach(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 /// Sends, half-closes and reads to the end, as `nc -N` would: what came back, or how it ended.
 pub fn ask(address: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = connect(address);
+    let mut stream = reach(address)?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();

@@ -1,12 +1,13 @@
 //! Servers that misbehave, each in one way. `tests/stories/peers.rs` holds each to its word.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::AlertDescription;
-use socket2::SockRef;
+use rustls::version::TLS12;
+use rustls::{AlertDescription, ServerConnection};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::peer::Peer;
 use super::pki::{By, Pki, SERVER_NAME, Valid};
@@ -42,8 +43,18 @@ pub enum Hostile {
     WrongName,
     /// Trusts another CA than ours: with TLS 1.3 it says so after the handshake, as seen from the client.
     LateClientCertAlert,
+    /// The same, and resets the connection right behind its alert.
+    LateClientCertReset,
+    /// Hangs up without a word once it has seen our certificate.
+    LateClientCertClose,
+    /// Refuses our certificate within the handshake, as TLS 1.2 has it.
+    ClientCertAlert12,
     /// Resets the connection once the handshake is over.
     ResetsAfterHandshake,
+    /// Sends so many bytes after the handshake, and resets.
+    ResetsAfter(usize),
+    /// Waits for the first byte after the handshake, and resets.
+    ResetsAtFirstByte,
     /// Ends the connection in order once the handshake is over.
     ClosesAfterHandshake,
     /// Sends so many bytes after the handshake and vanishes without close_notify.
@@ -79,8 +90,19 @@ impl Hostile {
             Hostile::WrongName => Some(pki.issue("other", &["other.test"], By::Ca, Valid::Now)),
             _ => None,
         };
-        let clients_by = if matches!(self, Hostile::LateClientCertAlert) { By::Foreign } else { By::Ca };
-        let mut config = pki.server_config_with(leaf.as_ref().unwrap_or(&pki.server), clients_by);
+        let refuses_us = matches!(
+            self,
+            Hostile::LateClientCertAlert
+                | Hostile::LateClientCertReset
+                | Hostile::LateClientCertClose
+                | Hostile::ClientCertAlert12
+        );
+        let versions = match self {
+            Hostile::ClientCertAlert12 => &[&TLS12][..],
+            _ => rustls::DEFAULT_VERSIONS,
+        };
+        let clients_by = if refuses_us { By::Foreign } else { By::Ca };
+        let mut config = pki.server_config_of(leaf.as_ref().unwrap_or(&pki.server), clients_by, versions);
         records::allow(&mut config);
         let config = Arc::new(config);
         // The ends of connections are the point here: an error only says that the client was faster.
@@ -128,11 +150,38 @@ impl Hostile {
             | Hostile::Expired
             | Hostile::NotYetValid
             | Hostile::WrongName
-            | Hostile::LateClientCertAlert => serve_well(config, stream),
+            | Hostile::LateClientCertAlert
+            | Hostile::ClientCertAlert12 => serve_well(config, stream),
+            Hostile::LateClientCertReset => {
+                // Where the handshake fails, the alert has been sent.
+                drop(handshake(config, &mut stream));
+                reset_on_close(&stream)
+            }
+            Hostile::LateClientCertClose => {
+                let mut tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                while tls.read_tls(&mut stream)? > 0 && tls.process_new_packets().is_ok() {
+                    while tls.wants_write() {
+                        tls.write_tls(&mut stream)?;
+                    }
+                }
+                stream.close_write();
+                read_to_the_end(stream)
+            }
             Hostile::ResetsAfterHandshake => match handshake(config, stream) {
                 Some(tls) => reset_on_close(&tls.sock),
                 None => Ok(()),
             },
+            Hostile::ResetsAfter(bytes) => {
+                let Some(mut tls) = handshake(config, stream) else { return Ok(()) };
+                tls.write_all(&vec![b'x'; *bytes])?;
+                tls.flush()?;
+                reset_on_close(&tls.sock)
+            }
+            Hostile::ResetsAtFirstByte => {
+                let Some(mut tls) = handshake(config, stream) else { return Ok(()) };
+                tls.read_exact(&mut [0])?;
+                reset_on_close(&tls.sock)
+            }
             Hostile::ClosesAfterHandshake => {
                 let Some(mut tls) = handshake(config, stream) else { return Ok(()) };
                 tls.conn.send_close_notify();
@@ -167,6 +216,33 @@ fn serve_well<S: Read + Write + Close>(config: &Arc<rustls::ServerConfig>, strea
 
 fn plaintext_alert(alert: AlertDescription) -> [u8; 7] {
     [content::ALERT, 3, 3, 0, 2, 2, u8::from(alert)]
+}
+
+/// An address whose queue of connections is full: a SYN is not answered.
+pub struct Deaf {
+    listener: Socket,
+    /// Held, so that they stay in the queue.
+    waiting: Vec<TcpStream>,
+}
+
+impl Deaf {
+    /// Fills its own queue.
+    pub fn start() -> Deaf {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("loopback can be bound");
+        listener.listen(0).expect("a bound socket can listen");
+        let mut deaf = Deaf { listener, waiting: Vec::new() };
+        while let Ok(stream) = TcpStream::connect_timeout(&deaf.address(), Duration::from_millis(200)) {
+            deaf.waiting.push(stream);
+        }
+        deaf
+    }
+
+    /// Where nobody answers.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.listener.local_addr().expect("a bound socket has an address");
+        address.as_socket().expect("an IP address")
+    }
 }
 
 /// Until the client goes: closing with unread bytes would be a reset.

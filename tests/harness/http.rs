@@ -38,8 +38,13 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
 
 /// Sends these very bytes and reads one answer.
 pub fn request(address: SocketAddr, request: &str) -> io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    request_on(stream, request)
+}
+
+/// The same on a connection that is there already.
+pub fn request_on(mut stream: impl Read + Write, request: &str) -> io::Result<Response> {
     stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod pki;
 pub mod process;
 pub mod records;
+pub mod scene;
 pub mod servers;
 pub mod upstream;
 pub mod wording;

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
 /// The name that good server certificates carry, besides 127.0.0.1 and ::1.
@@ -113,12 +113,22 @@ impl Pki {
 
     /// A server with `leaf` that demands a client certificate signed by `clients_by`, and does not say so in its request.
     pub fn server_config_with(&self, leaf: &Leaf, clients_by: By) -> ServerConfig {
+        self.server_config_of(leaf, clients_by, rustls::DEFAULT_VERSIONS)
+    }
+
+    /// The same with these versions of TLS only.
+    pub fn server_config_of(
+        &self,
+        leaf: &Leaf,
+        clients_by: By,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ServerConfig {
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(clients_by), provider())
             .clear_root_hint_subjects()
             .build()
             .expect("a verifier with one root");
         ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("the provider has the default versions")
             .with_client_cert_verifier(verifier)
             .with_single_cert(leaf.chain(), leaf.private_key())

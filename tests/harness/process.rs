@@ -113,6 +113,19 @@ impl Process {
     }
 }
 
+/// Puts a program before the command, which it is to replace itself with: setpriv, a line of shell.
+pub fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
+    let mut outer = Command::new(program);
+    outer.args(arguments).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    *command = outer;
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Errors: it has ended already.

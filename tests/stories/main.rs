@@ -5,10 +5,21 @@
 pub mod harness;
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod ambassador;
+#[cfg(test)]
+mod churn;
+#[cfg(test)]
+mod clients;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod probe;
+
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod upstreams;

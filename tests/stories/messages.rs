@@ -476,7 +476,7 @@ fn a_connection_that_failed_is_told_by_its_record() {
         )
     };
     let common = format!(
-        "[log]\nformat = \"json\"\n[dns]\nservers = [\"{}\"]\ntimeout = \"400ms\"\n\
+        "[log]\nformat = \"json\"\n[dns]\nservers = [\"{}\"]\ntimeout = \"2s\"\n\
          [identity.other]\n{test_pki}\n[identity.corp]\n{}\n[identity.expired]\n{}\n[identity.nobody]\nca = '{}'\n\
          [identity.foreign]\nca = '{}'\n",
         names.address,
@@ -487,11 +487,17 @@ fn a_connection_that_failed_is_told_by_its_record() {
     );
     let told_by = |name: &str, address: &str, identity: &str, more: &str| {
         let allow = if name == "of_another_user" { "allow_users = [\"nobody\"]" } else { "" };
+        // Short only where it is waited for: a busy machine takes its time with the others.
+        let limit = match name {
+            "silent" => "timeouts.handshake = \"400ms\"",
+            "idle" => "timeouts.idle = \"400ms\"",
+            _ => "",
+        };
         let more = if more.is_empty() { "server_name = \"upstream.test\"" } else { more };
         let mut ambassador = Ambassador::start(&format!(
             "{common}[listener.orders]\naddress = \"127.0.0.1:0\"\nupstream = \"orders\"\n{allow}\n\
              [upstream.orders]\nendpoints = [\"{address}\"]\nidentity = \"{identity}\"\nhealth.kind = \"off\"\n\
-             retry.attempts = 1\ntimeouts.handshake = \"400ms\"\ntimeouts.idle = \"400ms\"\n{more}\n"
+             retry.attempts = 1\n{limit}\n{more}\n"
         ));
         let door = ambassador.listener("orders");
         // The first failure opens the circuit, the second connection meets it.

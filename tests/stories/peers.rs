@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConnection, Error, StreamOwned};
 
-use super::harness::hostile::Point;
+use super::harness::hostile::{Deaf, Point};
 use super::harness::peer::Peer;
 use super::harness::pki::SERVER_NAME;
 use super::harness::servers::Server;
@@ -147,6 +147,33 @@ fn the_late_refusal_of_a_client_certificate_comes_after_the_handshake() {
     let (_, end) = after_handshake(&pki, Hostile::LateClientCertAlert);
     let error = end.unwrap_err();
     assert!(matches!(tls_error(&error), Some(Error::AlertReceived(_))), "{error}");
+    // The same with a reset behind it: the alert is still the first to be read.
+    let (_, end) = after_handshake(&pki, Hostile::LateClientCertReset);
+    let error = end.unwrap_err();
+    assert!(matches!(tls_error(&error), Some(Error::AlertReceived(_))), "{error}");
+    let (_, end) = after_handshake(&pki, Hostile::LateClientCertClose);
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    // TLS 1.2 says it within the handshake.
+    let error = refused(&pki, Hostile::ClientCertAlert12);
+    assert!(matches!(tls_error(&error), Some(Error::AlertReceived(_))), "{error}");
+}
+
+#[test]
+fn resets_come_where_they_were_ordered() {
+    let pki = Pki::generate();
+    let (bytes, end) = after_handshake(&pki, Hostile::ResetsAfter(1000));
+    assert_eq!((bytes.len(), end.unwrap_err().kind()), (1000, ErrorKind::ConnectionReset));
+    let peer = Hostile::ResetsAtFirstByte.start(&pki);
+    let mut tls = handshake(&pki, peer.address()).unwrap();
+    tls.write_all(b"x").and_then(|()| tls.flush()).unwrap();
+    assert_eq!(tls.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_deaf_address_takes_no_connection() {
+    let deaf = Deaf::start();
+    let error = TcpStream::connect_timeout(&deaf.address(), Duration::from_millis(200)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
 }
 
 #[test]

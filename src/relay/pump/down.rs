@@ -1,0 +1,154 @@
+//! down: from the upstream to the client. Reads, opens in place, writes; closes after the upstream did, and tells an end from
+//! a truncation.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{Pump, State, poll_read, refused};
+use crate::relay::engine::HEADROOM;
+use crate::relay::pool::{self, Buffer, SMALL};
+use crate::relay::{Ended, Engine, How, Leg, OnTruncation, Party};
+
+impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
+    pub(super) fn turn_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+        if !self.drain_down(cx, now)? {
+            return Ok(false);
+        }
+        match self.down.state {
+            State::Open => Ok(self.fill_down(cx, now) && self.drain_down(cx, now)?),
+            State::Closing => {
+                self.down.buffer = None;
+                match Pin::new(&mut *self.client).poll_shutdown(cx) {
+                    Poll::Pending => Ok(false),
+                    // An error: the client is gone. If that matters, reading from it says so.
+                    Poll::Ready(Ok(()) | Err(_)) => {
+                        self.down.state = State::Done;
+                        Ok(true)
+                    }
+                }
+            }
+            State::Done | State::Unwritable => Ok(false),
+        }
+    }
+
+    /// Delivers what is held; false if the client does not take all of it now.
+    pub(super) fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+        while let (false, Some(buffer)) = (self.down.delivered(), &self.down.buffer) {
+            let (from, to) = self.down.out;
+            match Pin::new(&mut *self.client).poll_write(cx, &buffer[from..to]) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.limits.touch(now);
+                    self.flow.add_received(written);
+                    self.down.out.0 += written;
+                }
+                Poll::Ready(written) => return Err(self.client_failed(&refused(written))),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads from the upstream and opens; false if there is nothing to read.
+    fn fill_down(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let front = if self.engine.is_some() { HEADROOM } else { 0 };
+        if std::mem::take(&mut self.down.carried) {
+            let mut bytes = std::mem::take(&mut self.down.partial);
+            let to = front + bytes.len();
+            bytes.splice(..0, std::iter::repeat_n(0, front));
+            bytes.resize(to + SMALL, 0);
+            self.open(cx, Buffer::exact(bytes), to, now);
+            return true;
+        }
+
+        let mut buffer = self.down.buffer.take().unwrap_or_else(pool::take);
+        let (from, to) = std::mem::take(&mut self.down.tail);
+        let kept = if to > from {
+            buffer.copy_within(from..to, front);
+            to - from
+        } else {
+            self.down.partial.len()
+        };
+        match poll_read(self.upstream, cx, &mut buffer[front + kept..]) {
+            Poll::Pending => {
+                if to > from {
+                    self.down.partial.reserve_exact(kept);
+                    self.down.partial.extend_from_slice(&buffer[front..front + kept]);
+                } else if kept == 0 {
+                    self.down.partial = Vec::new();
+                }
+                false
+            }
+            Poll::Ready(Ok(0)) => {
+                self.upstream_closed(now);
+                true
+            }
+            Poll::Ready(Ok(read)) => {
+                if to == from {
+                    buffer[front..front + kept].copy_from_slice(&self.down.partial);
+                    self.down.partial.clear();
+                }
+                self.limits.touch(now);
+                self.open(cx, buffer, front + kept + read, now);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                let how = How::of_io(Party::Upstream, &error);
+                self.unwritable.get_or_insert_with(|| Box::new(how));
+                let ended = self.upstream_ended();
+                self.reset_after_delivery(ended.how, Party::Upstream, now);
+                true
+            }
+        }
+    }
+
+    /// Opens the ciphertext in front of `to`; without an engine it is plaintext already.
+    fn open(&mut self, cx: &mut Context<'_>, mut buffer: Buffer, to: usize, now: Instant) {
+        let Some(engine) = &mut self.engine else {
+            self.down.out = (0, to);
+            self.down.buffer = Some(buffer);
+            self.heard(now);
+            return;
+        };
+        let opened = engine.open(&mut buffer, HEADROOM, to);
+        self.down.out = (0, opened.plain);
+        self.down.tail = (HEADROOM + opened.consumed, to);
+        self.down.buffer = Some(buffer);
+        if opened.plain > 0 {
+            self.heard(now);
+        }
+        if let Some(fault) = opened.fault {
+            self.broken(cx, fault, now);
+        } else if opened.closed {
+            self.down.state = State::Closing;
+            self.closes(Party::Upstream, now);
+        }
+    }
+
+    /// Plaintext came from the upstream.
+    fn heard(&mut self, now: Instant) {
+        if !self.spoke {
+            self.spoke = true;
+            self.flow.first_byte_after(now - self.start);
+        }
+        if let Some(asked) = self.asked.take() {
+            self.flow.answered_after(now - asked);
+        }
+    }
+
+    /// The upstream's stream ended, without close_notify if it is TLS.
+    fn upstream_closed(&mut self, now: Instant) {
+        if self.unwritable.is_some() {
+            let ended = self.upstream_ended();
+            return self.reset_after_delivery(ended.how, Party::Upstream, now);
+        }
+        self.closes(Party::Upstream, now);
+        self.truncated = self.engine.is_some();
+        if self.truncated && self.on_truncation == OnTruncation::Reset {
+            self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
+        } else {
+            self.down.state = State::Closing;
+        }
+    }
+}

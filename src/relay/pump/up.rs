@@ -1,0 +1,119 @@
+//! up: from the client to the upstream. Reads, seals, writes; closes after the client did.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{Held, Pump, State, Up, poll_read, refused};
+use crate::relay::pool::{self, Buffer};
+use crate::relay::{Ended, Engine, How, Leg, Party};
+
+impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
+    pub(super) fn turn_up(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+        if !self.drain_up(cx, now) {
+            return Ok(false);
+        }
+        match self.up.state {
+            State::Open => Ok(self.fill_up(cx, now)? && self.drain_up(cx, now)),
+            State::Closing => match self.take_pending() {
+                Some(out) => {
+                    self.up.out = Some(out);
+                    Ok(self.drain_up(cx, now))
+                }
+                None => Ok(self.shut_upstream(cx, now)),
+            },
+            State::Done | State::Unwritable => Ok(false),
+        }
+    }
+
+    /// Writes what is held; false if the upstream does not take all of it now.
+    fn drain_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        while let Some(out) = &mut self.up.out {
+            match Pin::new(&mut *self.upstream).poll_write(cx, &out.buffer[out.from..out.to]) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.limits.touch(now);
+                    out.from += written;
+                    if out.from == out.to {
+                        self.up.out = None;
+                    }
+                }
+                Poll::Ready(written) => self.upstream_takes_no_more(now, &refused(written)),
+            }
+        }
+        true
+    }
+
+    /// Reads from the client and seals; false if there is nothing to send.
+    fn fill_up(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+        let mut plain = pool::take();
+        let mut sealed = self.engine.as_ref().map(|_| pool::take());
+        let room = match (&self.engine, &sealed) {
+            (Some(engine), Some(sealed)) => engine.fits(sealed.len()).min(plain.len()),
+            _ => plain.len(),
+        };
+        if room == 0 {
+            // The last flight alone is longer than a small buffer.
+            self.up.out = self.take_pending();
+            return Ok(true);
+        }
+        let read = match poll_read(self.client, cx, &mut plain[..room]) {
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(error)) => return Err(self.client_failed(&error)),
+            Poll::Pending => {
+                // The client has nothing to say: what only waited for company goes out alone.
+                self.up.out = self.take_pending();
+                return Ok(self.up.out.is_some());
+            }
+        };
+        if read == 0 {
+            self.up.state = State::Closing;
+            self.closes(Party::Client, now);
+            if let Some(engine) = &mut self.engine {
+                engine.close();
+            }
+            return Ok(true);
+        }
+        self.limits.touch(now);
+        self.flow.add_sent(read);
+        self.asked = Some(now);
+        let out = match (&mut self.engine, sealed.take()) {
+            (Some(engine), Some(mut sealed)) => match engine.seal(&plain[..read], &mut sealed) {
+                Ok(to) => Held { buffer: sealed, from: 0, to },
+                Err(fault) => {
+                    self.broken(cx, fault, now);
+                    return Ok(false);
+                }
+            },
+            _ => Held { buffer: plain, from: 0, to: read },
+        };
+        self.up.out = Some(out);
+        Ok(true)
+    }
+
+    fn take_pending(&mut self) -> Option<Held> {
+        let pending = self.engine.as_mut().filter(|engine| engine.has_pending())?.take_pending();
+        let to = pending.len();
+        Some(Held { buffer: Buffer::exact(pending), from: 0, to })
+    }
+
+    fn shut_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        match Pin::new(&mut *self.upstream).poll_shutdown(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) => self.up.state = State::Done,
+            Poll::Ready(Err(error)) => self.upstream_takes_no_more(now, &error),
+        }
+        true
+    }
+
+    /// The upstream is still listened to, for a moment: in TLS 1.3 a server refuses our certificate after the handshake, and
+    /// hangs up. By the time that a write fails, its alert is in the receive queue, and says more than the failure does.
+    fn upstream_takes_no_more(&mut self, now: Instant, error: &io::Error) {
+        self.lost = self.up.state == State::Open;
+        self.unwritable = Some(Box::new(How::of_io(Party::Upstream, error)));
+        self.up = Up { out: None, state: State::Unwritable };
+        self.limits.touch(now);
+    }
+}
