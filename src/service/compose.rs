@@ -293,7 +293,17 @@ fn load_identities(
                     tracing::warn!("{warning}");
                 }
                 // Unchanged files keep their generation, and with it the sessions that may be resumed.
-                let kept = old.identities.get(name).filter(|known| known.generation == identity.generation);
+                let known = old.identities.get(name);
+                let kept = known.filter(|known| known.generation == identity.generation);
+                // At a start that is better than nothing; what works now is not given up for it.
+                let works = known.is_some_and(|known| known.faults.is_empty());
+                if works && kept.is_none() && !identity.faults.is_empty() {
+                    problems.extend(identity.faults);
+                    continue;
+                }
+                for fault in &identity.faults {
+                    tracing::error!("{fault}");
+                }
                 identities.insert(name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(identity)));
             }
             Err(found) => problems.extend(found),

@@ -25,7 +25,11 @@ mod idle;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod peers;
+#[cfg(test)]
+mod probe;
 #[cfg(test)]
 mod real_servers;
 #[cfg(test)]
