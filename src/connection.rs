@@ -251,9 +251,11 @@ fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
     // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
-    if (slammed || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
+    // And some (nginx) hang up in all order.
+    let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
+    if (slammed || matches!(how, How::TlsAlert(_) | How::TlsError(_)))
         && let Some(late) =
-            target.tls.as_ref().and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls))
+            target.tls.as_ref().and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
     {
         return by_failure(late);
     }
@@ -262,13 +264,15 @@ fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
         How::UpstreamReset if slammed => {
             upstream(Reason::EarlyClose, "the server reset the connection before it sent a byte")
         }
-        How::Truncated if slammed => upstream(
-            Reason::EarlyClose,
-            "the server dropped the connection before it sent a byte, without close_notify",
-        ),
+        How::Truncated if slammed => {
+            upstream(Reason::EarlyClose, "the server dropped the connection before it sent a byte")
+        }
         How::Closed => return Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by },
         How::UpstreamReset => upstream(Reason::UpstreamReset, "the server reset the connection"),
-        How::Truncated => upstream(Reason::Truncated, "the server's stream ended without close_notify"),
+        How::Truncated => upstream(
+            Reason::Truncated,
+            "the server ended the connection without saying that it was done (TLS close_notify): the last bytes may be missing",
+        ),
         How::TlsAlert(_) | How::TlsError(_) => upstream(Reason::TlsProtocolError, "TLS failed"),
         How::ClientReset => {
             Failure::new(Stage::Relay, Reason::ClientReset, Side::Client, "the client reset the connection")
@@ -281,14 +285,19 @@ fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
             };
             Failure::new(Stage::Relay, reason, side, error.as_str())
         }
-        How::IdleTimeout => ours(Reason::IdleTimeout, "no byte either way for timeouts.idle"),
+        How::IdleTimeout => {
+            ours(Reason::IdleTimeout, "no byte came from either side for as long as timeouts.idle allows")
+        }
         How::HalfCloseTimeout => {
             let side = if ended.closed_by == Some(Party::Client) { Side::Upstream } else { Side::Client };
-            let detail = "one side had closed, the other sent nothing for timeouts.half_close";
+            let detail =
+                "one side had closed, and the other sent nothing for as long as timeouts.half_close allows";
             Failure::new(Stage::Relay, Reason::HalfCloseTimeout, side, detail)
         }
-        How::LifetimeReached => ours(Reason::LifetimeReached, "older than timeouts.lifetime"),
-        How::Stopped => ours(Reason::Draining, "ended by the drain"),
+        How::LifetimeReached => ours(Reason::LifetimeReached, "it was older than timeouts.lifetime allows"),
+        How::Stopped => {
+            ours(Reason::Draining, "nuncio is stopping, and the time for open connections was over")
+        }
     };
     by_failure(failure)
 }

@@ -20,7 +20,7 @@ use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
 use crate::relay;
-use crate::tls::{ClientTls, Secured};
+use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
@@ -87,6 +87,26 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
+}
+
+/// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// What its name was resolved to, or its own address.
+    pub addresses: Vec<SocketAddr>,
+    /// The address that won the race.
+    pub connected: Option<SocketAddr>,
+    /// The name that was asked for in TLS, and that the certificate had to carry.
+    pub server_name: Option<String>,
+    /// The handshake.
+    pub tls: Seen,
+}
+
+impl Sight {
+    /// Keeps everything.
+    pub fn new() -> Sight {
+        Sight { tls: Seen::watching(), ..Sight::default() }
+    }
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.
@@ -176,6 +196,20 @@ pub async fn try_endpoint(
     deadline: Instant,
     trail: &mut Trail,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
+    look_at_endpoint(target, spec, deadline, trail, None).await
+}
+
+/// As [`try_endpoint`], and remembers what there was to see, however it ends.
+///
+/// # Errors
+/// As [`try_endpoint`].
+pub async fn look_at_endpoint(
+    target: &Target,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    trail: &mut Trail,
+    mut sight: Option<&mut Sight>,
+) -> Result<(TcpStream, Option<Secured>), Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
     let server_name = match &target.tls {
         None => None,
@@ -199,12 +233,21 @@ pub async fn try_endpoint(
         }
     };
 
+    if let Some(sight) = &mut sight {
+        sight.addresses.clone_from(&addresses);
+    }
+
     let begun = Instant::now();
     trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     trail.times.connect = Some(begun.elapsed());
     let mut stream = match connected {
-        Ok((stream, _)) => stream,
+        Ok((stream, address)) => {
+            if let Some(sight) = &mut sight {
+                sight.connected = Some(address);
+            }
+            stream
+        }
         Err(failure) => {
             // The name may have moved: ask again now rather than when its time is up.
             target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
@@ -215,7 +258,14 @@ pub async fn try_endpoint(
     let Some((tls, name)) = server_name else { return Ok((stream, None)) };
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
-    let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
+    let limit = bound(target.timeouts.handshake);
+    let secured = match sight {
+        None => tls.handshake(&mut stream, name, limit).await,
+        Some(sight) => {
+            sight.server_name = Some(name.to_str().into_owned());
+            tls.handshake_seen(&mut stream, name, limit, &mut sight.tls).await
+        }
+    };
     trail.times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }
