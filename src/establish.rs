@@ -52,6 +52,21 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// What a stage may take where nothing else presses.
+    fn due(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::Resolve => self.resolve,
+            Stage::Connect | Stage::Proxy => self.connect,
+            Stage::Negotiate => self.negotiate,
+            Stage::Handshake => self.handshake,
+            Stage::Accept | Stage::Admit | Stage::Route | Stage::Queue | Stage::Greet | Stage::Relay => {
+                Duration::ZERO
+            }
+        }
+    }
+}
+
 /// An upstream with everything that it takes to reach it, as one configuration has it.
 pub struct Target {
     /// Endpoints, health, breakers, queue: they outlive a reload.
@@ -132,7 +147,7 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 
         let begun = Instant::now();
         let endpoint = lease.label().clone();
-        trail.under_way = Some((endpoint.clone(), begun));
+        trail.under_way = Some((endpoint.clone(), begun.into_std()));
         let attempted = try_endpoint(target, lease.spec(), deadline, trail).await;
         trail.under_way = None;
         let took = begun.elapsed();
@@ -145,11 +160,15 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
             }
             Err(failure) => failure,
         };
-        if let Some(class) = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream) {
+        let out_of_time_now = Instant::now() >= deadline;
+        // An endpoint that our own deadline left less than its due has shown nothing: a connection that waited long in the
+        // queue would otherwise open the circuits of healthy endpoints.
+        let cut_short = out_of_time_now && took < target.timeouts.due(failure.stage);
+        let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
+        if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
         let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
-        let out_of_time_now = Instant::now() >= deadline;
         last = Some(failure);
         if out_of_time_now {
             return Err(out_of_time(target, last));
@@ -192,6 +211,15 @@ pub async fn look_at_endpoint(
     mut sight: Option<&mut Sight>,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
+    let server_name = match &target.tls {
+        None => None,
+        Some(tls) => {
+            // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired
+            // certificate. And before the dial: the server is not bothered with what we know to be in vain.
+            tls.ready(SystemTime::now())?;
+            Some((tls, tls.name_for(spec)?))
+        }
+    };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
@@ -227,10 +255,7 @@ pub async fn look_at_endpoint(
         }
     };
 
-    let Some(tls) = &target.tls else { return Ok((stream, None)) };
-    // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired certificate.
-    tls.ready(SystemTime::now())?;
-    let name = tls.name_for(spec)?;
+    let Some((tls, name)) = server_name else { return Ok((stream, None)) };
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);

@@ -47,6 +47,8 @@ pub(super) struct Pump<'a, C, U, E> {
     lost: bool,
     truncated: bool,
     spoke: bool,
+    /// Plaintext came from the upstream after it was told that the client had finished.
+    spoke_since: bool,
 }
 
 /// From the client to the upstream.
@@ -131,6 +133,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             lost: false,
             truncated: false,
             spoke: false,
+            spoke_since: false,
         }
     }
 

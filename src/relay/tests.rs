@@ -275,11 +275,13 @@ async fn a_server_that_closed_still_gets_the_clients_data() {
 #[tokio::test]
 async fn a_truncated_stream_is_delivered_and_then_reset() {
     let (relay, mut app, mut server) = tls_over_tcp(Settings::default()).await;
+    relay.client.unsent.store(1, Ordering::SeqCst);
     server.write_all(&pattern(1, 300_000)).await.unwrap();
     server.flush().await.unwrap();
     let (mut socket, _) = server.into_inner();
     socket.shutdown().await.unwrap(); // FIN, and no close_notify
     expect(&mut app, &pattern(1, 300_000)).await;
+    relay.client.unsent.store(0, Ordering::SeqCst);
     let error = within(app.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let ended = relay.ended().await;
@@ -287,6 +289,49 @@ async fn a_truncated_stream_is_delivered_and_then_reset() {
         (ended.how, ended.closed_by, ended.upstream_spoke),
         (How::Truncated, Some(Party::Upstream), true)
     );
+}
+
+#[tokio::test]
+async fn a_server_that_answers_the_clients_goodbye_with_a_bare_fin_truncates_nothing() {
+    let (relay, mut app, mut server) = tls_over_tcp(Settings::default()).await;
+    app.write_all(b"PING").await.unwrap();
+    expect(&mut server, b"PING").await;
+    server.write_all(b"PONG").await.unwrap();
+    expect(&mut app, b"PONG").await;
+    app.shutdown().await.unwrap();
+    expect_end(&mut server).await;
+    server.into_inner().0.shutdown().await.unwrap(); // FIN, and no close_notify
+    expect_end(&mut app).await;
+    let ended = relay.ended().await;
+    closed_in_order(&ended);
+    assert_eq!(ended.closed_by, Some(Party::Client));
+}
+
+#[tokio::test]
+async fn an_answer_after_the_clients_goodbye_that_ends_in_a_bare_fin_may_be_cut_or_missing() {
+    for answer in [&b"half an ans"[..], b""] {
+        let (relay, mut app, mut server) = tls_over_tcp(Settings::default()).await;
+        app.write_all(b"question").await.unwrap();
+        app.shutdown().await.unwrap();
+        expect(&mut server, b"question").await;
+        expect_end(&mut server).await;
+        server.write_all(answer).await.unwrap();
+        server.flush().await.unwrap();
+        server.into_inner().0.shutdown().await.unwrap();
+        expect(&mut app, answer).await;
+        let error = within(app.read(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(relay.ended().await.how, How::Truncated);
+    }
+}
+
+#[tokio::test]
+async fn a_liveness_probe_is_no_truncation_where_the_server_says_no_goodbye() {
+    let (relay, app, mut server) = tls_over_tcp(Settings::default()).await;
+    drop(app);
+    expect_end(&mut server).await;
+    server.into_inner().0.shutdown().await.unwrap();
+    assert_eq!(relay.ended().await.how, How::Closed);
 }
 
 #[tokio::test(start_paused = true)]

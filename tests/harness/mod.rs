@@ -6,8 +6,10 @@
 
 pub mod ambassador;
 pub mod clients;
+pub mod config;
 pub mod hostile;
 pub mod http;
+pub mod knot;
 pub mod peer;
 pub mod pki;
 pub mod process;

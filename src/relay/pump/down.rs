@@ -81,7 +81,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                 false
             }
             Poll::Ready(Ok(0)) => {
-                self.upstream_closed(now);
+                self.upstream_closed(kept > 0, now);
                 true
             }
             Poll::Ready(Ok(read)) => {
@@ -128,6 +128,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
 
     /// Plaintext came from the upstream.
     fn heard(&mut self, now: Instant) {
+        self.spoke_since = self.up.state == State::Done;
         if !self.spoke {
             self.spoke = true;
             self.flow.first_byte_after(now - self.start);
@@ -137,14 +138,21 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         }
     }
 
-    /// The upstream's stream ended, without close_notify if it is TLS.
-    fn upstream_closed(&mut self, now: Instant) {
+    /// The upstream's stream ended, without close_notify if it is TLS; `inside`: in the middle of a record.
+    ///
+    /// Many servers (nginx and Redis among them) answer our close_notify with a bare FIN. Where the client's last words were
+    /// answered before, and nothing has come since, there was nothing to cut off: else every connection that a client of
+    /// theirs closes would be a failure. An answer that came after it may be cut, though, or be missing, and without their
+    /// close_notify nobody can tell.
+    fn upstream_closed(&mut self, inside: bool, now: Instant) {
         if self.unwritable.is_some() {
             let ended = self.upstream_ended();
             return self.reset_after_delivery(ended.how, Party::Upstream, now);
         }
         self.closes(Party::Upstream, now);
-        self.truncated = self.engine.is_some();
+        let answered = self.asked.is_none() && !self.spoke_since && !inside;
+        let answers_goodbye = self.up.state == State::Done && answered;
+        self.truncated = self.engine.is_some() && !answers_goodbye;
         if self.truncated && self.on_truncation == OnTruncation::Reset {
             self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
         } else {
