@@ -88,7 +88,7 @@ async fn begin(
         return Err(refuse(&accepted.stream, draining(Stage::Admit)));
     }
 
-    let route = route::decide(&listener.route, &accepted.client);
+    let route = route::decide(&listener.route, ticket.source());
     record.upstream = Some(route.upstream.clone());
     record.stage = Stage::Queue;
     let Some(target) = listener.targets.get(&route.upstream) else {
