@@ -307,6 +307,13 @@ impl Breaker {
         None
     }
 
+    /// Other checks than before, or none: that one failed says nothing about what the next ones can see.
+    pub(super) fn forget_checks(&mut self) {
+        if let Circuit::Open { check_failed, .. } = &mut self.circuit {
+            *check_failed = false;
+        }
+    }
+
     fn proved_by_time(&self, now: Instant) -> bool {
         let lasted = |at: Instant| now.saturating_duration_since(at) >= self.settings.early_close;
         self.witness.is_some_and(|(_, at)| lasted(at))

@@ -177,6 +177,12 @@ impl Upstream {
         self.change(|core| core.set.check_result(id, now, result.map(|_took| ())));
     }
 
+    /// Active checks end, or others begin: what the earlier ones said counts no more. Otherwise an endpoint that they held
+    /// down would be so for ever.
+    pub fn forget_health(&self) {
+        self.change(|core| core.set.forget_health());
+    }
+
     /// The members, for health checks.
     pub fn endpoints(&self) -> Vec<(EndpointId, EndpointSpec)> {
         let core = self.lock();

@@ -253,6 +253,12 @@ impl EndpointSet {
         self.tell(place, transition);
     }
 
+    /// Checks of another kind begin, or there are none any more: nothing is known of anybody's health. Nobody is told, since
+    /// no check says that they are well.
+    pub fn forget_health(&mut self) {
+        self.endpoints.iter_mut().for_each(Endpoint::forget_health);
+    }
+
     /// What happened since the last call, in order.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)

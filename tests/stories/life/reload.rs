@@ -104,6 +104,27 @@ fn an_open_circuit_stays_open() {
     assert_eq!(nuncio.metric("nuncio_breaker_transitions_total", &[("to", "open")]), 1.0);
 }
 
+/// An endpoint that health checks held down takes connections again once a reload turns the checks off.
+#[test]
+fn checks_that_are_turned_off_hold_nobody_down() {
+    let mut world = World::new();
+    world.echo.kill();
+    let config = |health: &str| {
+        world.up().replace("kind = \"off\"\n", health) + "[upstream.up.breaker]\nconsecutive = 1000\n"
+    };
+    let checked = config("kind = \"tcp\"\ninterval = \"100ms\"\nfall = 1\n") + &listener("in", "");
+    let unchecked = config("kind = \"off\"\nfall = 1\n") + &listener("in", "");
+    let mut nuncio = Ambassador::start(&checked);
+    let health = |wanted: &'static str| {
+        move |all: &Value| (all[0]["endpoints"][0]["health"] == wanted).then_some(())
+    };
+    nuncio.wait_state("/api/v1/upstreams", "the endpoint is down", health("down"));
+    nuncio.reloaded(&unchecked);
+    world.echo.restart();
+    nuncio.wait_state("/api/v1/upstreams", "nothing is known of it", health("unknown"));
+    try_echo(nuncio.listener("in")).unwrap();
+}
+
 /// The last record's `tls.resumed`, after one more connection.
 #[track_caller]
 fn resumed(nuncio: &mut Ambassador) -> bool {
