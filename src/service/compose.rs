@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
@@ -181,6 +182,7 @@ impl Running {
     ) -> Running {
         if let Some(replaced) = &replaced {
             replaced.stop();
+            target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
             if replaced.checked_by() != checked_by(&written, &target) {
                 target.upstream.forget_health();
             }
@@ -349,9 +351,8 @@ fn build_target(
             }
         }
     };
-    let same_set =
-        known.filter(|running| running.written.set == written.set && running.written.retry == written.retry);
-    let upstream = match same_set {
+    let upstream = match known {
+        // Its settings become the new ones when the plan is put into effect.
         Some(running) => running.target.upstream.clone(),
         None => Upstream::new(
             name.clone(),

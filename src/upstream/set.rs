@@ -154,6 +154,18 @@ impl EndpointSet {
         self.endpoints.retain(|endpoint| !endpoint.leaving || endpoint.open > 0);
     }
 
+    /// Other settings from now on. Everybody keeps their state.
+    pub fn reconfigure(&mut self, settings: Settings, now: Instant) {
+        self.breaker = Arc::new(settings.breaker.clone());
+        self.settings = settings;
+        for place in 0..self.endpoints.len() {
+            // By the old settings up to now.
+            self.advance(place, now);
+            let transition = self.endpoints[place].breaker.reconfigure(self.breaker.clone(), now);
+            self.tell(place, transition);
+        }
+    }
+
     /// The endpoint for a connection that has tried `tried` before; `source` for the balance that goes by it.
     pub fn pick(
         &mut self,
