@@ -79,7 +79,7 @@ async fn begin(
     moved: bool,
     record: &mut Record,
 ) -> Result<Box<Served>, Box<Ending>> {
-    let ticket = match listener.gate.admit(&accepted, Instant::now()) {
+    let ticket = match listener.gate.admit(&accepted, Instant::now()).await {
         Ok(ticket) => ticket,
         Err(failure) => return Err(refuse(&accepted.stream, failure)),
     };
