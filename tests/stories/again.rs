@@ -63,7 +63,7 @@ fn a_client_is_carried_on_to_the_next_endpoint_whatever_the_first_one_does() {
             name,
             endpoints: std::slice::from_ref(first),
             backups: &backups,
-            keys: "timeouts.connect = \"300ms\"\ntimeouts.handshake = \"300ms\"",
+            keys: "timeouts.connect = \"1s\"\ntimeouts.handshake = \"1s\"",
         })
         .collect();
     let mut scene = Scene::with(&pki, &routes);

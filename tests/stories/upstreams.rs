@@ -17,8 +17,8 @@ use super::harness::scene::{Route, Scene, half_close, rest, send, story};
 use super::harness::upstream::handshake;
 use super::harness::{Hostile, PATIENCE, Pki, clients, eventually};
 
-/// One attempt, and a handshake that is given up soon.
-const ONCE: &str = "retry.attempts = 1\ntimeouts.handshake = \"300ms\"\n";
+/// One attempt.
+const ONCE: &str = "retry.attempts = 1\n";
 
 /// A listener for each server, named `case0`, `case1`, ...
 fn scene(pki: &Pki, servers: &[SocketAddr], keys: &str) -> Scene {
@@ -53,9 +53,9 @@ fn a_server_that_spoils_the_handshake_ends_in_one_record_that_says_how() {
     let pki = Pki::generate();
     let alert = |point, alert| Hostile::AlertAt(point, alert);
     let cases = [
-        (Hostile::ClosesAtOnce, "connection_terminated", "closed the connection at our ClientHello"),
+        (Hostile::ClosesAtOnce, "connection_terminated", "closed the connection at our first TLS message"),
         (Hostile::ResetsAtOnce, "connection_terminated", "reset"),
-        (Hostile::NeverAnswers, "handshake_timeout", "answered nothing to a ClientHello"),
+        (Hostile::NeverAnswers, "handshake_timeout", "did not answer our first TLS message"),
         (Hostile::Garbage, "tls_protocol_error", "its first bytes are a5 a5"),
         (
             alert(Point::BeforeHello, AlertDescription::InternalError),
@@ -75,7 +75,8 @@ fn a_server_that_spoils_the_handshake_ends_in_one_record_that_says_how() {
     ];
     let peers: Vec<_> = cases.iter().map(|(hostile, ..)| hostile.clone().start(&pki)).collect();
     let servers: Vec<_> = peers.iter().map(Peer::address).collect();
-    let mut scene = scene(&pki, &servers, ONCE);
+    // Short enough to wait for, and more than a busy machine needs for a handshake.
+    let mut scene = scene(&pki, &servers, &format!("{ONCE}timeouts.handshake = \"1s\""));
     for (number, (hostile, ..)) in cases.iter().enumerate() {
         let error = clients::ask(case(&scene, number), b"hello").expect_err("nobody answered");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{hostile:?}");
@@ -89,8 +90,8 @@ fn a_server_that_spoils_the_handshake_ends_in_one_record_that_says_how() {
         assert!(record["detail"].as_str().unwrap().contains(detail), "{hostile:?}: {record}");
         assert_eq!((&record["bytes_sent"], &record["bytes_received"]), (&0.into(), &0.into()));
         let took = record["duration_ms"].as_f64().unwrap();
-        let at_least = if matches!(hostile, Hostile::NeverAnswers) { 300.0 } else { 0.0 };
-        assert!((at_least..2000.0).contains(&took), "{hostile:?} took {took} ms of 300");
+        let at_least = if matches!(hostile, Hostile::NeverAnswers) { 1000.0 } else { 0.0 };
+        assert!((at_least..2000.0).contains(&took), "{hostile:?} took {took} ms of 1000");
         let labels = [("stage", stage), ("reason", *reason), ("side", "upstream"), ("outcome", "failed")];
         assert!(scene.ambassador.metric("nuncio_connections_total", &labels) >= 1.0, "{reason}");
     }
@@ -109,10 +110,10 @@ fn a_server_that_greets_in_plaintext_is_named_with_what_to_set() {
         (b"* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n", "this looks like IMAP: set protocol = \"imap\""),
         (b"+OK POP3 ready\r\n", "this looks like POP3: set protocol = \"pop3\""),
         (b"200 news.example ready\r\n", "this looks like NNTP: set protocol = \"nntp\""),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "is the port right?"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "name the port on which HTTP has TLS"),
-        (b"-ERR unknown command\r\n", "name the port on which Redis has TLS"),
-        (b"220 files.example FTP server\r\n", "name the port on which FTP has TLS"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the server speaks SSH, which has its own encryption"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server speaks plaintext HTTP and has no TLS on this port"),
+        (b"-ERR unknown command\r\n", "the server speaks plaintext Redis and has no TLS on this port"),
+        (b"220 files.example FTP server\r\n", "the server speaks plaintext FTP and has no TLS on this port"),
     ];
     let pki = Pki::generate();
     let peers: Vec<_> =
@@ -122,11 +123,13 @@ fn a_server_that_greets_in_plaintext_is_named_with_what_to_set() {
     for number in 0..cases.len() {
         clients::ask(case(&scene, number), b"hello").expect_err("nobody answered in TLS");
     }
-    for (record, (greeting, mend)) in by_case(&mut scene, cases.len()).iter().zip(cases) {
+    for (record, (greeting, told)) in by_case(&mut scene, cases.len()).iter().zip(cases) {
         let greeting = String::from_utf8_lossy(greeting);
         let reason = "handshake/tls_protocol_error";
         assert_eq!(story(record), format!("failed {reason}/upstream by ambassador; {reason}"), "{greeting}");
-        assert!(record["next_step"].as_str().unwrap().contains(mend), "{greeting}: {record}");
+        let said =
+            [&record["detail"], &record["next_step"]].map(|text| text.as_str().unwrap().contains(told));
+        assert!(said.contains(&true), "{greeting}: {record}");
     }
 }
 
