@@ -59,7 +59,7 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
     let text = flags.as_file();
     match config::from_text("the command line", &text) {
         Ok(loaded) => {
-            start_logging(loaded.config.log.format, &loaded.config.log.level);
+            let _logging = start_logging(loaded.config.log.format, &loaded.config.log.level);
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
