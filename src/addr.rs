@@ -165,6 +165,9 @@ impl FromStr for EndpointAddr {
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(format!("'{text}' has no port: write {text}:PORT"));
         };
+        if text.contains('/') {
+            return Err(format!("'{text}': write HOST:PORT alone, as in db.example.com:5432"));
+        }
         if host.contains(':') {
             return Err(format!("'{text}': write an IPv6 address in brackets, as in [::1]:5432"));
         }
@@ -230,7 +233,7 @@ mod tests {
             ("::1:5432", "in brackets"),
             ("db:0", "not a port"),
             ("10.0.0.1:0", "port 0"),
-            ("http://db:80", "in brackets"),
+            ("http://db:80", "HOST:PORT alone"),
             ("a b:80", "not a host name"),
             (":80", "not a host name"),
             ("127.0.0.1:+5", "'+5' is not a port"),

@@ -16,11 +16,11 @@ use crate::establish::{self, Established, Target};
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::record::{Ending, Journal, Record};
-use crate::relay::{self, Carried, Ended, How, Leg, Party};
+use crate::relay::{self, Carried, Ended, How, Leg, OnTruncation, Party};
 use crate::route;
 use crate::socket::{self, Gone, Stream};
+use crate::tls;
 use crate::tls::unbuffered::Unbuffered;
-use crate::tls::{self, ClientTls};
 use crate::trail::Trail;
 use crate::upstream::{Lease, Place};
 
@@ -119,7 +119,7 @@ async fn carry(mut served: Box<Served>, listener: &Listener, record: &mut Record
     let ended = relay::run(client, upstream, carried.take(), &target.relay, &record.flow, stop).await;
     record.tcp = socket::tcp_facts(&served.upstream);
     let early_close = served.target.early_close;
-    let verdict = judge(&ended, ended.closed_after <= early_close, served.target.tls.as_deref());
+    let verdict = judge(&ended, ended.closed_after <= early_close, &served.target);
     match verdict.class {
         // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
         None if begun.elapsed() <= early_close && !ended.upstream_spoke => drop(served.lease),
@@ -144,7 +144,7 @@ async fn wait_for(
         gone = client.gone() => Err(left(gone, &trail, begun.elapsed())),
         () = listener.drain.ended(0.0) => Err(refuse(client, draining(trail.stage))),
     };
-    trail.give_up();
+    trail.give_up(Instant::now());
     let upstream = target.upstream.name();
     for attempt in &trail.attempts {
         listener.metrics.attempt(upstream, attempt.result());
@@ -227,7 +227,7 @@ impl Verdict {
 }
 
 /// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake.
-fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
+fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
     let closed_by = ended.closed_by.map(|party| match party {
         Party::Client => Side::Client,
         Party::Upstream => Side::Upstream,
@@ -239,6 +239,8 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
     let by_failure = |failure: Failure| {
         let outcome = match failure.reason {
             Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
+            // The operator knows that this server ends so: it is told, and is no trouble.
+            Reason::Truncated if target.relay.on_truncation == OnTruncation::Close => Outcome::Success,
             _ => Outcome::Failed,
         };
         // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
@@ -249,8 +251,11 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
     };
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
     // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
-    if (slammed || matches!(ended.how, How::TlsAlert(_) | How::TlsError(_)))
-        && let Some(late) = tls.and_then(|tls| tls::late_failure(&ended.how, ended.upstream_spoke, tls))
+    // And some (nginx) hang up in all order.
+    let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
+    if (slammed || matches!(how, How::TlsAlert(_) | How::TlsError(_)))
+        && let Some(late) =
+            target.tls.as_ref().and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
     {
         return by_failure(late);
     }
@@ -259,13 +264,15 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
         How::UpstreamReset if slammed => {
             upstream(Reason::EarlyClose, "the server reset the connection before it sent a byte")
         }
-        How::Truncated if slammed => upstream(
-            Reason::EarlyClose,
-            "the server dropped the connection before it sent a byte, without close_notify",
-        ),
+        How::Truncated if slammed => {
+            upstream(Reason::EarlyClose, "the server dropped the connection before it sent a byte")
+        }
         How::Closed => return Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by },
         How::UpstreamReset => upstream(Reason::UpstreamReset, "the server reset the connection"),
-        How::Truncated => upstream(Reason::Truncated, "the server's stream ended without close_notify"),
+        How::Truncated => upstream(
+            Reason::Truncated,
+            "the server ended the connection without saying that it was done (TLS close_notify): the last bytes may be missing",
+        ),
         How::TlsAlert(_) | How::TlsError(_) => upstream(Reason::TlsProtocolError, "TLS failed"),
         How::ClientReset => {
             Failure::new(Stage::Relay, Reason::ClientReset, Side::Client, "the client reset the connection")
@@ -278,14 +285,19 @@ fn judge(ended: &Ended, early: bool, tls: Option<&ClientTls>) -> Verdict {
             };
             Failure::new(Stage::Relay, reason, side, error.as_str())
         }
-        How::IdleTimeout => ours(Reason::IdleTimeout, "no byte either way for timeouts.idle"),
+        How::IdleTimeout => {
+            ours(Reason::IdleTimeout, "no byte came from either side for as long as timeouts.idle allows")
+        }
         How::HalfCloseTimeout => {
             let side = if ended.closed_by == Some(Party::Client) { Side::Upstream } else { Side::Client };
-            let detail = "one side had closed, the other sent nothing for timeouts.half_close";
+            let detail =
+                "one side had closed, and the other sent nothing for as long as timeouts.half_close allows";
             Failure::new(Stage::Relay, Reason::HalfCloseTimeout, side, detail)
         }
-        How::LifetimeReached => ours(Reason::LifetimeReached, "older than timeouts.lifetime"),
-        How::Stopped => ours(Reason::Draining, "ended by the drain"),
+        How::LifetimeReached => ours(Reason::LifetimeReached, "it was older than timeouts.lifetime allows"),
+        How::Stopped => {
+            ours(Reason::Draining, "nuncio is stopping, and the time for open connections was over")
+        }
     };
     by_failure(failure)
 }

@@ -20,7 +20,7 @@ use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
 use crate::relay;
-use crate::tls::{ClientTls, Secured};
+use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
 
@@ -52,6 +52,21 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// What a stage may take where nothing else presses.
+    fn due(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::Resolve => self.resolve,
+            Stage::Connect | Stage::Proxy => self.connect,
+            Stage::Negotiate => self.negotiate,
+            Stage::Handshake => self.handshake,
+            Stage::Accept | Stage::Admit | Stage::Route | Stage::Queue | Stage::Greet | Stage::Relay => {
+                Duration::ZERO
+            }
+        }
+    }
+}
+
 /// An upstream with everything that it takes to reach it, as one configuration has it.
 pub struct Target {
     /// Endpoints, health, breakers, queue: they outlive a reload.
@@ -72,6 +87,26 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
+}
+
+/// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// What its name was resolved to, or its own address.
+    pub addresses: Vec<SocketAddr>,
+    /// The address that won the race.
+    pub connected: Option<SocketAddr>,
+    /// The name that was asked for in TLS, and that the certificate had to carry.
+    pub server_name: Option<String>,
+    /// The handshake.
+    pub tls: Seen,
+}
+
+impl Sight {
+    /// Keeps everything.
+    pub fn new() -> Sight {
+        Sight { tls: Seen::watching(), ..Sight::default() }
+    }
 }
 
 /// A connection to an endpoint, ready to carry the client's bytes.
@@ -112,7 +147,7 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
 
         let begun = Instant::now();
         let endpoint = lease.label().clone();
-        trail.under_way = Some((endpoint.clone(), begun));
+        trail.under_way = Some((endpoint.clone(), begun.into_std()));
         let attempted = try_endpoint(target, lease.spec(), deadline, trail).await;
         trail.under_way = None;
         let took = begun.elapsed();
@@ -125,11 +160,15 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
             }
             Err(failure) => failure,
         };
-        if let Some(class) = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream) {
+        let out_of_time_now = Instant::now() >= deadline;
+        // An endpoint that our own deadline left less than its due has shown nothing: a connection that waited long in the
+        // queue would otherwise open the circuits of healthy endpoints.
+        let cut_short = out_of_time_now && took < target.timeouts.due(failure.stage);
+        let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
+        if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
         let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
-        let out_of_time_now = Instant::now() >= deadline;
         last = Some(failure);
         if out_of_time_now {
             return Err(out_of_time(target, last));
@@ -157,7 +196,30 @@ pub async fn try_endpoint(
     deadline: Instant,
     trail: &mut Trail,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
+    look_at_endpoint(target, spec, deadline, trail, None).await
+}
+
+/// As [`try_endpoint`], and remembers what there was to see, however it ends.
+///
+/// # Errors
+/// As [`try_endpoint`].
+pub async fn look_at_endpoint(
+    target: &Target,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    trail: &mut Trail,
+    mut sight: Option<&mut Sight>,
+) -> Result<(TcpStream, Option<Secured>), Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
+    let server_name = match &target.tls {
+        None => None,
+        Some(tls) => {
+            // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired
+            // certificate. And before the dial: the server is not bothered with what we know to be in vain.
+            tls.ready(SystemTime::now())?;
+            Some((tls, tls.name_for(spec)?))
+        }
+    };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
@@ -171,12 +233,21 @@ pub async fn try_endpoint(
         }
     };
 
+    if let Some(sight) = &mut sight {
+        sight.addresses.clone_from(&addresses);
+    }
+
     let begun = Instant::now();
     trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     trail.times.connect = Some(begun.elapsed());
     let mut stream = match connected {
-        Ok((stream, _)) => stream,
+        Ok((stream, address)) => {
+            if let Some(sight) = &mut sight {
+                sight.connected = Some(address);
+            }
+            stream
+        }
         Err(failure) => {
             // The name may have moved: ask again now rather than when its time is up.
             target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
@@ -184,13 +255,17 @@ pub async fn try_endpoint(
         }
     };
 
-    let Some(tls) = &target.tls else { return Ok((stream, None)) };
-    // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired certificate.
-    tls.ready(SystemTime::now())?;
-    let name = tls.name_for(spec)?;
+    let Some((tls, name)) = server_name else { return Ok((stream, None)) };
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
-    let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
+    let limit = bound(target.timeouts.handshake);
+    let secured = match sight {
+        None => tls.handshake(&mut stream, name, limit).await,
+        Some(sight) => {
+            sight.server_name = Some(name.to_str().into_owned());
+            tls.handshake_seen(&mut stream, name, limit, &mut sight.tls).await
+        }
+    };
     trail.times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }

@@ -238,11 +238,11 @@ reasons! {
     /// The server did not finish the messages before TLS in time.
     NegotiationTimeout "negotiation_timeout" = "connection_read_timeout", Some(Timeout), true, "is `protocol` the one that this server speaks? Some wait for the client to begin";
     /// The server did not finish the TLS handshake in time.
-    HandshakeTimeout "handshake_timeout" = "connection_read_timeout", Some(Timeout), true, "check that the port speaks TLS; if an old firewall drops large ClientHellos, set `post_quantum = false`";
+    HandshakeTimeout "handshake_timeout" = "connection_read_timeout", Some(Timeout), true, "check that the port speaks TLS; if an old firewall drops large first messages, set `post_quantum = false`";
     /// The server refused our certificate, or missed it.
     ClientCertificateRefused "client_certificate_refused" = "tls_alert_received", Some(CertificateRefused), true, "check that the server trusts the issuer of `certificate`, and that it is in date";
     /// The server took the connection and ended it before its first byte.
-    EarlyClose "early_close" = "connection_terminated", Some(EarlyClose), true, "look in the server's log for why it hung up right after the handshake";
+    EarlyClose "early_close" = "connection_terminated", Some(EarlyClose), true, "look in the server's log for why it hung up";
     /// The server ended the stream without TLS' close_notify: the last bytes may be missing.
     Truncated "truncated" = "connection_terminated", None, false, "the server crashed or something cut the connection; if it always ends so, set on_truncation = \"close\"";
     /// The client reset the connection.

@@ -4,9 +4,7 @@
 //! the one to the other, so that neither knows the other.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::failure::{Outcome, Reason, Stage};
 
@@ -39,9 +37,9 @@ impl Default for Trail {
 
 impl Trail {
     /// Nobody waits any more: the attempt under way ends here, for no reason of its own.
-    pub fn give_up(&mut self) {
+    pub fn give_up(&mut self, now: Instant) {
         if let Some((endpoint, begun)) = self.under_way.take() {
-            let (stage, took) = (Some(self.stage), begun.elapsed());
+            let (stage, took) = (Some(self.stage), now.saturating_duration_since(begun));
             self.attempts.push(Attempt { endpoint, stage, reason: None, took });
         }
     }

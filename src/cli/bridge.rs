@@ -1,63 +1,51 @@
 //! `nuncio bridge LISTEN UPSTREAM...`: one listener, one upstream, no file.
-//!
-//! The flags become the text of a file, so that there is one reader of configurations with one set of rules.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{REFUSED, start_logging};
+use super::inline::{self, TlsFlags, list, quoted};
+use super::{USAGE, complain, start_logging};
 use crate::config;
 
+const EXAMPLES: &str = "\
+Examples:
+  A Redis that demands a client certificate, for a program that speaks plaintext:
+    nuncio bridge 127.0.0.1:6379 redis.example.com:6379 \\
+      --ca ca.pem --cert client.pem --key client.key
+  Two servers, of which one may be down; whoever may use the socket file may connect:
+    nuncio bridge unix:/run/ldap.sock ldap1.example.com:636 ldap2.example.com:636
+  A server that no CA vouches for, by its key (nuncio probe 10.0.0.5:8443 prints it):
+    nuncio bridge 127.0.0.1:8443 10.0.0.5:8443 --pin spki-sha256:...
+
+Ctrl-C ends it: open connections get 30 seconds, a second Ctrl-C ends them at once.
+Paths start from the current directory.";
+
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Flags {
-    /// Where to listen: IP:PORT or unix:/PATH.
+    /// Where the program connects to: IP:PORT or unix:/PATH.
     listen: String,
-    /// Endpoints, HOST:PORT each.
+    /// The servers, HOST:PORT each.
     #[arg(required = true, value_name = "UPSTREAM")]
     upstreams: Vec<String>,
     #[command(flatten)]
     tls: TlsFlags,
-    /// What is spoken before TLS.
+    /// What is spoken before TLS; tcp: nothing.
     #[arg(long, default_value = "tcp")]
     protocol: String,
-    /// Networks other than loopback that may connect.
+    /// A network that may connect, such as 10.0.0.0/8, where LISTEN is not on loopback. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     allow: Vec<String>,
-    /// Where the admin answers, such as 127.0.0.1:9746; none without it.
+    /// Answer liveness, metrics and the API here, such as 127.0.0.1:9746.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// Records as JSON.
+    /// Write the log and the records as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// How a server is spoken to, where no file says it.
-#[derive(clap::Args, Clone, Default)]
-pub(super) struct TlsFlags {
-    /// CA certificates that the server is checked against. Default: the system's.
-    #[arg(long, value_name = "FILE")]
-    pub(super) ca: Option<PathBuf>,
-    /// Our certificate and its chain.
-    #[arg(long, value_name = "FILE", requires = "key")]
-    pub(super) cert: Option<PathBuf>,
-    /// Its private key.
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    pub(super) key: Option<PathBuf>,
-    /// SNI and the name that the server's certificate must carry.
-    #[arg(long, value_name = "NAME")]
-    pub(super) server_name: Option<String>,
-    /// A certificate or key that is accepted whatever its chain and name (repeatable).
-    #[arg(long, value_name = "PIN")]
-    pub(super) pin: Vec<String>,
-    /// direct or off.
-    #[arg(long, value_name = "MODE", default_value = "direct")]
-    pub(super) tls: String,
-}
-
 pub(super) fn run(flags: &Flags) -> ExitCode {
-    let text = flags.as_file();
-    match config::from_text("the command line", &text) {
+    match config::from_text("the flags", flags.as_file()) {
         Ok(loaded) => {
             let _logging = start_logging(loaded.config.log.format, &loaded.config.log.level);
             for warning in &loaded.warnings {
@@ -66,8 +54,8 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
             super::run::serve(loaded.config, None)
         }
         Err(problems) => {
-            eprint!("{problems}");
-            ExitCode::from(REFUSED)
+            complain(&inline::complaints(&problems));
+            ExitCode::from(USAGE)
         }
     }
 }
@@ -84,51 +72,13 @@ impl Flags {
             Some(address) => line(format_args!("[admin]\naddress = {}", quoted(address))),
             None => line(format_args!("[admin]\naddress = []")),
         }
-        line(format_args!("{}", upstream_as_file("bridge", &self.upstreams, &self.protocol, &self.tls)));
+        line(format_args!("{}", inline::upstream("bridge", &self.upstreams, &self.protocol, &self.tls)));
         line(format_args!("[listener.bridge]\naddress = {}\nupstream = \"bridge\"", quoted(&self.listen)));
         if !self.allow.is_empty() {
             line(format_args!("allow = {}", list(&self.allow)));
         }
         text
     }
-}
-
-/// The text of `[upstream.NAME]` and, where needed, `[identity.NAME]`.
-pub(super) fn upstream_as_file(name: &str, endpoints: &[String], protocol: &str, tls: &TlsFlags) -> String {
-    let mut lines = Vec::new();
-    let with_identity = tls.ca.is_some() || tls.cert.is_some();
-    if with_identity {
-        lines.push(format!("[identity.{name}]"));
-        for (key, path) in [("ca", &tls.ca), ("certificate", &tls.cert), ("key", &tls.key)] {
-            if let Some(path) = path {
-                lines.push(format!("{key} = {}", quoted(&path.to_string_lossy())));
-            }
-        }
-    }
-    lines.push(format!("[upstream.{name}]"));
-    lines.push(format!("endpoints = {}", list(endpoints)));
-    lines.push(format!("protocol = {}", quoted(protocol)));
-    lines.push(format!("tls = {}", quoted(&tls.tls)));
-    if with_identity {
-        lines.push(format!("identity = {}", quoted(name)));
-    }
-    if let Some(server_name) = &tls.server_name {
-        lines.push(format!("server_name = {}", quoted(server_name)));
-    }
-    if !tls.pin.is_empty() {
-        lines.push(format!("pins = {}", list(&tls.pin)));
-    }
-    lines.join("\n")
-}
-
-fn list(items: &[String]) -> String {
-    let items: Vec<_> = items.iter().map(|item| quoted(item)).collect();
-    format!("[{}]", items.join(", "))
-}
-
-/// A TOML string. What JSON escapes, TOML escapes alike; a dollar would begin a variable and is doubled.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text.replace('$', "$$")).to_string()
 }
 
 #[cfg(test)]

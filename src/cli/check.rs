@@ -1,21 +1,30 @@
 //! `nuncio check`: read the file and everything that it names; with `--online`, dial too.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde::Serialize;
 
-use super::examine;
-use super::{ConfigFlag, FAILED, FAULT, REFUSED, complain, runtime};
-use crate::config;
+use super::complaint::{self, Complaint};
+use super::examine::{self, Examination};
+use super::overview::Overview;
+use super::rows::count;
+use super::{ConfigFlag, FAILED, FAULT, REFUSED, runtime};
+use crate::config::{self, Config};
 use crate::service;
 use crate::tls::Date;
 
+const EXAMPLES: &str = "\
+Exit codes: 0 everything is fine (there may be warnings), 3 the file or what it loads is refused,
+4 it loads, but a certificate of ours is out of date or, with --online, an endpoint cannot be used.";
+
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Flags {
     #[command(flatten)]
     config: ConfigFlag,
-    /// Resolve and dial every endpoint too.
+    /// Resolve and dial every endpoint too, and hang up.
     #[arg(long)]
     online: bool,
     /// Answer as JSON.
@@ -23,93 +32,101 @@ pub(super) struct Flags {
     json: bool,
 }
 
-pub(super) fn run(flags: &Flags) -> ExitCode {
-    let path = flags.config.path();
-    let loaded = match config::load(&path) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            match flags.json {
-                true => println!("{}", json!({ "file": path, "fine": false, "problems": problems })),
-                false => eprint!("{problems}"),
-            }
-            return ExitCode::from(REFUSED);
-        }
-    };
-    let mut warnings = loaded.warnings.clone();
-    let problems = match service::load_everything(&loaded.config) {
-        Ok(identities) => {
-            for identity in identities {
-                warnings.extend(identity.warnings.iter().cloned());
-                for fact in identity.facts() {
-                    let now = Date::of(SystemTime::now());
-                    if fact.not_after.0 < now.0 + SOON {
-                        warnings.push(format!(
-                            "identity.{}: {} is valid only until {}: {} from now",
-                            identity.name,
-                            fact.subject,
-                            fact.not_after,
-                            fact.not_after.apart(now),
-                        ));
-                    }
-                }
-            }
-            Vec::new()
-        }
-        Err(problems) => problems,
-    };
-    if !problems.is_empty() {
-        match flags.json {
-            true => println!(
-                "{}",
-                json!({ "file": path, "fine": false, "problems": problems, "warnings": warnings })
-            ),
-            false => complain(&problems),
-        }
-        return ExitCode::from(REFUSED);
-    }
-    let seen = match flags.online {
-        false => Vec::new(),
-        true => match look(&loaded.config) {
-            Ok(seen) => seen,
-            Err(problems) => {
-                complain(&problems);
-                return ExitCode::from(FAILED);
-            }
-        },
-    };
-    let fine = seen.iter().all(|endpoint| endpoint.fault.is_none());
-    match flags.json {
-        true => {
-            println!("{}", json!({ "file": path, "fine": fine, "warnings": warnings, "endpoints": seen }))
-        }
-        false => {
-            for warning in &warnings {
-                eprintln!("warning: {warning}");
-            }
-            for endpoint in &seen {
-                println!("{}\n", endpoint.to_text());
-            }
-            let (listeners, upstreams) = (loaded.config.listeners.len(), loaded.config.upstreams.len());
-            println!(
-                "{}: {listeners} listener{}, {upstreams} upstream{}, {}",
-                path.display(),
-                plural(listeners),
-                plural(upstreams),
-                if fine { "fine" } else { "a fault was found" },
-            );
-        }
-    }
-    if fine { ExitCode::SUCCESS } else { ExitCode::from(FAULT) }
+/// What came out. Its JSON is part of the face: every field is always there.
+#[derive(Serialize)]
+struct Report {
+    file: PathBuf,
+    fine: bool,
+    /// What keeps it from being used at all.
+    problems: Vec<Complaint>,
+    /// What loads and does not work now.
+    faults: Vec<String>,
+    warnings: Vec<String>,
+    #[serde(flatten)]
+    overview: Overview,
+    /// With `--online`: what was seen of each.
+    endpoints: Vec<Examination>,
 }
 
-fn look(config: &config::Config) -> Result<Vec<examine::Examination>, Vec<String>> {
+pub(super) fn run(flags: &Flags) -> ExitCode {
+    let (report, code) = match check(&flags.config.path(), flags.online) {
+        Ok(report) if report.fine => (report, ExitCode::SUCCESS),
+        Ok(report) => (report, ExitCode::from(FAULT)),
+        Err((report, code)) => (*report, ExitCode::from(code)),
+    };
+    match flags.json {
+        // It cannot fail: there is no map in it with keys that are no strings.
+        true => println!("{}", serde_json::to_string(&report).unwrap_or_default()),
+        false => report.print(),
+    }
+    code
+}
+
+fn check(path: &Path, online: bool) -> Result<Report, (Box<Report>, u8)> {
+    let mut report = Report {
+        file: path.to_owned(),
+        fine: false,
+        problems: Vec::new(),
+        faults: Vec::new(),
+        warnings: Vec::new(),
+        overview: Overview::default(),
+        endpoints: Vec::new(),
+    };
+    let refused = |report: Report, problems, code| Err((Box::new(Report { problems, ..report }), code));
+    let loaded = match config::load(path) {
+        Ok(loaded) => loaded,
+        Err(problems) => return refused(report, complaint::of_file(&problems), REFUSED),
+    };
+    report.warnings = loaded.warnings;
+    let identities = match service::load_everything(&loaded.config) {
+        Ok(identities) => identities,
+        Err(problems) => return refused(report, complaint::of_load(problems), REFUSED),
+    };
+    for identity in &identities {
+        report.faults.extend(identity.faults.iter().cloned());
+        report.warnings.extend(identity.warnings.iter().cloned());
+    }
+    report.overview = Overview::new(&loaded.config, &identities, Date::of(SystemTime::now()));
+    if online {
+        report.endpoints = match look(&loaded.config) {
+            Ok(seen) => seen,
+            Err(problems) => return refused(report, complaint::of_load(problems), FAILED),
+        };
+        report.warnings.extend(report.endpoints.iter().filter_map(Examination::warning));
+    }
+    report.fine = report.faults.is_empty() && report.endpoints.iter().all(|endpoint| endpoint.fine);
+    Ok(report)
+}
+
+fn look(config: &Config) -> Result<Vec<Examination>, Vec<String>> {
     let runtime = runtime().map_err(|error| vec![format!("the runtime could not be started: {error}")])?;
     runtime.block_on(examine::examine(config, None))
 }
 
-/// A certificate that ends within so many seconds is worth a word.
-const SOON: i64 = 30 * 24 * 3600;
-
-fn plural(number: usize) -> &'static str {
-    if number == 1 { "" } else { "s" }
+impl Report {
+    /// What was read goes to standard output, what to mend to standard error.
+    fn print(&self) {
+        let file = self.file.display();
+        if !self.problems.is_empty() {
+            complaint::print(&self.problems);
+            eprintln!("{file}: refused, {}", count(self.problems.len(), "problem"));
+            return;
+        }
+        print!("{}", self.overview.to_text());
+        for endpoint in &self.endpoints {
+            println!("{}", endpoint.to_short_text());
+        }
+        for warning in &self.warnings {
+            eprintln!("warning: {warning}");
+        }
+        for fault in &self.faults {
+            eprintln!("fault: {fault}");
+        }
+        let verdict = if self.fine { "fine" } else { "a fault was found" };
+        let online = match self.endpoints.as_slice() {
+            [] => String::new(),
+            seen => format!("; {}", examine::tally(seen)),
+        };
+        println!("{file}: {verdict} ({}{online})", self.overview.summary());
+    }
 }

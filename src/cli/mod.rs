@@ -4,9 +4,13 @@
 
 mod bridge;
 mod check;
+mod complaint;
 mod demo;
 mod examine;
+mod inline;
+mod overview;
 mod probe;
+mod rows;
 mod run;
 
 use std::path::PathBuf;
@@ -26,27 +30,34 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 wrong usage, \
-    3 the file or what it loads is refused, 4 it loads but a fault was found";
+const EXIT_CODES: &str = "\
+First steps:
+  nuncio demo                                   what it does, with nothing installed
+  nuncio probe db.example.com:5433 --ca ca.pem  can that server be reached, and what does it show?
+  nuncio bridge --help                          one program, one server, no configuration
+  nuncio check --config nuncio.toml             does that configuration hold?
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 the configuration or what it loads is refused,
+4 it loads, but a fault was found.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the service that a file describes.
+    /// Run the service that a configuration describes.
     Run(run::Flags),
-    /// Run one listener and one upstream, without a file.
+    /// Run one listener and one upstream, without a configuration.
     Bridge(bridge::Flags),
-    /// Read a file and all that it names, and say everything that is wrong.
+    /// Read a configuration and every file that it names, and say everything that is wrong.
     Check(check::Flags),
-    /// Dial an upstream as the service would, and say what is seen on the way.
+    /// Dial a server as the service would: what each step took, the certificates, what is wrong and what mends it.
     Probe(probe::Flags),
-    /// Show it at work: an embedded CA, three servers that misbehave, an ambassador, live traffic.
+    /// Show it at work, with nothing installed: three servers that misbehave, an ambassador, live traffic.
     Demo(demo::Flags),
 }
 
 /// `--config`, where a command reads a file.
 #[derive(Args, Clone)]
 struct ConfigFlag {
-    /// The file. Default: /etc/nuncio/nuncio.toml; for an ordinary user on a terminal also ./nuncio.toml.
+    /// The configuration. Without it: /etc/nuncio/nuncio.toml; for an ordinary user on a terminal also ./nuncio.toml.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -81,6 +92,11 @@ const REFUSED: u8 = 3;
 const FAULT: u8 = 4;
 
 impl ConfigFlag {
+    /// It was on the command line.
+    fn is_given(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// The file that is meant.
     ///
     /// A file of the current directory counts only for an ordinary user at a terminal: a service must not change what it

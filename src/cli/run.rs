@@ -4,11 +4,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::complaint;
+use super::inline;
 use super::{ConfigFlag, FAILED, REFUSED, complain, runtime, start_logging};
 use crate::config::{self, Config};
 use crate::service::{self, Service};
 
+const SIGNALS: &str = "\
+SIGTERM or Ctrl-C stops it: open connections get drain_timeout, a second signal ends them at once.
+SIGHUP reads the configuration again; one that is refused changes nothing.
+NUNCIO_LOG=debug in the environment says more.
+
+Exit codes: 0 stopped, 3 the configuration or what it loads is refused, 2 wrong usage.";
+
 #[derive(clap::Args)]
+#[command(after_help = SIGNALS)]
 pub(super) struct Flags {
     #[command(flatten)]
     config: ConfigFlag,
@@ -25,7 +35,7 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
             serve(loaded.config, Some(path))
         }
         Err(problems) => {
-            eprint!("{problems}");
+            complaint::print(&complaint::of_file(&problems));
             ExitCode::from(REFUSED)
         }
     }
@@ -53,13 +63,14 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> ExitCode {
                 return (ExitCode::from(FAILED), None);
             }
         };
+        let words = if file.is_none() { inline::complaint } else { str::to_owned };
         match Service::start(config, file).await {
             Ok(service) => {
                 service::serve_until_stopped(&service, signals).await;
                 (ExitCode::SUCCESS, Some(service.journal().clone()))
             }
             Err(problems) => {
-                complain(&problems);
+                complain(&problems.iter().map(|problem| words(problem)).collect::<Vec<_>>());
                 (ExitCode::from(REFUSED), None)
             }
         }

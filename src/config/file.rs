@@ -220,7 +220,7 @@ sections! {
         attempts: Count<1, 100> = default(3);
         /// Bound of the first pause and of the longest; each pause is drawn from zero to its bound.
         backoff: Backoff = default("25ms..1s");
-        /// Retries per connection over the last ten seconds, beyond the first ten.
+        /// Retries per connection over the last ten seconds, beyond ten a second.
         budget: Share = default(0.2);
     }
 

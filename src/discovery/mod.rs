@@ -73,14 +73,14 @@ pub async fn follow_as(
             upstream.update(endpoints(&[ip], port, None), Instant::now());
         }
         Source::Dns(EndpointAddr { host: Host::Name(name), port }) => {
+            let server_name = server_name.as_deref();
             let mut followed = resolver.follow(&name);
             let mut last = Vec::new();
             loop {
-                let addresses = with_a_route(&followed.next().await, has_route);
-                if addresses != last {
-                    let named = server_name.is_none().then_some(&*name);
-                    upstream.update(endpoints(&addresses, port, named), Instant::now());
-                    last = addresses;
+                let specs = endpoints_of(&name, port, server_name, &followed.next().await);
+                if specs != last {
+                    upstream.update(specs.clone(), Instant::now());
+                    last = specs;
                 }
             }
         }
@@ -88,9 +88,20 @@ pub async fn follow_as(
     std::future::pending().await
 }
 
+/// The endpoints that a name's addresses make: those that this host can reach, and whom their certificates have to name.
+pub fn endpoints_of(
+    name: &str,
+    port: u16,
+    server_name: Option<&str>,
+    addresses: &[IpAddr],
+) -> Vec<EndpointSpec> {
+    let named = server_name.is_none().then_some(name);
+    endpoints(&with_a_route(addresses, has_route), port, named)
+}
+
 /// Each address an endpoint. The certificate has to carry the name that was written: an address is what the DNS says
 /// today, and the DNS is not to be trusted with whom we talk to.
-pub fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<EndpointSpec> {
+fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<EndpointSpec> {
     let endpoint = |ip: &IpAddr| EndpointSpec {
         server_name: name.map(String::from),
         ..EndpointSpec::new(SocketAddr::new(*ip, port).into())

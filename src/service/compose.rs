@@ -328,7 +328,17 @@ fn load_identities(
                     tracing::warn!("{warning}");
                 }
                 // Unchanged files keep their generation, and with it the sessions that may be resumed.
-                let kept = old.identities.get(name).filter(|known| known.generation == identity.generation);
+                let known = old.identities.get(name);
+                let kept = known.filter(|known| known.generation == identity.generation);
+                // At a start that is better than nothing; what works now is not given up for it.
+                let works = known.is_some_and(|known| known.faults.is_empty());
+                if works && kept.is_none() && !identity.faults.is_empty() {
+                    problems.extend(identity.faults);
+                    continue;
+                }
+                for fault in &identity.faults {
+                    tracing::error!("{fault}");
+                }
                 identities.insert(name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(identity)));
             }
             Err(found) => problems.extend(found),
@@ -371,16 +381,34 @@ fn build_target(
     let upstream = match known {
         // Its settings become the new ones when the plan is put into effect.
         Some(running) => running.target.upstream.clone(),
-        None => Upstream::new(
-            name.clone(),
-            written.set.clone(),
-            &written.retry,
-            fastrand::u64(..),
-            foundation.observer.clone(),
-        ),
+        None => {
+            let observer = foundation.observer.clone();
+            let upstream =
+                Upstream::new(name.clone(), written.set.clone(), &written.retry, fastrand::u64(..), observer);
+            // Now, and not when `follow` gets its turn: no connection should find the set empty.
+            let members = known_members(written, known);
+            if !members.is_empty() {
+                upstream.update(members, Instant::now());
+            }
+            upstream
+        }
     };
     let target = target(written, upstream, tls, foundation.resolver.clone());
     Ok((Arc::new(target), false))
+}
+
+/// The endpoints that can be told before anything is looked up: those written, else those that the same name had so far.
+fn known_members(written: &config::Upstream, known: Option<&Running>) -> Vec<EndpointSpec> {
+    let same_name = |running: &&Running| {
+        running.written.source == written.source && running.written.tls.server_name == written.tls.server_name
+    };
+    match (&written.source, known.filter(same_name)) {
+        (discovery::Source::Fixed(specs), _) => specs.clone(),
+        (discovery::Source::Dns(_), Some(running)) => {
+            running.target.upstream.endpoints().into_iter().map(|(_, spec)| spec).collect()
+        }
+        (discovery::Source::Dns(_), None) => Vec::new(),
+    }
 }
 
 /// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.

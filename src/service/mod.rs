@@ -296,10 +296,12 @@ impl Observer for Events {
     }
 }
 
-/// Connections that the descriptor limit allows: two descriptors each, some kept for files, DNS, checks and the admin.
+/// Connections that the descriptor limit allows: two descriptors each. 128 are kept for files, DNS, checks and the admin;
+/// under a limit that is tighter than that, half: whom there is no descriptor for should wait, not be refused.
 fn capacity(config: &Config) -> u32 {
     let limit = socket::raise_descriptor_limit();
-    let fits = u32::try_from((limit.saturating_sub(128) / 2).max(16)).unwrap_or(u32::MAX).min(1 << 28);
+    let kept = (limit / 2).min(128);
+    let fits = u32::try_from((limit - kept) / 2).unwrap_or(u32::MAX).clamp(1, 1 << 28);
     match config.runtime.connections {
         Some(wanted) if wanted > fits => {
             tracing::warn!(

@@ -93,7 +93,7 @@ pub(super) fn in_handshake(alert: Alert, asked: bool, at_hello: bool, tls: &Clie
         About::NothingInCommon if asked => certificate_refused(Some(alert), tls),
         About::Garbled if asked && alert == Alert::DecryptError => certificate_refused(Some(alert), tls),
         About::NothingInCommon => received(format!(
-            "the server answered our ClientHello with the alert {name}: it may have only RSA key exchange or CBC ciphers, or no certificate for this name"
+            "the server has no way of doing TLS with us (alert {name}): it may have only old ciphers (RSA key exchange, CBC), or no certificate for this name"
         ))
         .mend(format!("{CIPHERS}; or set `server_name` to a name that it has a certificate for")),
         About::Version => received(format!(
@@ -148,10 +148,10 @@ pub(super) fn certificate_refused(alert: Option<Alert>, tls: &ClientTls) -> Fail
                 "the certificate is in order, but its owner may not come in: let {subject} in at the server"
             )
         }
-        Some(Alert::DecryptError) => {
-            "the server could not check our signature: does it support our key's kind? Its log says more"
-                .into()
-        }
+        // What servers say of a certificate whose signature does not fit the CA of that name.
+        Some(Alert::DecryptError) => format!(
+            "a signature did not hold: has the server another {issuer} in its CA file, an older or a newer one? Put the one that issued our certificate there"
+        ),
         Some(_) | None => format!(
             "look in the server's log for what it missed: is {issuer} in its CA file, is the certificate in date there, and meant for client authentication?"
         ),

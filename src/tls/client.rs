@@ -4,6 +4,7 @@
 //! resume it. So the store lives and dies with its `ClientTls`, and any change of authorities, pins, names, versions or
 //! of our own certificate makes a new `ClientTls`, never an altered one.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handshake::{Progress, Secured, handshake};
 use super::peer::{Date, PeerFacts};
-use super::verify::{self, Presenter, SEEN, Trust, Verifier};
+use super::verify::{self, Presenter, SEEN, Seen, Trust, Verifier};
 use super::{Identity, Settings, Version, diagnose};
 use crate::addr::Host;
 use crate::failure::{Failure, Reason, Side, Stage};
@@ -59,13 +60,24 @@ pub(super) enum TrustSummary {
     Anything,
 }
 
+/// By what the right server is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trusts {
+    /// Its chain, its dates and its name.
+    Chain,
+    /// One of the keys or certificates that are pinned.
+    Pins,
+    /// Nothing.
+    Anything,
+}
+
 impl ClientTls {
     /// Makes the configuration; on failure says everything that stands in its way.
     pub fn new(settings: &Settings, identity: Option<&Identity>) -> Result<ClientTls, Vec<String>> {
         let mut problems = Vec::new();
         let (oldest, newest) = (settings.min_version, settings.max_version);
         if oldest > newest {
-            problems.push(format!("min_version {oldest} is newer than max_version {newest}: swap them"));
+            problems.push(format!("tls_min {oldest} is newer than tls_max {newest}: swap them"));
         }
         let mut keep = |problem: String| problems.push(problem);
         let server_name =
@@ -153,7 +165,7 @@ impl ClientTls {
                 format!(
                     "our certificate {subject} in {file} expired at {until}, {ago} ago (it is {now} here)"
                 ),
-                "have it renewed and the file replaced; nuncio reload takes it up",
+                "have it renewed, put it in the file's place, and let nuncio read it: systemctl reload nuncio, or SIGHUP",
             );
         }
         if facts.not_before > now {
@@ -175,18 +187,45 @@ impl ClientTls {
         name: ServerName<'static>,
         limit: Duration,
     ) -> Result<Secured, Failure> {
+        self.handshake_seen(stream, name, limit, &mut Seen::default()).await
+    }
+
+    /// As [`ClientTls::handshake`]; what it showed is in `seen` afterwards, however it ended.
+    pub async fn handshake_seen<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        name: ServerName<'static>,
+        limit: Duration,
+        seen: &mut Seen,
+    ) -> Result<Secured, Failure> {
+        let before = RefCell::new(std::mem::take(seen));
         let run = async {
             let mut progress = Progress::default();
             let outcome =
                 tokio::time::timeout(limit, handshake(stream, self.config.clone(), name, &mut progress))
                     .await;
+            *seen = verify::taken();
             match outcome {
                 Ok(Ok(secured)) => Ok(secured),
-                Ok(Err(cause)) => Err(diagnose::diagnose(cause, &progress, &verify::taken(), self)),
-                Err(_) => Err(diagnose::timed_out(limit, &progress, &verify::taken(), self)),
+                Ok(Err(cause)) => Err(diagnose::diagnose(cause, &progress, seen, self)),
+                Err(_) => Err(diagnose::timed_out(limit, &progress, seen, self)),
             }
         };
-        SEEN.scope(Default::default(), run).await
+        SEEN.scope(before, run).await
+    }
+
+    /// By what it tells the right server.
+    pub fn trusts(&self) -> Trusts {
+        match &self.trust {
+            TrustSummary::Chain { .. } => Trusts::Chain,
+            TrustSummary::Pins(_) => Trusts::Pins,
+            TrustSummary::Anything => Trusts::Anything,
+        }
+    }
+
+    /// What we would present; `None`: nothing.
+    pub fn own(&self) -> Option<&PeerFacts> {
+        self.ours.as_ref().map(|ours| &ours.facts)
     }
 
     /// What we offer, for messages.
@@ -202,9 +241,9 @@ impl ClientTls {
         const SERVER: &str = "switch TLS 1.2 or 1.3 on at the server (ssl_protocols in nginx, ssl_max_protocol_version in PostgreSQL, tls_version in MySQL, MaxProtocol in openssl.cnf), or update its TLS library";
         match (self.oldest, self.newest) {
             (Version::Tls12, Version::Tls13) => SERVER,
-            (Version::Tls13, _) => "set min_version = \"1.2\" here, or switch TLS 1.3 on at the server",
+            (Version::Tls13, _) => "set tls_min = \"1.2\" here, or switch TLS 1.3 on at the server",
             (Version::Tls12, Version::Tls12) => {
-                "set max_version = \"1.3\" here, or switch TLS 1.2 on at the server"
+                "set tls_max = \"1.3\" here, or switch TLS 1.2 on at the server"
             }
         }
     }

@@ -73,7 +73,7 @@ pub(super) fn timed_out(limit: Duration, progress: &Progress, seen: &Seen, tls: 
     failure(
         Reason::HandshakeTimeout,
         format!(
-            "the server took the connection and answered nothing to a ClientHello of {} bytes within {limit}",
+            "the server took the connection and did not answer our first TLS message (ClientHello, {} bytes) within {limit}",
             progress.hello_bytes
         ),
     )
@@ -83,7 +83,7 @@ pub(super) fn timed_out(limit: Duration, progress: &Progress, seen: &Seen, tls: 
 fn timeout_mend(progress: &Progress, tls: &ClientTls) -> String {
     match tls.post_quantum && progress.hello_bytes > ONE_PACKET {
         true => format!(
-            "{CLIENT_FIRST}; if it does, an old firewall or server may drop a ClientHello of more than one packet: set `post_quantum = false`"
+            "{CLIENT_FIRST}; if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`"
         ),
         false => CLIENT_FIRST.into(),
     }
@@ -109,7 +109,7 @@ fn not_tls(received: &[u8]) -> Failure {
             Reason::TlsProtocolError,
             format!("the server speaks plaintext {name} and has no TLS on this port"),
         )
-        .mend(format!("name the port on which {name} has TLS, or switch TLS on there; tls = \"off\" sends everything in the clear")),
+        .mend("name the port on which the server has TLS, or switch TLS on there; tls = \"off\" sends everything in plaintext"),
         Remedy::NotATlsProtocol => failure(
             Reason::TlsProtocolError,
             format!("the server speaks {name}, which has its own encryption and no TLS"),
@@ -122,11 +122,11 @@ fn hung_up(how: &str, progress: &Progress, seen: &Seen, tls: &ClientTls) -> Fail
     if progress.received.is_empty() {
         let failure = failure(
             Reason::ConnectionTerminated,
-            format!("the server {how} at our ClientHello, without an answer"),
+            format!("the server {how} at our first TLS message (ClientHello), without an answer"),
         );
         return match tls.post_quantum && progress.hello_bytes > ONE_PACKET {
             true => failure.mend(format!(
-                "{CLIENT_FIRST}; if it does, an old TLS stack may choke on a ClientHello of {} bytes: set `post_quantum = false`",
+                "{CLIENT_FIRST}; if it does, an old TLS library may choke on a message of {} bytes: set `post_quantum = false`",
                 progress.hello_bytes
             )),
             false => failure.mend(CLIENT_FIRST),
@@ -153,7 +153,7 @@ fn from_rustls(error: &Error, progress: &Progress, seen: &Seen, tls: &ClientTls)
             let at_hello = progress.received.first() == Some(&0x15);
             alert::in_handshake(*received, seen.asked, at_hello, tls)
         }
-        Error::InvalidCertificate(why) => refusal::refused(why, &seen.refused, tls),
+        Error::InvalidCertificate(why) => refusal::refused(why, &seen.chain, tls),
         Error::NoCertificatesPresented => {
             failure(Reason::TlsCertificateError, "the server has no certificate").mend(
                 "give the server a certificate; anonymous ciphers protect from nobody who stands between",

@@ -27,6 +27,9 @@ pub struct Identity {
     pub generation: u64,
     /// What works but should not stay so.
     pub warnings: Vec<String>,
+    /// What keeps it from being used now, and may pass: our certificate is out of date, or early. Not a reason to refuse
+    /// the files: a host's clock may be wrong at its start, and a new certificate on its way.
+    pub faults: Vec<String>,
     /// `None`: the system's roots.
     pub(super) ca: Option<Authorities>,
     /// `None`: we present nothing.
@@ -76,6 +79,7 @@ impl Identity {
             name: name.into(),
             generation: u64::from_be_bytes(generation),
             warnings: prefix(notes.warnings),
+            faults: prefix(notes.faults),
             ca,
             own,
         })
@@ -97,12 +101,13 @@ struct Notes {
     now: Date,
     strict: bool,
     problems: Vec<String>,
+    faults: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Default for Notes {
     fn default() -> Self {
-        Notes { now: Date(0), strict: false, problems: Vec::new(), warnings: Vec::new() }
+        Notes { now: Date(0), strict: false, problems: Vec::new(), faults: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -230,7 +235,7 @@ fn belong_together(
             place + 1
         )),
         None => Err(format!(
-            "certificate {file} ({}) and key {key_file} do not belong together; openssl x509 -noout -pubkey -in {file} and openssl pkey -pubout -in {key_file} must print the same",
+            "certificate {file} ({}) and key {key_file} do not belong together; name the key that the certificate was requested with (of a pair, openssl x509 -noout -pubkey -in {file} and openssl pkey -pubout -in {key_file} print the same)",
             describe_peer(&certificates[0]).subject
         )),
     }
@@ -262,7 +267,7 @@ fn look_at_dates(path: &Path, facts: &[PeerFacts], notes: &mut Notes) {
                 facts.subject,
                 from.apart(now)
             )
-        } else if until.0 - now.0 < ((until.0 - from.0) / 6).min(30 * 86_400) {
+        } else if facts.ends_soon(now) {
             notes.warnings.push(format!(
                 "certificate {file}: {} expires at {until}, in {}; have it renewed",
                 facts.subject,
@@ -274,7 +279,7 @@ fn look_at_dates(path: &Path, facts: &[PeerFacts], notes: &mut Notes) {
         };
         // What stands behind our own may be a cross-signed certificate that nobody needs.
         match place {
-            0 => notes.problems.push(found),
+            0 => notes.faults.push(found),
             _ => notes.warnings.push(found),
         }
     }

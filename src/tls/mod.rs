@@ -22,10 +22,11 @@ mod verify;
 use std::path::PathBuf;
 
 pub use alert::late_failure;
-pub use client::ClientTls;
+pub use client::{ClientTls, Trusts};
 pub use handshake::{Secured, Summary};
 pub use identity::Identity;
 pub use peer::{Date, PeerFacts, describe_peer};
+pub use verify::Seen;
 
 /// Who we are and whom we trust: `[identity.NAME]`.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -47,6 +47,26 @@ pub struct PeerFacts {
     pub rsa_bits: Option<usize>,
 }
 
+impl PeerFacts {
+    /// When it is good, and how that stands now: `from 2020-01-01T00:00:00Z until 2030-01-01T00:00:00Z (in 12 days)`.
+    pub fn validity(&self, now: Date) -> String {
+        let (from, until) = (self.not_before, self.not_after);
+        let still = until.apart(now);
+        match (from > now, until < now) {
+            (_, true) => format!("from {from} until {until} (expired {still} ago)"),
+            (true, false) => format!("from {from} (begins in {}) until {until}", from.apart(now)),
+            (false, false) => format!("from {from} until {until} (in {still})"),
+        }
+    }
+
+    /// It is good now, and it is time to have it renewed: within a sixth of its life, and within 30 days, it ends.
+    pub fn ends_soon(&self, now: Date) -> bool {
+        let left = self.not_after.0.saturating_sub(now.0);
+        let life = self.not_after.0.saturating_sub(self.not_before.0);
+        self.not_before <= now && left >= 0 && left < (life / 6).min(30 * 86_400)
+    }
+}
+
 /// What this certificate says of itself. One that cannot be read says so in its subject.
 pub fn describe_peer(certificate: &CertificateDer<'_>) -> PeerFacts {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
@@ -184,8 +204,6 @@ impl Date {
     }
 }
 
-/// RFC 3339 in UTC. The days are turned into a date by the usual arithmetic on years that begin in March, so that a
-/// leap day is the last day of its year.
 impl From<Date> for SystemTime {
     fn from(date: Date) -> SystemTime {
         let seconds = Duration::from_secs(date.0.unsigned_abs());
@@ -194,6 +212,8 @@ impl From<Date> for SystemTime {
     }
 }
 
+/// RFC 3339 in UTC. The days are turned into a date by the usual arithmetic on years that begin in March, so that a
+/// leap day is the last day of its year.
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, second) = (self.0.div_euclid(86_400), self.0.rem_euclid(86_400));
@@ -249,6 +269,24 @@ mod tests {
             assert_eq!(Date(seconds).apart(Date(0)), text);
         }
         assert_eq!(Date(0).apart(Date(94_694_400)), "3 years");
+    }
+
+    #[test]
+    fn a_certificate_s_dates_are_told_with_how_they_stand_now() {
+        let day = 86_400;
+        let facts = PeerFacts {
+            not_before: Date(0),
+            not_after: Date(100 * day),
+            ..describe_peer(&CertificateDer::from(Vec::new()))
+        };
+        for (now, soon, text) in [
+            (-2 * day, false, "from 1970-01-01T00:00:00Z (begins in 2 days) until 1970-04-11T00:00:00Z"),
+            (50 * day, false, "from 1970-01-01T00:00:00Z until 1970-04-11T00:00:00Z (in 50 days)"),
+            (88 * day, true, "from 1970-01-01T00:00:00Z until 1970-04-11T00:00:00Z (in 12 days)"),
+            (103 * day, false, "from 1970-01-01T00:00:00Z until 1970-04-11T00:00:00Z (expired 3 days ago)"),
+        ] {
+            assert_eq!((facts.validity(Date(now)).as_str(), facts.ends_soon(Date(now))), (text, soon));
+        }
     }
 
     #[test]

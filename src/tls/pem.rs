@@ -47,7 +47,9 @@ pub(super) fn read(role: Role, path: &Path) -> Result<Vec<u8>, String> {
         }
         Ok(_) => Ok(bytes),
         Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => wrong(format!("there is no such file{}", where_from(path))),
+            io::ErrorKind::NotFound => {
+                wrong(format!("there is no such file{}; put it there, or correct the path", where_from(path)))
+            }
             io::ErrorKind::PermissionDenied => wrong(format!("may not be read{}", who_may(path))),
             io::ErrorKind::IsADirectory => wrong("is a directory; name the file in it".into()),
             _ => wrong(format!("cannot be read: {error}")),
@@ -59,7 +61,7 @@ pub(super) fn read(role: Role, path: &Path) -> Result<Vec<u8>, String> {
 fn where_from(path: &Path) -> String {
     match std::env::current_dir() {
         Ok(directory) if path.is_relative() => {
-            format!(" in {}: write the path from the root", directory.display())
+            format!(" in {}", directory.display())
         }
         Ok(_) | Err(_) => String::new(),
     }

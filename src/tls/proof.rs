@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{ClientTls, Secured, late_failure};
+use super::{ClientTls, PeerFacts, Secured, late_failure};
 use crate::failure::{Failure, Reason, Stage};
 use crate::relay::{Carried, Engine, HEADROOM, How, MAX_RECORD};
 
@@ -27,8 +27,8 @@ impl Secured {
         let mut carried = self.carried;
         let unwritten = carried.flush(stream).await.err();
         match tokio::time::timeout(window, listen(&mut carried, stream)).await {
-            Ok(how) => Err(late_failure(&how, false, tls).unwrap_or_else(|| slammed(&how))),
-            Err(_) if unwritten.is_some() => Err(slammed(&How::UpstreamReset)),
+            Ok(how) => Err(late_failure(&how, false, tls).unwrap_or_else(|| slammed(&how, tls.own()))),
+            Err(_) if unwritten.is_some() => Err(slammed(&How::UpstreamReset, tls.own())),
             Err(_) => {
                 let deadline = Instant::now() + FAREWELL;
                 // How a server answers the goodbye is its own business; only a refusal of our certificate is not.
@@ -66,7 +66,7 @@ async fn listen<E: Engine, S: AsyncRead + Unpin>(carried: &mut Carried<E>, strea
     }
 }
 
-fn slammed(how: &How) -> Failure {
+fn slammed(how: &How, ours: Option<&PeerFacts>) -> Failure {
     let did = match how {
         How::Closed => "closed",
         How::Truncated => "dropped",
@@ -74,5 +74,12 @@ fn slammed(how: &How) -> Failure {
     };
     let detail =
         format!("the server {did} the connection right after the handshake, before anybody had said a thing");
-    Failure::upstream(Stage::Handshake, Reason::EarlyClose, detail)
+    let failure = Failure::upstream(Stage::Handshake, Reason::EarlyClose, detail);
+    match ours {
+        None => failure,
+        Some(ours) => failure.mend(format!(
+            "look in the server's log for why it hung up: may {} come in, and from this host?",
+            ours.subject
+        )),
+    }
 }

@@ -183,7 +183,7 @@ fn wrong_name(expected: Option<&ServerName<'_>>, leaf: &PeerFacts) -> (String, S
             format!(
                 "the server's certificate {subject} has its name only in the subject, without subjectAltName, and cannot be checked for {wanted}"
             ),
-            format!("give the server a certificate with subjectAltName {wanted}{}", or_pin(leaf)),
+            format!("give the server a certificate for {wanted} (subjectAltName){}", or_pin(leaf)),
         );
     }
     let names = leaf.san.join(", ");
@@ -199,11 +199,11 @@ fn wrong_name(expected: Option<&ServerName<'_>>, leaf: &PeerFacts) -> (String, S
             format!(
                 "the server is addressed as {wanted}, and its certificate is valid for {names}, but for no address"
             ),
-            format!("{or_name}; or give it a certificate that has the address {wanted} in subjectAltName"),
+            format!("{or_name}; or give it a certificate for the address {wanted} (subjectAltName)"),
         ),
         false => (
             format!("the server's certificate is valid for {names}, not for {wanted}"),
-            format!("{or_name}; or give it a certificate with subjectAltName {wanted}"),
+            format!("{or_name}; or give it a certificate for {wanted} (subjectAltName)"),
         ),
     }
 }
@@ -235,7 +235,7 @@ fn unknown_issuer(leaf: &PeerFacts, chain: &[PeerFacts], tls: &ClientTls) -> (St
     let issuer = &top.issuer;
     let known = match subjects.as_slice() {
         [] => String::new(),
-        subjects => format!(", which has {}", subjects.join(" and ")),
+        subjects => format!(" (there is {})", subjects.join(" and ")),
     };
     if subjects.contains(issuer) {
         return (

@@ -26,13 +26,33 @@ tokio::task_local! {
     pub(super) static SEEN: RefCell<Seen>;
 }
 
-/// What one handshake showed.
+/// What one handshake showed, also one that failed.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub struct Seen {
+    /// Keep what costs copies, also when nothing is wrong: a person wants to look at it.
+    pub watched: bool,
     /// The server asked for a client certificate.
-    pub(super) asked: bool,
-    /// The chain that was refused, leaf first; empty when none was.
-    pub(super) refused: Vec<CertificateDer<'static>>,
+    pub asked: bool,
+    /// Whose certificates it said it takes; kept where it is watched. Empty: it did not say.
+    pub accepted: Vec<String>,
+    /// It asked, and ours could be shown: we have one, and it is of a kind that the server takes.
+    pub presented: bool,
+    /// The server's chain as it sent it, leaf first; kept where it was refused or is watched.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+impl Seen {
+    /// For a look at everything.
+    pub fn watching() -> Seen {
+        Seen { watched: true, ..Seen::default() }
+    }
+
+    fn keep(&mut self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+        if self.chain.is_empty() {
+            self.chain =
+                std::iter::once(leaf).chain(intermediates).map(|it| it.clone().into_owned()).collect();
+        }
+    }
 }
 
 fn note(what: impl FnOnce(&mut Seen)) {
@@ -82,12 +102,12 @@ impl ServerCertVerifier for Verifier {
             Trust::Pins(_) => Err(CertificateError::ApplicationVerificationFailure.into()),
             Trust::Anything => Ok(ServerCertVerified::assertion()),
         };
-        result.inspect_err(|_| {
-            note(|seen| {
-                seen.refused =
-                    std::iter::once(leaf).chain(intermediates).map(|it| it.clone().into_owned()).collect();
-            });
-        })
+        note(|seen| {
+            if seen.watched || result.is_err() {
+                seen.keep(leaf, intermediates);
+            }
+        });
+        result
     }
 
     fn verify_tls12_signature(
@@ -100,7 +120,7 @@ impl ServerCertVerifier for Verifier {
             Trust::Chain(webpki) => webpki.verify_tls12_signature(message, leaf, signed),
             Trust::Pins(_) | Trust::Anything => self.by_key_12(message, leaf, signed),
         }
-        .inspect_err(|_| note(|seen| seen.refused = vec![leaf.clone().into_owned()]))
+        .inspect_err(|_| note(|seen| seen.keep(leaf, &[])))
     }
 
     fn verify_tls13_signature(
@@ -116,7 +136,7 @@ impl ServerCertVerifier for Verifier {
                 verify_tls13_signature_with_raw_key(message, &spki, signed, &self.algorithms)
             }
         }
-        .inspect_err(|_| note(|seen| seen.refused = vec![leaf.clone().into_owned()]))
+        .inspect_err(|_| note(|seen| seen.keep(leaf, &[])))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -201,11 +221,20 @@ impl Presenter {
 }
 
 impl ResolvesClientCert for Presenter {
-    fn resolve(&self, issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        note(|seen| seen.asked = true);
-        self.asked.store(true, Ordering::Relaxed);
+    fn resolve(&self, issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         // A server with the system's roots names 150; the first few show what kind of list it is.
-        self.accepted.get_or_init(|| issuers.iter().take(8).map(|it| peer::distinguished_name(it)).collect());
+        let named =
+            || -> Vec<String> { issuers.iter().take(8).map(|it| peer::distinguished_name(it)).collect() };
+        note(|seen| {
+            seen.asked = true;
+            if seen.watched {
+                seen.accepted = named();
+                let fits = |ours: &Arc<CertifiedKey>| ours.key.choose_scheme(schemes).is_some();
+                seen.presented = self.certified.as_ref().is_some_and(fits);
+            }
+        });
+        self.asked.store(true, Ordering::Relaxed);
+        self.accepted.get_or_init(|| named().into());
         // Presented even where the server does not name its issuer: lists are often incomplete, and a refusal of what
         // we have tells more than the lack of one.
         self.certified.clone()

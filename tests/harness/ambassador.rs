@@ -139,7 +139,13 @@ impl Ambassador {
     #[cfg(unix)]
     #[track_caller]
     pub fn reloaded(&mut self, config: &str) {
+        let times = |process: &Process| {
+            process.lines().iter().filter(|line| line.contains("configuration reloaded")).count()
+        };
+        let before = times(&self.process);
         self.reload_comes_to("success", config);
+        // The last line of a reload: those that tell of new listeners have been read then.
+        self.process.wait("it says so", PATIENCE, |process| (times(process) > before).then_some(()));
         self.listeners = bound(&self.process.lines()).0;
     }
 

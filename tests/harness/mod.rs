@@ -6,8 +6,10 @@
 
 pub mod ambassador;
 pub mod clients;
+pub mod config;
 pub mod hostile;
 pub mod http;
+pub mod knot;
 pub mod peer;
 pub mod pki;
 pub mod process;
@@ -15,6 +17,7 @@ pub mod records;
 pub mod scene;
 pub mod servers;
 pub mod upstream;
+pub mod wording;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

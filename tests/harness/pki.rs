@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
@@ -155,6 +157,27 @@ impl Leaf {
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key_der.clone()).into()
     }
+}
+
+/// A file of `tests/pki`: what no generator makes any more.
+pub fn fixture(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pki").join(file)
+}
+
+/// A server that shows a certificate of `tests/pki`, whatever is wrong with it, and asks for none.
+pub fn serving(certificate: &str, key: &str) -> Arc<ServerConfig> {
+    let provider = provider();
+    let key = PrivateKeyDer::from_pem_file(fixture(key)).expect("a key");
+    let key = provider.key_provider.load_private_key(key).expect("a key that can sign");
+    let chain = CertificateDer::pem_file_iter(fixture(certificate)).expect("a PEM file");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
+    let certified = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certified));
+    Arc::new(config)
 }
 
 /// rustls' provider, named in each builder: tests do not install a default for the process.

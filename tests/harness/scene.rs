@@ -117,7 +117,7 @@ pub fn config(pki: &Pki, routes: &[Route<'_>]) -> String {
         path(&pki.client.certificate),
         path(&pki.client.key)
     );
-    for (number, Route { name, endpoints, backups, keys }) in routes.iter().enumerate() {
+    for Route { name, endpoints, backups, keys } in routes {
         let backups = backups.iter().map(|address| format!("{{ address = \"{address}\", backup = true }}"));
         let endpoints = endpoints.iter().map(|address| format!("\"{address}\""));
         let endpoints: Vec<_> = endpoints.chain(backups).collect();
@@ -129,9 +129,8 @@ pub fn config(pki: &Pki, routes: &[Route<'_>]) -> String {
         };
         let health = if keys.contains("health.") { "" } else { "health.kind = \"off\"\n" };
         text += &format!(
-            "[listener.{name}]\naddress = \"127.0.0.{}:0\"\nupstream = \"{name}\"\n\
+            "[listener.{name}]\naddress = \"127.0.0.1:0\"\nupstream = \"{name}\"\n\
              [upstream.{name}]\nendpoints = [{}]\n{health}{server_name}{keys}\n",
-            number + 1,
             endpoints.join(", ")
         );
     }

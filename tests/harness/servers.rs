@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::pki::Pki;
+use super::pki::{Pki, fixture};
 use super::process::Process;
 use super::{PATIENCE, free_address};
 
@@ -46,11 +46,30 @@ impl Server {
 
     /// `openssl s_server`, which sends every line back with its letters in reverse order.
     pub fn openssl(pki: &Pki) -> Server {
+        Server::openssl_as(pki, "-rev")
+    }
+
+    /// `openssl s_server`, which answers HTTP with a page about the connection.
+    pub fn openssl_www(pki: &Pki) -> Server {
+        Server::openssl_as(pki, "-www")
+    }
+
+    fn openssl_as(pki: &Pki, what: &str) -> Server {
         Server::start("openssl s_server", |address, _| {
             let mut command = Command::new("openssl");
-            command.args(["s_server", "-accept", &address.to_string(), "-rev", "-quiet", "-Verify", "1"]);
+            command.args(["s_server", "-accept", &address.to_string(), what, "-quiet", "-Verify", "1"]);
             command.args(["-verify_return_error", "-CAfile"]).arg(pki.ca());
             command.arg("-cert").arg(&pki.server.certificate).arg("-key").arg(&pki.server.key);
+            command
+        })
+    }
+
+    /// `openssl s_server` with files of `tests/pki` and options of the test's own: what no newer library still does.
+    pub fn openssl_with(certificate: &str, key: &str, options: &[&str]) -> Server {
+        Server::start("openssl s_server", |address, _| {
+            let mut command = Command::new("openssl");
+            command.args(["s_server", "-accept", &address.to_string(), "-rev", "-quiet"]).args(options);
+            command.arg("-cert").arg(fixture(certificate)).arg("-key").arg(fixture(key));
             command
         })
     }

@@ -1,7 +1,7 @@
 //! A well-behaved mTLS server in this process: what it is sent comes back.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,18 @@ impl Upstream {
         Upstream::with(pki.server_config(), Duration::ZERO)
     }
 
+    /// The same at an address of the test's choice.
+    pub fn start_at(pki: &Pki, address: SocketAddr) -> Upstream {
+        Upstream::with_at(pki.server_config(), Duration::ZERO, address)
+    }
+
     /// The same with a configuration of the test's own, pausing before each answer.
     pub fn with(config: Arc<ServerConfig>, pause: Duration) -> Upstream {
-        let peer = Peer::start(echoing(config.clone(), pause));
+        Upstream::with_at(config, pause, (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    fn with_at(config: Arc<ServerConfig>, pause: Duration, address: SocketAddr) -> Upstream {
+        let peer = Peer::start_at(address, echoing(config.clone(), pause));
         Upstream { address: peer.address(), peer: Some(peer), config, pause }
     }
 
@@ -104,6 +113,14 @@ pub fn echo<S: Read + Write + Close>(mut tls: TlsStream<S>, pause: Duration) {
             Err(_) => return, // truncated, reset or killed
         }
     }
+}
+
+/// A plaintext echo, for what stands behind a TLS terminator.
+pub fn plain_echo() -> Peer {
+    Peer::start(|stream| {
+        // An error: the client is gone.
+        std::io::copy(&mut &stream, &mut &stream).ok();
+    })
 }
 
 /// A stream whose sending side can be ended.

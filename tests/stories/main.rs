@@ -9,13 +9,30 @@ mod again;
 #[cfg(test)]
 mod ambassador;
 #[cfg(test)]
+mod balance;
+#[cfg(test)]
 mod churn;
+#[cfg(test)]
+mod circuit;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
-mod peers;
-
+mod dns_set;
+#[cfg(test)]
+mod endpoints_die;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod life;
+#[cfg(test)]
+mod messages;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod probe;
+#[cfg(test)]
+mod real_servers;
+#[cfg(test)]
+mod six_endpoints;
 #[cfg(test)]
 mod upstreams;

@@ -11,6 +11,7 @@ use super::harness::hostile::{Deaf, Point};
 use super::harness::peer::Peer;
 use super::harness::pki::SERVER_NAME;
 use super::harness::servers::Server;
+use super::harness::upstream::plain_echo;
 use super::harness::{Hostile, PATIENCE, Pki, Upstream, clients, eventually};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -19,7 +20,7 @@ type Client = StreamOwned<ClientConnection, TcpStream>;
 fn handshake(pki: &Pki, address: SocketAddr) -> io::Result<Client> {
     let name = ServerName::try_from(SERVER_NAME).unwrap();
     let mut tls = ClientConnection::new(pki.client_config(), name).unwrap();
-    let mut stream = clients::connect(address);
+    let mut stream = clients::reach(address)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut stream)?;
     }
@@ -212,14 +213,6 @@ fn clients_come_and_go_in_their_own_way() {
     assert_eq!(end(), (b"early".to_vec(), Ok(())));
     clients::resets(peer.address(), b"");
     assert_eq!(end().1, Err(ErrorKind::ConnectionReset));
-}
-
-/// A plaintext echo, for what stands behind a TLS terminator.
-fn plain_echo() -> Peer {
-    Peer::start(|stream| {
-        let mut from = stream.try_clone().unwrap();
-        io::copy(&mut from, &mut &stream).ok(); // an error: the client is gone
-    })
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::AlertDescription;
@@ -10,6 +11,8 @@ use serde_json::Value;
 
 use super::harness::hostile::{Deaf, Point, reset_on_close};
 use super::harness::peer::Peer;
+use super::harness::pki::By;
+use super::harness::records::{self, Records, content};
 use super::harness::scene::{Route, Scene, half_close, rest, send, story};
 use super::harness::upstream::handshake;
 use super::harness::{Hostile, PATIENCE, Pki, clients, eventually};
@@ -192,11 +195,11 @@ fn a_server_that_misses_a_client_certificate_is_named_however_it_hangs_up() {
 fn a_server_that_closes_in_order_before_its_first_byte_has_failed_even_if_its_client_lingers() {
     let pki = Pki::generate();
     let peer = Hostile::ClosesAfterHandshake.start(&pki);
-    let mut scene = Scene::start(&pki, &[peer.address()], "breaker.early_close = \"500ms\"");
+    let mut scene = Scene::start(&pki, &[peer.address()], "breaker.early_close = \"1s\"");
     let stream = scene.connect();
     assert_eq!(rest(&stream), (vec![], Ok(())));
     // Longer than `early_close`: what counts is when the server closed.
-    std::thread::sleep(Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(1300));
     drop(stream);
     let record = scene.one_record();
     assert_eq!(story(&record), "failed relay/early_close/upstream by upstream; ok", "{record}");
@@ -257,10 +260,10 @@ fn a_truncated_stream_is_delivered_whole_and_then_ends_as_the_file_says() {
     const BYTES: usize = 3_000_000; // more than the sockets' buffers hold
     let pki = Pki::generate();
     let peer = Hostile::TruncatesAfter(BYTES).start(&pki);
-    for (keys, end) in [
-        ("", Err(ErrorKind::ConnectionReset)),
-        ("on_truncation = \"reset\"", Err(ErrorKind::ConnectionReset)),
-        ("on_truncation = \"close\"", Ok(())),
+    for (keys, end, outcome) in [
+        ("", Err(ErrorKind::ConnectionReset), "failed"),
+        ("on_truncation = \"reset\"", Err(ErrorKind::ConnectionReset), "failed"),
+        ("on_truncation = \"close\"", Ok(()), "success"),
     ] {
         let mut scene = Scene::start(&pki, &[peer.address()], keys);
         let stream = scene.connect();
@@ -270,7 +273,8 @@ fn a_truncated_stream_is_delivered_whole_and_then_ends_as_the_file_says() {
         assert_eq!((bytes.len(), seen), (BYTES, end), "{keys}");
         drop(stream);
         let record = scene.one_record();
-        assert_eq!(story(&record), "failed relay/truncated/upstream by upstream; ok", "{keys}");
+        let told = format!("{outcome} relay/truncated/upstream by upstream; ok");
+        assert_eq!(story(&record), told, "{keys}");
         assert_eq!(record["bytes_received"], BYTES);
     }
 }
@@ -288,6 +292,26 @@ fn a_server_that_resets_in_the_middle_is_carried_to_the_client_as_a_reset() {
     assert_eq!(story(&record), "failed relay/upstream_reset/upstream by upstream; ok");
     assert_eq!(record["bytes_received"], bytes.len());
     // It had answered: that it broke later says nothing about whether it can serve.
+    let upstreams = scene.ambassador.get("/api/v1/upstreams").json();
+    assert_eq!(upstreams[0]["endpoints"][0]["failed_total"], 0, "{upstreams}");
+}
+
+#[test]
+fn an_alert_behind_an_answer_is_told_and_not_held_against_the_endpoint() {
+    let pki = Pki::generate();
+    let mut config = pki.server_config_with(&pki.server, By::Ca);
+    records::allow(&mut config);
+    let config = Arc::new(config);
+    let peer = Peer::start(move |stream| {
+        let mut records = Records::take_over(handshake(&config, stream).unwrap());
+        records.send(content::DATA, b"an answer").unwrap();
+        records.send(content::ALERT, &[2, AlertDescription::InternalError.into()]).unwrap();
+        std::io::copy(&mut records.stream(), &mut std::io::sink()).ok(); // an error is an end as well
+    });
+    let mut scene = Scene::start(&pki, &[peer.address()], "");
+    assert_eq!(rest(&scene.connect()), (b"an answer".to_vec(), Err(ErrorKind::ConnectionReset)));
+    let record = scene.one_record();
+    assert_eq!(story(&record), "failed relay/tls_alert_received/upstream by upstream; ok");
     let upstreams = scene.ambassador.get("/api/v1/upstreams").json();
     assert_eq!(upstreams[0]["endpoints"][0]["failed_total"], 0, "{upstreams}");
 }

@@ -1,6 +1,7 @@
 //! down: from the upstream to the client. Reads, opens in place, writes; closes after the upstream did, and tells an end from
 //! a truncation.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -9,32 +10,40 @@ use tokio::time::Instant;
 use super::{Pump, State, poll_read, refused};
 use crate::relay::engine::HEADROOM;
 use crate::relay::pool::{self, Buffer, SMALL};
-use crate::relay::{Ended, Engine, How, Leg, OnTruncation, Party};
+use crate::relay::{Engine, How, Leg, OnTruncation, Party};
 
 impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
-    pub(super) fn turn_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        if !self.drain_down(cx, now)? {
-            return Ok(false);
+    pub(super) fn turn_down(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if !self.deliver(cx, now) {
+            return false;
         }
         match self.down.state {
-            State::Open => Ok(self.fill_down(cx, now) && self.drain_down(cx, now)?),
+            State::Open => self.fill_down(cx, now) && self.deliver(cx, now),
             State::Closing => {
                 self.down.buffer = None;
                 match Pin::new(&mut *self.client).poll_shutdown(cx) {
-                    Poll::Pending => Ok(false),
+                    Poll::Pending => false,
                     // An error: the client is gone. If that matters, reading from it says so.
                     Poll::Ready(Ok(()) | Err(_)) => {
                         self.down.state = State::Done;
-                        Ok(true)
+                        true
                     }
                 }
             }
-            State::Done | State::Unwritable => Ok(false),
+            State::Done | State::Unwritable => false,
         }
     }
 
-    /// Delivers what is held; false if the client does not take all of it now.
-    pub(super) fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+    /// Delivers what is held; false if the client does not take all of it now, or never will.
+    fn deliver(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        self.drain_down(cx, now).unwrap_or_else(|error| {
+            self.client_failed(&error, now);
+            false
+        })
+    }
+
+    /// Writes what is held; false if the client does not take all of it now.
+    pub(super) fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
         while let (false, Some(buffer)) = (self.down.delivered(), &self.down.buffer) {
             let (from, to) = self.down.out;
             match Pin::new(&mut *self.client).poll_write(cx, &buffer[from..to]) {
@@ -44,7 +53,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                     self.flow.add_received(written);
                     self.down.out.0 += written;
                 }
-                Poll::Ready(written) => return Err(self.client_failed(&refused(written))),
+                Poll::Ready(written) => return Err(refused(written)),
             }
         }
         Ok(true)
@@ -81,7 +90,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                 false
             }
             Poll::Ready(Ok(0)) => {
-                self.upstream_closed(now);
+                self.upstream_closed(kept > 0, now);
                 true
             }
             Poll::Ready(Ok(read)) => {
@@ -128,6 +137,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
 
     /// Plaintext came from the upstream.
     fn heard(&mut self, now: Instant) {
+        self.spoke_since = self.up.state == State::Done;
         if !self.spoke {
             self.spoke = true;
             self.flow.first_byte_after(now - self.start);
@@ -137,14 +147,21 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         }
     }
 
-    /// The upstream's stream ended, without close_notify if it is TLS.
-    fn upstream_closed(&mut self, now: Instant) {
+    /// The upstream's stream ended, without close_notify if it is TLS; `inside`: in the middle of a record.
+    ///
+    /// Many servers (nginx and Redis among them) answer our close_notify with a bare FIN. Where the client's last words were
+    /// answered before, and nothing has come since, there was nothing to cut off: else every connection that a client of
+    /// theirs closes would be a failure. An answer that came after it may be cut, though, or be missing, and without their
+    /// close_notify nobody can tell.
+    fn upstream_closed(&mut self, inside: bool, now: Instant) {
         if self.unwritable.is_some() {
             let ended = self.upstream_ended();
             return self.reset_after_delivery(ended.how, Party::Upstream, now);
         }
         self.closes(Party::Upstream, now);
-        self.truncated = self.engine.is_some();
+        let answered = self.asked.is_none() && !self.spoke_since && !inside;
+        let answers_goodbye = self.up.state == State::Done && answered;
+        self.truncated = self.engine.is_some() && !answers_goodbye;
         if self.truncated && self.on_truncation == OnTruncation::Reset {
             self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
         } else {

@@ -75,15 +75,13 @@ fn files_that_are_something_else_are_named_with_the_way_out() {
         ("client.pem", "client-rsa.key"),
         ("client.pem", ""),
         ("", "client.key"),
-        ("client-expired.pem", "client.key"),
-        ("client-not-yet.pem", "client.key"),
         ("server-weak.pem", "server-weak.key"),
         ("make.sh", "client.key"),
     ]
     .map(|(certificate, key)| problems("", certificate, key))
     .join("\n");
     insta::assert_snapshot!(all, @r#"
-identity.corp: certificate nowhere.pem: there is no such file
+identity.corp: certificate nowhere.pem: there is no such file; put it there, or correct the path
 identity.corp: certificate client.der: is a certificate in DER, not PEM; convert it: openssl x509 -inform der -in client.der -out client.der.pem
 identity.corp: certificate client.p12: is PKCS#12, not PEM; take it apart: openssl pkcs12 -in client.p12 -nokeys -out client.p12.pem and openssl pkcs12 -in client.p12 -nocerts -nodes -out client.p12.key (-legacy for files of old tools)
 identity.corp: certificate client.csr: is a certificate request; put here what the CA answered to it
@@ -93,13 +91,23 @@ identity.corp: key client.key.der: is a private key in DER, not PEM; convert it:
 identity.corp: key client.pub: is a public key; the private one is wanted
 identity.corp: key client.encrypted.key: the key is encrypted, and nuncio has nobody to ask for its passphrase; write it without one and protect it by its file mode: openssl pkey -in client.encrypted.key -out client.encrypted.key.plain
 identity.corp: key client.legacy-encrypted.key: the key is encrypted, and nuncio has nobody to ask for its passphrase; write it without one and protect it by its file mode: openssl pkey -in client.legacy-encrypted.key -out client.legacy-encrypted.key.plain
-identity.corp: certificate client.pem (CN=client) and key client-rsa.key do not belong together; openssl x509 -noout -pubkey -in client.pem and openssl pkey -pubout -in client-rsa.key must print the same
+identity.corp: certificate client.pem (CN=client) and key client-rsa.key do not belong together; name the key that the certificate was requested with (of a pair, openssl x509 -noout -pubkey -in client.pem and openssl pkey -pubout -in client-rsa.key print the same)
 identity.corp: certificate client.pem: has no private key in it, and there is no `key` beside it; set it
 identity.corp: key client.key: there is no `certificate` to go with it; set it
-identity.corp: certificate client-expired.pem: CN=client expired at 2021-01-01T00:00:00Z, 9 years ago (it is 2030-01-01T00:00:00Z here); have it renewed
-identity.corp: certificate client-not-yet.pem: CN=client is valid only from 2090-01-01T00:00:00Z, in 60 years (it is 2030-01-01T00:00:00Z here); is the clock right?
 identity.corp: key server-weak.key: is of a kind or size that cannot sign in TLS; nuncio takes RSA from 2048 bits, EC P-256, P-384 and P-521, and Ed25519
 identity.corp: certificate make.sh: is not PEM: it has no -----BEGIN line
+"#);
+}
+
+/// A clock may be wrong at a host's start, and the new certificate on its way.
+#[test]
+fn a_certificate_out_of_date_loads_and_is_a_fault() {
+    let faults = |certificate: &str| load("", certificate, "client.key").unwrap().faults.join("\n");
+    let directory = format!("{}/", pki("").display().to_string().trim_end_matches('/'));
+    let all = ["client-expired.pem", "client-not-yet.pem", "client.pem"].map(faults).join("\n");
+    insta::assert_snapshot!(all.replace(&directory, ""), @r#"
+identity.corp: certificate client-expired.pem: CN=client expired at 2021-01-01T00:00:00Z, 9 years ago (it is 2030-01-01T00:00:00Z here); have it renewed
+identity.corp: certificate client-not-yet.pem: CN=client is valid only from 2090-01-01T00:00:00Z, in 60 years (it is 2030-01-01T00:00:00Z here); is the clock right?
 "#);
 }
 
@@ -108,7 +116,7 @@ fn every_problem_is_told_at_once() {
     let all = problems("server.pem", "nowhere.pem", "client.encrypted.key");
     insta::assert_snapshot!(all, @r#"
 identity.corp: ca server.pem: no certificate in it is an authority: CN=upstream.test was issued by CN=nuncio test CA; put that issuer's certificate here
-identity.corp: certificate nowhere.pem: there is no such file
+identity.corp: certificate nowhere.pem: there is no such file; put it there, or correct the path
 identity.corp: key client.encrypted.key: the key is encrypted, and nuncio has nobody to ask for its passphrase; write it without one and protect it by its file mode: openssl pkey -in client.encrypted.key -out client.encrypted.key.plain
 "#);
 }

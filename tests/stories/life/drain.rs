@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::super::harness::ambassador::Ambassador;
 use super::super::harness::{PATIENCE, clients, eventually};
 use super::{World, echoes, listener, listener_at};
@@ -14,6 +16,15 @@ fn refuses(address: SocketAddr) {
     eventually("the address refuses", PATIENCE, || {
         TcpStream::connect(address).err().filter(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
+}
+
+/// The one record of a connection that was answered twice: whoever asked whether the port is still open may have one too.
+#[track_caller]
+fn the_record(nuncio: &Ambassador) -> Value {
+    let mut found = nuncio.records();
+    found.retain(|record| record["bytes_sent"] == 8);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
 }
 
 /// After SIGTERM the address refuses, /readyz says why, and what is open goes on; when that is over, so is the process.
@@ -41,9 +52,8 @@ fn open_connections_finish_and_then_it_ends_at_once() {
     let begun = Instant::now();
     assert!(nuncio.process().wait_exit(PATIENCE).success());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    let records = nuncio.records();
-    assert_eq!(records.len(), 1);
-    assert_eq!((&records[0]["outcome"], &records[0]["bytes_sent"]), (&"success".into(), &8.into()));
+    let record = the_record(&nuncio);
+    assert_eq!(record["outcome"], "success", "{record}");
 }
 
 /// Who stays beyond `drain_timeout` is ended: cancelled, draining, by us. All that was on its way is delivered before.
@@ -91,7 +101,7 @@ fn a_second_signal_ends_it_now() {
     nuncio.process().signal("INT");
     assert_eq!(nuncio.process().wait_exit(PATIENCE).code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(nuncio.records()[0]["reason"], "draining");
+    assert_eq!(the_record(&nuncio)["reason"], "draining");
 }
 
 /// A client that takes nothing and an upstream that never answers hold up the end for a moment only, and leave records.

@@ -1,13 +1,13 @@
 //! At the limits: when descriptors run out it waits, costs nothing, and goes on when there are some again.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::harness::ambassador::Ambassador;
 use super::super::harness::process::run_by;
 use super::super::harness::{PATIENCE, clients, eventually};
-use super::{World, echoes, listener, try_echo};
+use super::{World, listener};
 
 /// A child with so few descriptors, and two reactors on every machine.
 fn start(world: &World, descriptors: usize) -> Ambassador {
@@ -61,40 +61,18 @@ fn without_descriptors_it_waits_and_then_goes_on() {
     assert_eq!(records[0]["outcome"], "success", "{}", records[0]);
 }
 
-/// More clients at once than descriptors allow: those who are let in are served, the others wait their turn, and nobody
-/// opens the circuit of an upstream that has done nothing.
+/// More clients at once than descriptors allow: each waits its turn, and all are served.
 #[test]
-fn a_crowd_beyond_the_descriptors_harms_no_circuit() {
+fn a_crowd_beyond_the_descriptors_waits_its_turn() {
     let world = World::new();
-    let mut nuncio = start(&world, 48);
-    let mut crowd: Vec<_> = (0..40).map(|_| clients::connect(nuncio.listener("in"))).collect();
-    let begun = Instant::now();
-    let (mut served, mut refused) = (0, 0);
+    let mut nuncio = start(&world, 64);
+    let mut crowd: Vec<_> = (0..40).map(|_| clients::sends_early(nuncio.listener("in"), b"ping")).collect();
     for client in &mut crowd {
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        // Each leaves after its turn, so that the next one has one.
-        let asked = client.write_all(b"ping").and_then(|()| client.read_exact(&mut [0; 4]));
-        client.shutdown(std::net::Shutdown::Both).ok(); // an error: it was refused
-        match asked {
-            Ok(()) => served += 1,
-            Err(_) => refused += 1,
-        }
+        client.read_exact(&mut [0; 4]).unwrap();
+        // It leaves, so that the next one has its turn.
+        client.shutdown(std::net::Shutdown::Both).unwrap();
     }
-    assert!(served >= 16, "{served} served and {refused} refused in {:?}", begun.elapsed());
     let records = nuncio.wait_records(40);
-    for record in records.iter().filter(|record| record["outcome"] != "success") {
-        assert_eq!(
-            (&record["reason"], &record["side"]),
-            (&"proxy_internal_error".into(), &"ambassador".into()),
-            "{record}"
-        );
-    }
-    let endpoint = nuncio.get("/api/v1/upstreams").json()[0]["endpoints"][0].clone();
-    assert_eq!(
-        (&endpoint["breaker"], &endpoint["failed_total"]),
-        (&"closed".into(), &0.into()),
-        "{endpoint}"
-    );
-    try_echo(nuncio.listener("in")).unwrap();
-    echoes(&mut clients::connect(nuncio.listener("in"))).unwrap();
+    assert!(records.iter().all(|record| record["outcome"] == "success"), "{records:?}");
+    assert_eq!(nuncio.get("/api/v1/status").json()["connections_limit"], 16);
 }

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -271,52 +271,54 @@ fn a_socket_that_stays_is_never_closed() {
     assert_eq!(first["listener"], "in", "a connection sees one configuration from start to end");
 }
 
-/// 50 connections a second while the file changes ten times a second: none fails, and each leaves its record.
+/// 50 connections a second while the file changes as often as it can: none fails, and each leaves its record.
 #[test]
 fn reloading_under_load_fails_no_connection() {
-    load(Duration::from_secs(3));
+    load(30, 150);
 }
 
 /// The same for longer.
 #[test]
 fn long_reloading_under_load_fails_no_connection() {
-    load(Duration::from_secs(60));
+    load(600, 3000);
 }
 
-fn load(length: Duration) {
+/// At most 50 connections a second, fewer where the machine is busy with other things; never fewer in all.
+fn load(reloads: usize, connections: usize) {
     let world = World::new();
     let config = world.up() + &listener_at("in", &super::super::harness::free_address().to_string(), "");
     let mut nuncio = Ambassador::start(&config);
-    let (address, done) = (nuncio.listener("in"), AtomicBool::new(false));
-    let mut reloads = 0;
-    let count = std::thread::scope(|scope| {
+    let address = nuncio.listener("in");
+    let (begun_clients, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut reloaded = 0;
+    let ends = std::thread::scope(|scope| {
         let clients = scope.spawn(|| {
             let (mut clients, begun) = (Vec::new(), Instant::now());
             while !done.load(Relaxed) {
-                clients.push(scope.spawn(move || try_echo(address).unwrap()));
+                clients.push(scope.spawn(move || try_echo(address)));
+                begun_clients.store(clients.len(), Relaxed);
                 std::thread::sleep(
                     (Duration::from_millis(20) * clients.len() as u32).saturating_sub(begun.elapsed()),
                 );
             }
-            clients.into_iter().map(|client| client.join().unwrap()).count()
+            clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
         });
-        let begun = Instant::now();
-        while begun.elapsed() < length {
-            reloads += 1;
-            let variant = match reloads % 4 {
+        while reloaded < reloads || begun_clients.load(Relaxed) < connections {
+            reloaded += 1;
+            let variant = match reloaded % 4 {
                 0 => config.clone(),
                 1 => config.replace("address =", "backlog = 512\naddress ="),
                 2 => config.replace("endpoints =", "balance = \"round_robin\"\nendpoints ="),
                 _ => config.clone() + &listener("more", "connections = 9"),
             };
             nuncio.reloaded(&variant);
-            std::thread::sleep(Duration::from_millis(100));
         }
         done.store(true, Relaxed);
         clients.join().unwrap()
     });
-    let records = nuncio.wait_records(count);
+    let (count, failed) = (ends.len(), ends.iter().filter(|end| end.is_err()).collect::<Vec<_>>());
+    let records = nuncio.wait_records(count - failed.len());
+    let bad: Vec<_> = records.iter().filter(|record| record["outcome"] != "success").collect();
+    assert!(failed.is_empty() && bad.is_empty(), "{failed:?} {bad:?} after {reloaded} reloads");
     assert_eq!(records.len(), count);
-    assert!(records.iter().all(|record| record["outcome"] == "success"), "{records:?}");
-    assert!(reloads >= length.as_secs() * 3 && count as u64 >= length.as_secs() * 30, "{reloads}, {count}");
 }

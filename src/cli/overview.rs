@@ -1,0 +1,214 @@
+//! What a configuration comes to, for `check`: listeners, where they lead, and who we are there.
+
+use serde::Serialize;
+
+use super::rows::{Rows, count};
+use crate::config::{self, Config};
+use crate::discovery::Source;
+use crate::tls::{self, Date, Identity, PeerFacts};
+use crate::upstream::EndpointSpec;
+
+/// All of it. Its JSON is part of the face: every field is always there.
+#[derive(Default, Serialize)]
+pub(super) struct Overview {
+    listeners: Vec<Listener>,
+    upstreams: Vec<Upstream>,
+    identities: Vec<Who>,
+    #[serde(skip)]
+    now: Option<Date>,
+}
+
+#[derive(Serialize)]
+struct Listener {
+    name: String,
+    addresses: Vec<String>,
+    allow: Vec<String>,
+    allow_users: Vec<String>,
+    allow_groups: Vec<String>,
+    upstream: String,
+}
+
+#[derive(Serialize)]
+struct Upstream {
+    name: String,
+    /// As written; with `dns`, none.
+    endpoints: Vec<Endpoint>,
+    dns: Option<String>,
+    /// `direct` or `off`.
+    tls: &'static str,
+    /// `ca`, `system`, `pins` or `anything`; with TLS off, none.
+    trusts: Option<&'static str>,
+    server_name: Option<String>,
+    identity: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Endpoint {
+    address: String,
+    weight: u32,
+    backup: bool,
+    server_name: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Who {
+    name: String,
+    /// Our certificate, and what stands behind it in the file; empty: we show nothing.
+    chain: Vec<PeerFacts>,
+    /// What servers are checked against; empty: the system's roots.
+    authorities: Vec<PeerFacts>,
+}
+
+impl Overview {
+    pub(super) fn new(config: &Config, identities: &[Identity], now: Date) -> Overview {
+        let listeners = config.listeners.iter().map(|(name, listener)| Listener {
+            name: name.to_string(),
+            addresses: listener.accept.addresses.iter().map(ToString::to_string).collect(),
+            allow: listener.admit.allow.iter().map(ToString::to_string).collect(),
+            allow_users: listener.admit.allow_users.clone(),
+            allow_groups: listener.admit.allow_groups.clone(),
+            upstream: listener.route.upstream.to_string(),
+        });
+        let identities = identities.iter().map(|identity| Who {
+            name: identity.name.to_string(),
+            chain: identity.facts().to_vec(),
+            authorities: identity.authorities().to_vec(),
+        });
+        Overview {
+            listeners: listeners.collect(),
+            upstreams: config.upstreams.iter().map(|(name, it)| upstream(name, it, config)).collect(),
+            identities: identities.collect(),
+            now: Some(now),
+        }
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let Overview { listeners, upstreams, identities, .. } = self;
+        format!(
+            "{}, {}, {}",
+            count(listeners.len(), "listener"),
+            count(upstreams.len(), "upstream"),
+            match identities.len() {
+                1 => "1 identity".to_owned(),
+                number => format!("{number} identities"),
+            }
+        )
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let now = self.now.unwrap_or(Date(0));
+        let blocks = (self.listeners.iter().map(Listener::to_text))
+            .chain(self.upstreams.iter().map(Upstream::to_text))
+            .chain(self.identities.iter().map(|who| who.to_text(now)));
+        blocks.map(|block| block + "\n").collect()
+    }
+}
+
+fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream {
+    let tls::Settings { mode, pins, danger_accept_any_certificate, server_name, .. } = &written.tls;
+    let with_ca = || {
+        let identity = written.identity.as_ref().and_then(|identity| config.identities.get(identity));
+        identity.is_some_and(|identity| identity.ca.is_some())
+    };
+    let trusts = match mode {
+        tls::Mode::Off => None,
+        tls::Mode::Direct if *danger_accept_any_certificate => Some("anything"),
+        tls::Mode::Direct if !pins.is_empty() => Some("pins"),
+        tls::Mode::Direct if with_ca() => Some("ca"),
+        tls::Mode::Direct => Some("system"),
+    };
+    let (endpoints, dns) = match &written.source {
+        Source::Dns(name) => (Vec::new(), Some(name.to_string())),
+        Source::Fixed(specs) => {
+            let endpoint = |spec: &EndpointSpec| Endpoint {
+                address: spec.address.to_string(),
+                weight: spec.weight,
+                backup: spec.backup,
+                server_name: spec.server_name.clone(),
+            };
+            (specs.iter().map(endpoint).collect(), None)
+        }
+    };
+    Upstream {
+        name: name.to_owned(),
+        endpoints,
+        dns,
+        tls: match mode {
+            tls::Mode::Off => "off",
+            tls::Mode::Direct => "direct",
+        },
+        trusts,
+        server_name: server_name.clone(),
+        identity: written.identity.clone(),
+    }
+}
+
+impl Listener {
+    fn to_text(&self) -> String {
+        let mut rows = Rows::titled(format!("listener {}", self.name));
+        rows.row("address", self.addresses.join(", "));
+        for (label, names) in
+            [("networks", &self.allow), ("users", &self.allow_users), ("groups", &self.allow_groups)]
+        {
+            if !names.is_empty() {
+                rows.row(label, names.join(", "));
+            }
+        }
+        rows.row("leads to", format!("upstream {}", self.upstream));
+        rows.into_text()
+    }
+}
+
+impl Upstream {
+    fn to_text(&self) -> String {
+        let mut rows = Rows::titled(format!("upstream {}", self.name));
+        if let Some(dns) = &self.dns {
+            rows.row("endpoints", format!("every address of {dns}"));
+        }
+        for (place, endpoint) in self.endpoints.iter().enumerate() {
+            let marks = [
+                endpoint.backup.then(|| " (backup)".to_owned()),
+                (endpoint.weight != 1).then(|| format!(" (weight {})", endpoint.weight)),
+                endpoint.server_name.as_ref().map(|name| format!(" (server name {name})")),
+            ];
+            let marks: String = marks.into_iter().flatten().collect();
+            rows.row(if place == 0 { "endpoints" } else { "" }, format!("{}{marks}", endpoint.address));
+        }
+        let by = match self.trusts {
+            None => "off: everything goes in plaintext",
+            Some("pins") => "from the first byte; the server by its pin",
+            Some("anything") => "from the first byte; any server is taken",
+            Some("ca") => "from the first byte; the server by the CA of the identity",
+            Some(_) => "from the first byte; the server by the system's roots",
+        };
+        let name = self.server_name.as_ref().map(|name| format!(", as {name}")).unwrap_or_default();
+        rows.row("tls", format!("{by}{name}"));
+        if let Some(identity) = &self.identity {
+            rows.row("identity", identity);
+        }
+        rows.into_text()
+    }
+}
+
+impl Who {
+    fn to_text(&self, now: Date) -> String {
+        let mut rows = Rows::titled(format!("identity {}", self.name));
+        let told = |facts: &PeerFacts| {
+            format!("{}, issued by {}, valid {}", facts.subject, facts.issuer, facts.validity(now))
+        };
+        let label = |place: usize, label| if place == 0 { label } else { "" };
+        for (place, facts) in self.chain.iter().enumerate() {
+            rows.row(label(place, "certificate"), told(facts));
+        }
+        if self.chain.is_empty() {
+            rows.row("certificate", "none: servers are shown nothing");
+        }
+        for (place, facts) in self.authorities.iter().enumerate() {
+            rows.row(label(place, "trusts"), format!("{}, valid {}", facts.subject, facts.validity(now)));
+        }
+        if self.authorities.is_empty() {
+            rows.row("trusts", "the system's roots");
+        }
+        rows.into_text()
+    }
+}
