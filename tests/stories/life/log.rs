@@ -33,7 +33,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 
     let mut command = ambassador::program();
     command.arg("run").arg("--config").arg(&file);
-    let mut child =
+    let child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(OwnedFd::from(log)).spawn().unwrap();
     let mut child = Ends(child);
     drop(command); // it holds our end of the log
