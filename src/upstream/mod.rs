@@ -431,7 +431,9 @@ mod tests {
         assert!(upstream.view(now).endpoints[0].ready);
         open.ended(now, None);
         assert_eq!(upstream.view(now).endpoints[0].open, 0);
-        assert_eq!((0..50).filter(|_| upstream.retry_allowed()).count(), 10);
+        // Six first attempts have earned one more at a share of 0.2, and none at 0.
+        let reserve = backoff::Budget::RESERVE as usize;
+        assert_eq!((0..2 * reserve).filter(|_| upstream.retry_allowed()).count(), reserve);
     }
 
     #[test]
