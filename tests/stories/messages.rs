@@ -609,8 +609,8 @@ refuses_ours_late: failed at handshake: client_certificate_refused (upstream)
   the server refused our certificate CN=client.test, issued by CN=nuncio test CA, with the alert decrypt_error (51)
   a signature did not hold: has the server another CN=nuncio test CA in its CA file, an older or a newer one? Put the one that issued our certificate there
 hangs_up_after_the_handshake: failed at relay: early_close (upstream)
-  the server closed before it sent a byte
-  look in the server's log for why it hung up
+  the server took the handshake, asked for our certificate in it, and hung up before its first byte
+  look in the server's log: it may have refused our certificate CN=client.test, issued by CN=nuncio test CA
 truncates: failed at relay: truncated (upstream)
   the server ended the connection without saying that it was done (TLS close_notify): the last bytes may be missing
   the server crashed or something cut the connection; if it always ends so, set on_truncation = "close"
