@@ -2,12 +2,14 @@
 //!
 //! The user of a Unix client comes from its credentials, that of a loopback TCP client from the kernel's socket tables:
 //! without that every local process could act with our certificate. What cannot be told is refused. How the refusal
-//! reaches the client is left to `connection`.
+//! reaches the client is left to `connection`, and asking the user databases, which may take long, to [`directory`].
+
+mod directory;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::IpNet;
 
@@ -15,6 +17,8 @@ use crate::accept::Accepted;
 use crate::addr::{ClientAddr, ListenAddr, SourceKey};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::socket::{self, users};
+
+use self::directory::Directory;
 
 /// Who may use a listener, and how much of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,7 +46,7 @@ pub struct Gate {
     connections: u32,
     connections_per_source: u32,
     rate: Option<u32>,
-    known: Mutex<HashMap<u32, Known>>,
+    directory: Directory,
     counts: Arc<Counts>,
 }
 
@@ -87,25 +91,29 @@ impl Gate {
         let users = settings.allow_users.iter().map(|user| users::user_id(user)).collect::<Result<_, _>>();
         let groups =
             settings.allow_groups.iter().map(|group| users::group_id(group)).collect::<Result<_, _>>();
+        let groups: Vec<u32> = groups.map_err(|problem| format!("allow_groups: {problem}"))?;
         Ok(Gate {
             allow: settings.allow.clone(),
             users: users.map_err(|problem| format!("allow_users: {problem}"))?,
-            groups: groups.map_err(|problem| format!("allow_groups: {problem}"))?,
+            directory: Directory::of_host(!groups.is_empty()),
+            groups,
             connections: settings.connections.unwrap_or(u32::MAX),
             connections_per_source: settings.connections_per_source.unwrap_or(u32::MAX),
             rate: settings.rate,
-            known: Mutex::default(),
             counts,
         })
     }
 
     /// Lets the client in or says why not. Who may not come at all is told apart first, so that strangers use up neither
     /// the rate nor the places of those who may.
-    pub fn admit(&self, accepted: &Accepted, now: Instant) -> Result<Ticket, Failure> {
+    ///
+    /// It waits only where the user databases have to be asked, and then not for long; whoever needs no asking is
+    /// judged within the first poll, and without an allocation.
+    pub async fn admit(&self, accepted: &Accepted, now: Instant) -> Result<Ticket, Failure> {
         if let ClientAddr::Tcp(peer) = &accepted.client {
             self.check_network(peer.ip().to_canonical())?;
         }
-        let user = self.check_user(accepted, now)?;
+        let user = self.check_user(accepted).await?;
         let source = user.map_or_else(|| accepted.client.source_key(), |uid| SourceKey::User(Some(uid)));
         self.counts.lock().enter(self, source, now)?;
         Ok(Ticket { user, source, counts: self.counts.clone() })
@@ -130,7 +138,7 @@ impl Gate {
         }
     }
 
-    fn check_user(&self, accepted: &Accepted, now: Instant) -> Result<Option<u32>, Failure> {
+    async fn check_user(&self, accepted: &Accepted) -> Result<Option<u32>, Failure> {
         let anybody = self.users.is_empty() && self.groups.is_empty();
         let uid = match (&accepted.client, &accepted.local) {
             (ClientAddr::Unix { uid }, _) if anybody => return Ok(*uid),
@@ -142,11 +150,14 @@ impl Gate {
         if self.users.contains(&uid) || self.has_group(accepted) {
             return Ok(Some(uid));
         }
-        let known = self.look_up(uid, now)?;
-        if known.is_member {
-            return Ok(Some(uid));
-        }
-        let who = known.who;
+        // Boxed, so that those who need no asking do not carry it.
+        let who = match Box::pin(self.directory.look_up(uid)).await {
+            Ok(person) if person.groups.iter().any(|group| self.groups.contains(group)) => return Ok(Some(uid)),
+            Ok(person) => person.name.clone(),
+            // It was asked only for a name to show.
+            Err(_) if self.groups.is_empty() => format!("uid {uid}"),
+            Err(why) => return Err(untold(uid, &why)),
+        };
         Err(denied(format!("user {who} may not use this listener"))
             .mend(format!("add the user to the listener's `allow_users` (or `allow_groups`): {who}")))
     }
@@ -167,41 +178,6 @@ impl Gate {
     fn has_group(&self, _: &Accepted) -> bool {
         false
     }
-
-    /// What the databases say of a user; remembered for a while, since they may be a network away.
-    fn look_up(&self, uid: u32, now: Instant) -> Result<Known, Failure> {
-        if let Some(known) = lock(&self.known).get(&uid)
-            && now.saturating_duration_since(known.asked) < Known::HOLDS_FOR
-        {
-            return Ok(known.clone());
-        }
-        let is_member = match self.groups.as_slice() {
-            [] => false,
-            groups => users::groups_of(uid).map_err(denied)?.iter().any(|group| groups.contains(group)),
-        };
-        let found = Known { asked: now, is_member, who: users::describe(uid).into() };
-        let mut known = lock(&self.known);
-        if known.len() >= Known::AT_MOST {
-            known.clear();
-        }
-        known.insert(uid, found.clone());
-        Ok(found)
-    }
-}
-
-/// A user as the databases have it.
-#[derive(Clone, Debug)]
-struct Known {
-    asked: Instant,
-    /// Of one of the groups that may come.
-    is_member: bool,
-    /// For a person.
-    who: Arc<str>,
-}
-
-impl Known {
-    const HOLDS_FOR: Duration = Duration::from_secs(10);
-    const AT_MOST: usize = 1024;
 }
 
 /// The user behind a TCP client, which only this host's kernel can tell.
@@ -233,6 +209,13 @@ fn mapped(network: &IpNet) -> Option<IpNet> {
 
 fn denied(detail: impl Into<String>) -> Failure {
     Failure::new(Stage::Admit, Reason::AdmissionDenied, Side::Client, detail)
+}
+
+/// Without an answer nobody comes in by a group.
+fn untold(uid: u32, why: &str) -> Failure {
+    Failure::new(Stage::Admit, Reason::AdmissionDenied, Side::Ambassador, why).mend(format!(
+        "see what keeps `id {uid}` on this host (LDAP, sssd); users named in `allow_users` come in without it"
+    ))
 }
 
 fn limited(side: Side, detail: String) -> Failure {
@@ -284,12 +267,11 @@ impl Inside {
 
     /// Takes one of the tokens that trickle in at `rate` a second, `rate` of them at most.
     fn take_token(&mut self, rate: f64, now: Instant) -> bool {
-        let tokens = match self.tokens {
-            None => rate,
-            Some((tokens, at)) => (tokens + now.saturating_duration_since(at).as_secs_f64() * rate).min(rate),
-        };
+        let (tokens, at) = self.tokens.unwrap_or((rate, now));
+        let tokens = (tokens + now.saturating_duration_since(at).as_secs_f64() * rate).min(rate);
         let takes = tokens >= 1.0;
-        self.tokens = Some((if takes { tokens - 1.0 } else { tokens }, now));
+        // Never back: who had to wait for the user databases comes with a time that others have been paid for already.
+        self.tokens = Some((if takes { tokens - 1.0 } else { tokens }, now.max(at)));
         takes
     }
 
@@ -315,6 +297,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -343,7 +327,7 @@ mod tests {
     }
 
     async fn verdict(gate: &Gate, address: &str) -> Result<(), Reason> {
-        gate.admit(&from(address).await, Instant::now()).map(drop).map_err(|failure| failure.reason)
+        gate.admit(&from(address).await, Instant::now()).await.map(drop).map_err(|failure| failure.reason)
     }
 
     #[tokio::test]
@@ -374,14 +358,14 @@ mod tests {
         let settings = Settings { connections: Some(2), ..Settings::default() };
         let gate = gate(settings.clone());
         let now = Instant::now();
-        let first = gate.admit(&from("127.0.0.1:1").await, now).unwrap();
+        let first = gate.admit(&from("127.0.0.1:1").await, now).await.unwrap();
         let gate = gate.renewed(&settings).unwrap();
-        let second = gate.admit(&from("127.0.0.1:2").await, now).unwrap();
-        let refused = gate.admit(&from("127.0.0.1:3").await, now).unwrap_err();
+        let second = gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
+        let refused = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap_err();
         assert_eq!((refused.stage, refused.reason), (Stage::Admit, Reason::ConnectionLimitReached));
         assert!(refused.detail.contains("2 connections"), "{refused}");
         drop(first);
-        let third = gate.admit(&from("127.0.0.1:3").await, now).unwrap();
+        let third = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap();
         drop((second, third));
         assert!(gate.counts.lock().by_source.is_empty() && gate.counts.lock().open == 0);
     }
@@ -390,13 +374,13 @@ mod tests {
     async fn a_source_that_has_its_share_leaves_room_for_others() {
         let gate = gate(Settings { connections_per_source: Some(1), ..Settings::default() });
         let now = Instant::now();
-        let held = gate.admit(&from("127.0.0.1:1").await, now).unwrap();
-        let refused = gate.admit(&from("[::ffff:127.0.0.1]:2").await, now).unwrap_err();
+        let held = gate.admit(&from("127.0.0.1:1").await, now).await.unwrap();
+        let refused = gate.admit(&from("[::ffff:127.0.0.1]:2").await, now).await.unwrap_err();
         assert_eq!((refused.reason, refused.side), (Reason::ConnectionLimitReached, Side::Client));
         assert!(refused.detail.contains("connections_per_source"), "{refused}");
-        gate.admit(&from("127.0.0.2:1").await, now).unwrap();
+        gate.admit(&from("127.0.0.2:1").await, now).await.unwrap();
         drop(held);
-        gate.admit(&from("127.0.0.1:2").await, now).unwrap();
+        gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
     }
 
     #[tokio::test]
@@ -404,16 +388,20 @@ mod tests {
         let gate = gate(Settings { rate: Some(4), ..Settings::default() });
         let (_client, accepted) = loopback().await;
         let start = Instant::now();
-        let let_in = |after_ms: u64, asked: u32| {
+        let let_in = async |after_ms: u64, asked: u32| {
             let now = start + Duration::from_millis(after_ms);
-            (0..asked).filter(|_| gate.admit(&accepted, now).is_ok()).count()
+            let mut count = 0;
+            for _ in 0..asked {
+                count += usize::from(gate.admit(&accepted, now).await.is_ok());
+            }
+            count
         };
-        assert_eq!(let_in(0, 10), 4);
-        assert_eq!(let_in(250, 10), 1);
-        assert_eq!(let_in(100, 10), 0); // another reactor's clock, a little behind
-        assert_eq!(let_in(750, 10), 2);
-        assert_eq!(let_in(60_000, 10), 4);
-        let refused = gate.admit(&accepted, start + Duration::from_secs(60)).unwrap_err();
+        assert_eq!(let_in(0, 10).await, 4);
+        assert_eq!(let_in(250, 10).await, 1);
+        assert_eq!(let_in(0, 10).await, 0); // who came long ago, and had to wait for its user to be known
+        assert_eq!(let_in(750, 10).await, 2);
+        assert_eq!(let_in(60_000, 10).await, 4);
+        let refused = gate.admit(&accepted, start + Duration::from_secs(60)).await.unwrap_err();
         assert_eq!(refused.reason, Reason::ConnectionLimitReached);
         assert!(refused.detail.contains("`rate`"), "{refused}");
     }
@@ -473,10 +461,10 @@ mod tests {
             let name = name.split(' ').next().unwrap();
             let (_client, accepted) = loopback().await;
             let now = Instant::now();
-            let ticket = only_users(&[NOBODY_IS, name]).admit(&accepted, now).unwrap();
+            let ticket = only_users(&[NOBODY_IS, name]).admit(&accepted, now).await.unwrap();
             assert_eq!((ticket.user(), ticket.source()), (Some(uid), SourceKey::User(Some(uid))));
 
-            let refused = only_users(&[NOBODY_IS]).admit(&accepted, now).unwrap_err();
+            let refused = only_users(&[NOBODY_IS]).admit(&accepted, now).await.unwrap_err();
             assert_eq!((refused.reason, refused.side), (Reason::AdmissionDenied, Side::Client));
             assert!(refused.detail.contains(&format!("(uid {uid})")), "{refused}");
             assert!(refused.next_step().contains("allow_users"), "{refused}");
@@ -488,8 +476,8 @@ mod tests {
             let (uid, _) = ourselves().await;
             let group = users::groups_of(uid).unwrap()[0].to_string();
             let (_client, accepted) = loopback().await;
-            only_groups(&[group]).admit(&accepted, Instant::now()).unwrap();
-            let refused = only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now()).unwrap_err();
+            only_groups(&[group]).admit(&accepted, Instant::now()).await.unwrap();
+            let refused = only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now()).await.unwrap_err();
             assert_eq!(refused.reason, Reason::AdmissionDenied);
         }
 
@@ -500,20 +488,58 @@ mod tests {
             let (client, mut accepted) = loopback().await;
             drop(client);
             tokio::io::AsyncReadExt::read(&mut accepted.stream, &mut [0; 1]).await.unwrap();
-            let refused = gate.admit(&accepted, Instant::now()).unwrap_err();
+            let refused = gate.admit(&accepted, Instant::now()).await.unwrap_err();
             assert_eq!(refused.reason, Reason::AdmissionDenied, "{refused}");
 
             let (_client, accepted) = unix().await;
             let unknown = Accepted { client: ClientAddr::Unix { uid: None }, ..accepted };
-            assert!(gate.admit(&unknown, Instant::now()).is_err());
+            assert!(gate.admit(&unknown, Instant::now()).await.is_err());
         }
 
         #[tokio::test]
         async fn a_client_from_another_host_has_no_user() {
             let allow = vec!["10.0.0.0/8".parse().unwrap()];
             let gate = gate(Settings { allow, allow_users: vec!["0".into()], ..Settings::default() });
-            let refused = gate.admit(&from("10.0.0.1:9").await, Instant::now()).unwrap_err();
+            let refused = gate.admit(&from("10.0.0.1:9").await, Instant::now()).await.unwrap_err();
             assert!(refused.detail.contains("not on loopback"), "{refused}");
+        }
+
+        /// A database that does not answer keeps out who would come by a group, and nobody else.
+        #[tokio::test(start_paused = true)]
+        async fn users_that_are_named_come_in_though_the_databases_hang() {
+            let (uid, _) = ourselves().await;
+            let (_client, accepted) = unix().await;
+            let now = Instant::now();
+            let hanging = |gate: Gate| {
+                let (directory, hold) = directory::tests::hanging();
+                (Gate { directory, ..gate }, hold)
+            };
+            let (gate, _hold) = hanging(only_users(&[&uid.to_string()]));
+            gate.admit(&accepted, now).await.unwrap();
+
+            let (gate, _hold) = hanging(only_groups(&[NOBODY_IS.into()]));
+            let refused = gate.admit(&accepted, now).await.unwrap_err();
+            assert_eq!((refused.reason, refused.side), (Reason::AdmissionDenied, Side::Ambassador));
+            assert!(refused.detail.contains("user databases did not tell"), "{refused}");
+
+            let (gate, _hold) = hanging(only_users(&[NOBODY_IS]));
+            let refused = gate.admit(&accepted, now).await.unwrap_err();
+            assert!(refused.detail.contains(&format!("user uid {uid} may not use")), "{refused}");
+        }
+
+        /// While one connection waits for the databases, its reactor goes on with all others.
+        #[tokio::test]
+        async fn a_look_up_that_hangs_holds_up_nobody_else() {
+            let (directory, hold) = directory::tests::hanging();
+            let gate = Arc::new(Gate { directory, ..only_groups(&[NOBODY_IS.into()]) });
+            let (_client, accepted) = unix().await;
+            let waits = tokio::spawn(async move { gate.admit(&accepted, Instant::now()).await });
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!waits.is_finished(), "it would have to be asked for");
+            drop(hold);
+            assert_eq!(&*waits.await.unwrap().unwrap_err().detail, "let go");
         }
 
         #[tokio::test]
@@ -521,11 +547,11 @@ mod tests {
             let (uid, gid) = ourselves().await;
             let (_client, accepted) = unix().await;
             let now = Instant::now();
-            assert_eq!(gate(Settings::default()).admit(&accepted, now).unwrap().user(), Some(uid));
-            only_users(&[&uid.to_string()]).admit(&accepted, now).unwrap();
-            only_groups(&[gid.to_string()]).admit(&accepted, now).unwrap();
-            assert!(only_users(&[NOBODY_IS]).admit(&accepted, now).is_err());
-            assert!(only_groups(&[NOBODY_IS.into()]).admit(&accepted, now).is_err());
+            assert_eq!(gate(Settings::default()).admit(&accepted, now).await.unwrap().user(), Some(uid));
+            only_users(&[&uid.to_string()]).admit(&accepted, now).await.unwrap();
+            only_groups(&[gid.to_string()]).admit(&accepted, now).await.unwrap();
+            assert!(only_users(&[NOBODY_IS]).admit(&accepted, now).await.is_err());
+            assert!(only_groups(&[NOBODY_IS.into()]).admit(&accepted, now).await.is_err());
         }
 
         #[test]

@@ -60,6 +60,11 @@ impl Budget {
         Budget { share, window: Window::new(Duration::from_secs(10), now) }
     }
 
+    /// Another share from now on; what was counted stays counted.
+    pub fn set_share(&mut self, share: f64) {
+        self.share = share;
+    }
+
     /// A connection makes its first attempt.
     pub fn deposit(&mut self, now: Instant) {
         self.window.add(now, 1, 0);

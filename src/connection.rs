@@ -79,7 +79,7 @@ async fn begin(
     moved: bool,
     record: &mut Record,
 ) -> Result<Box<Served>, Box<Ending>> {
-    let ticket = match listener.gate.admit(&accepted, Instant::now()) {
+    let ticket = match listener.gate.admit(&accepted, Instant::now()).await {
         Ok(ticket) => ticket,
         Err(failure) => return Err(refuse(&accepted.stream, failure)),
     };
@@ -88,7 +88,7 @@ async fn begin(
         return Err(refuse(&accepted.stream, draining(Stage::Admit)));
     }
 
-    let route = route::decide(&listener.route, &accepted.client);
+    let route = route::decide(&listener.route, ticket.source());
     record.upstream = Some(route.upstream.clone());
     record.stage = Stage::Queue;
     let Some(target) = listener.targets.get(&route.upstream) else {

@@ -5,7 +5,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::addr::{ClientAddr, UpstreamName};
+use crate::addr::{SourceKey, UpstreamName};
 
 /// What a listener's connections are routed by.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,21 +23,24 @@ pub struct Route {
     pub source: u64,
 }
 
-/// Decides where a client's connection goes.
-pub fn decide(settings: &Settings, client: &ClientAddr) -> Route {
+/// Decides where a client's connection goes. `client`: whom `admit` took it for, which may be a user behind an address that
+/// it shares with others.
+pub fn decide(settings: &Settings, client: SourceKey) -> Route {
     // DefaultHasher::new() has fixed keys: the hash must not differ between two ambassadors of one fleet. It is no defence
     // against chosen collisions, which could only send a client to an endpoint that it may use anyway.
     let mut hasher = DefaultHasher::new();
-    client.source_key().hash(&mut hasher);
+    client.hash(&mut hasher);
     Route { upstream: settings.upstream.clone(), source: hasher.finish() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::ClientAddr;
 
     fn route(client: &str) -> Route {
-        decide(&Settings { upstream: "orders".into() }, &ClientAddr::Tcp(client.parse().unwrap()))
+        let client = ClientAddr::Tcp(client.parse().unwrap());
+        decide(&Settings { upstream: "orders".into() }, client.source_key())
     }
 
     #[test]
@@ -51,7 +54,7 @@ mod tests {
         assert_eq!(route("10.0.0.1:1").source, route("[::ffff:10.0.0.1]:9").source);
         assert_ne!(route("10.0.0.1:1").source, route("10.0.0.2:1").source);
         let user = |uid| {
-            decide(&Settings { upstream: "orders".into() }, &ClientAddr::Unix { uid: Some(uid) }).source
+            decide(&Settings { upstream: "orders".into() }, SourceKey::User(Some(uid))).source
         };
         assert_eq!(user(1000), user(1000));
         assert_ne!(user(1000), user(1001));

@@ -31,7 +31,7 @@ sections! {
         include: OneOrMany<Text> = example(["conf.d/*.toml"]);
         /// Liveness, readiness, metrics and the API over HTTP. Without an address there is none.
         admin: Admin = section;
-        /// What is written to standard error, the record of each connection included.
+        /// What is written: log lines to standard error, a record of each connection to standard output.
         log: Log = section;
         /// What the whole process may use.
         runtime: Runtime = section;

@@ -46,6 +46,11 @@ impl Limits {
         self.last = now;
     }
 
+    /// When something last did.
+    pub(super) fn last_move(&self) -> Instant {
+        self.last
+    }
+
     /// One side closed.
     pub(super) fn half_closed(&mut self, now: Instant) {
         self.half_closed = true;

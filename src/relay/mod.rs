@@ -19,10 +19,10 @@ mod tests;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 pub use engine::{Carried, Engine, Fault, HEADROOM, MAX_RECORD, Opened, record_length};
 pub use flow::{Exchanges, Flow};
@@ -149,9 +149,11 @@ where
     async move {
         let mut stop = pin!(stop);
         let mut bell = stop::Bell::default();
+        let mut stopped = false;
         poll_fn(|cx| {
-            if bell.poll(cx, stop.as_mut()) {
-                return Poll::Ready(pump.cut(cx, How::Stopped));
+            if !stopped && bell.poll(cx, stop.as_mut()) {
+                stopped = true;
+                return pump.cut(cx, How::Stopped, Instant::now());
             }
             pump.poll(cx)
         })

@@ -3,7 +3,7 @@
 //! A half does not read while it has output: that is the back-pressure. It holds a buffer only from a successful read to the
 //! last byte written, so an idle connection holds none. A wake serves both halves by turns and gives way after [`TURNS`].
 //!
-//! Owns what each side's closing, failing and silence means for the other. An end that the client must not mistake for an
+//! Owns what each side's closing, failing and silence means for the other. An end that a side must not mistake for an
 //! orderly one ([`Ending`]) delivers first what was received, then resets.
 
 mod down;
@@ -88,13 +88,19 @@ struct Held {
     to: usize,
 }
 
-/// The end of a connection that the client is to see as a reset, after all data.
+/// The end of a connection that one side or both are to see as a reset, after all data.
 struct Ending {
-    how: How,
-    by: Party,
-    /// What the kernel had unsent when it was last asked, how long to wait then, and when to ask again.
-    queue: Option<(usize, Duration, Instant)>,
+    ended: Ended,
+    /// No delivery goes on beyond this.
+    until: Option<Instant>,
+    client: Option<Delivery>,
+    upstream: Option<Delivery>,
 }
+
+/// Watches a leg's send queue: what the kernel had unsent when it was last asked, how long to wait then, and when to ask
+/// again.
+#[derive(Default)]
+struct Delivery(Option<(usize, Duration, Instant)>);
 
 impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     pub(super) fn new(
@@ -141,10 +147,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         let now = Instant::now();
         let mut turns = TURNS;
         while self.ending.is_none() {
-            let moved = match self.turn(cx, now) {
-                Ok(moved) => moved,
-                Err(ended) => return Poll::Ready(ended),
-            };
+            let moved = self.turn(cx, now);
             if let Some(ended) = self.finished(now) {
                 return Poll::Ready(ended);
             }
@@ -163,42 +166,14 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         let last_words =
             self.up.state == State::Unwritable && self.down.state == State::Open && self.down.delivered();
         let how = ready!(self.limits.poll(cx, last_words));
-        Poll::Ready(self.cut(cx, how))
-    }
-
-    /// Ends it now, in the middle of whatever goes on.
-    pub(super) fn cut(&mut self, cx: &mut Context<'_>, how: How) -> Ended {
-        if let Some(ending) = self.ending.take() {
-            // It was over already; only the delivery is cut short.
-            self.client.reset_on_close();
-            return self.ended(ending.how, Some(ending.by));
-        }
-        if self.up.out.is_none()
-            && self.up.state == State::Open
-            && let Some(engine) = &mut self.engine
-        {
-            engine.close();
-            say(self.upstream, cx, &engine.take_pending());
-        }
-        // An idle client sees an orderly end. One in the middle of an answer must not take it for the whole, nor one that
-        // asked, closed and waits take it for an answer that is empty.
-        let waits = how == How::HalfCloseTimeout && self.down.state == State::Open;
-        if !self.down.delivered() || self.down.has_partial() || waits || how == How::UpstreamReset {
-            self.client.reset_on_close();
-        }
-        match how {
-            How::UpstreamReset => self.upstream_ended(),
-            How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, self.closed_first()),
-            How::HalfCloseTimeout => self.ended(how, self.closed_first()),
-            how => self.ended(how, Some(Party::Ambassador)),
-        }
+        self.cut(cx, how, now)
     }
 
     /// One buffer each way. True: another turn may find more.
-    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        let up = self.turn_up(cx, now)?;
-        let down = self.ending.is_none() && self.turn_down(cx, now)?;
-        Ok(up || down)
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let up = self.turn_up(cx, now);
+        let down = self.ending.is_none() && self.turn_down(cx, now);
+        up || down
     }
 
     /// Both halves are through, or what is left of them is an ending.

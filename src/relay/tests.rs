@@ -399,6 +399,39 @@ async fn a_client_that_resets_resets_the_upstream() {
 }
 
 #[tokio::test]
+async fn what_a_client_said_before_it_reset_still_reaches_the_upstream() {
+    let ((mut app, client), (upstream, mut server)) = (duplex(64_000), duplex(10));
+    let relay = Relay::start(Wire::new(client), Wire::new(upstream), None, Settings::default());
+    app.write_all(&pattern(1, 5_000)).await.unwrap();
+    while relay.flow.sent() < 5_000 {
+        tokio::task::yield_now().await;
+    }
+    drop(app);
+    server.write_all(b"answer").await.unwrap(); // nobody takes it
+    expect(&mut server, &pattern(1, 5_000)).await;
+    let upstream = relay.upstream.clone();
+    assert_eq!(relay.ended().await.how, How::ClientReset);
+    assert!(upstream.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reset_of_an_upstream_waits_for_its_host_to_have_what_the_client_said() {
+    let ((mut app, client), (upstream, mut server)) = (duplex(1_000), duplex(1_000));
+    let relay = Relay::start(Wire::new(client), Wire::new(upstream), None, Settings::default());
+    app.write_all(b"the last order").await.unwrap();
+    expect(&mut server, b"the last order").await;
+    relay.upstream.unsent.store(5_000, Ordering::SeqCst);
+    drop(app);
+    server.write_all(b"answer").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert!(!relay.upstream.was_reset());
+    relay.upstream.unsent.store(0, Ordering::SeqCst);
+    let upstream = relay.upstream.clone();
+    assert_eq!(relay.ended().await.how, How::ClientReset);
+    assert!(upstream.was_reset());
+}
+
+#[tokio::test]
 async fn an_upstream_that_resets_resets_the_client_after_what_it_said() {
     let (relay, mut app, mut server) = tls_over_tcp(Settings::default()).await;
     server.write_all(b"last words").await.unwrap();
@@ -629,16 +662,68 @@ async fn a_lifetime_ends_even_a_busy_connection_somewhat_early() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stop_is_heard_by_an_idle_connection_and_told_in_order() {
-    let (relay, mut app, mut server) = tls_over_tcp(Settings::default()).await;
+    let (relay, mut app, mut server) = tls_in_memory(Settings::default()).await;
     app.write_all(b"a").await.unwrap();
     expect(&mut server, b"a").await;
+    server.write_all(b"b").await.unwrap();
+    server.flush().await.unwrap();
+    expect(&mut app, b"b").await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let (client, upstream) = (relay.client.clone(), relay.upstream.clone());
     relay.stop.send(()).unwrap();
     let ended = within(relay.task).await.unwrap();
     assert_eq!((ended.how, ended.closed_by), (How::Stopped, Some(Party::Ambassador)));
+    assert!(!client.was_reset() && !upstream.was_reset());
     expect_end(&mut server).await;
     expect_end(&mut app).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_between_two_records_of_a_download_does_not_look_like_its_end() {
+    let (relay, mut app, mut server) = tls_in_memory(Settings::default()).await;
+    server.write_all(b"one of many").await.unwrap();
+    server.flush().await.unwrap();
+    expect(&mut app, b"one of many").await;
+    let (client, upstream) = (relay.client.clone(), relay.upstream.clone());
+    relay.stop.send(()).unwrap();
+    assert_eq!(within(relay.task).await.unwrap().how, How::Stopped);
+    assert!(client.was_reset() && upstream.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_before_the_answer_does_not_look_like_an_empty_one_nor_an_upload_like_a_whole_one() {
+    let (relay, mut app, mut server) = tls_in_memory(Settings::default()).await;
+    app.write_all(b"question").await.unwrap();
+    expect(&mut server, b"question").await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let (client, upstream) = (relay.client.clone(), relay.upstream.clone());
+    relay.stop.send(()).unwrap();
+    assert_eq!(within(relay.task).await.unwrap().how, How::Stopped);
+    assert!(client.was_reset() && upstream.was_reset());
+    assert!(within(server.read(&mut [0])).await.is_err(), "close_notify");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_hand_at_a_stop_is_delivered_but_not_for_long() {
+    for (takes_it, seconds) in [(true, 0), (false, 1)] {
+        let (relay, mut app, mut server) = tls_in_memory(Settings::default()).await;
+        server.write_all(b"half an ans").await.unwrap();
+        server.flush().await.unwrap();
+        expect(&mut app, b"half an ans").await;
+        relay.client.unsent.store(5_000, Ordering::SeqCst);
+        let (client, before) = (relay.client.clone(), Instant::now());
+        relay.stop.send(()).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!client.was_reset(), "5000 bytes are still on their way");
+        if takes_it {
+            client.unsent.store(0, Ordering::SeqCst);
+        }
+        assert_eq!(within(relay.task).await.unwrap().how, How::Stopped);
+        assert!(client.was_reset());
+        assert_eq!(before.elapsed().as_secs(), seconds);
+    }
 }
 
 #[tokio::test]

@@ -111,10 +111,7 @@ impl Plan {
         for (name, written, target, kept) in targets {
             let running = match before.remove(&name) {
                 Some(running) if kept => running,
-                replaced => {
-                    replaced.iter().for_each(Running::stop);
-                    Running::start(written, target, foundation)
-                }
+                replaced => Running::start(written, target, foundation, replaced),
             };
             parts.upstreams.insert(name, running);
         }
@@ -176,7 +173,20 @@ impl Parts {
 }
 
 impl Running {
-    fn start(written: config::Upstream, target: Arc<Target>, foundation: &Foundation) -> Running {
+    /// In place of `replaced`, whose tasks end here.
+    fn start(
+        written: config::Upstream,
+        target: Arc<Target>,
+        foundation: &Foundation,
+        replaced: Option<Running>,
+    ) -> Running {
+        if let Some(replaced) = &replaced {
+            replaced.stop();
+            target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
+            if replaced.checked_by() != checked_by(&written, &target) {
+                target.upstream.forget_health();
+            }
+        }
         let follow = discovery::follow_as(
             written.source.clone(),
             target.resolver.clone(),
@@ -184,14 +194,17 @@ impl Running {
             written.tls.server_name.clone(),
         );
         let mut tasks = vec![tokio::spawn(follow)];
-        let deepest = health::Kind::deepest(target.tls.is_some());
-        let kind = written.health.kind.unwrap_or(deepest);
+        let kind = checked_by(&written, &target);
         if kind != health::Kind::Off {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
             let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
             tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), probe)));
         }
         Running { written, target, tasks }
+    }
+
+    fn checked_by(&self) -> health::Kind {
+        checked_by(&self.written, &self.target)
     }
 
     fn stop(&self) {
@@ -280,6 +293,11 @@ impl health::Probe for Counted {
     }
 }
 
+/// What the endpoints' active checks do.
+fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
+    written.health.kind.unwrap_or_else(|| health::Kind::deepest(target.tls.is_some()))
+}
+
 fn load_identities(
     config: &Config,
     old: &Parts,
@@ -343,9 +361,8 @@ fn build_target(
             }
         }
     };
-    let same_set =
-        known.filter(|running| running.written.set == written.set && running.written.retry == written.retry);
-    let upstream = match same_set {
+    let upstream = match known {
+        // Its settings become the new ones when the plan is put into effect.
         Some(running) => running.target.upstream.clone(),
         None => {
             let observer = foundation.observer.clone();

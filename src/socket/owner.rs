@@ -67,7 +67,11 @@ const DIAG_MESSAGE: usize = 72;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
-const TCP_LISTEN: u8 = 10;
+
+/// States of a client whose handshake is done (net/tcp_states.h): ESTABLISHED, and FIN_WAIT1 and 2 where it has said all
+/// it has to say. We have not closed our side, so that it can be in no other. One in SYN_SENT is another client, that wants
+/// the port of one who left while the connection still waited for us.
+const CONNECTED: [u8; 3] = [1, 4, 5];
 /// Any: a kernel answers one question on one socket here, there is nothing to tell apart.
 const SEQUENCE: u32 = 1;
 
@@ -153,8 +157,8 @@ fn read_answer(answer: &[u8], wanted: Tuple) -> io::Result<Option<Owner>> {
             ours: canonical(SocketAddr::new(our_ip, our_port)),
             theirs: canonical(SocketAddr::new(their_ip, their_port)),
         };
-        // Where the connection is gone, the kernel goes on to look for a listener at the client's port: not it.
-        let is_it = found == wanted && state != TCP_LISTEN;
+        // Where the connection is gone, the kernel goes on to look for a listener at the client's port: not it either.
+        let is_it = found == wanted && CONNECTED.contains(&state);
         Some(Ok(is_it.then_some(Owner { inode, uid })))
     };
     parse().unwrap_or_else(|| Err(odd("not the message that was asked for")))
@@ -215,7 +219,10 @@ fn read_line(line: &str, wanted: Tuple) -> Option<Owner> {
     if found != wanted {
         return None;
     }
-    let uid = fields.nth(4)?.parse().ok()?;
+    if !CONNECTED.contains(&u8::from_str_radix(fields.next()?, 16).ok()?) {
+        return None;
+    }
+    let uid = fields.nth(3)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
     Some(Owner { inode, uid })
 }
@@ -320,6 +327,38 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_only_listens_to_the_answer_is_still_its_owners() {
+        let (client, mut server) = connected("127.0.0.1:0", "127.0.0.1").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0; 1]).unwrap(), 0);
+        let (local, peer) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+        assert_eq!(owner_of_peer(local, peer), Ok(ourselves()));
+        drop(client);
+    }
+
+    /// Whoever knocks at a port where nothing answers yet holds a socket of the same four numbers.
+    #[test]
+    fn a_client_that_is_still_connecting_is_not_taken_for_one_that_has_come() {
+        let server = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        server.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        server.listen(0).unwrap();
+        let local = server.local_addr().unwrap().as_socket().unwrap();
+        // The queue is full after a few; from then on the kernel answers no SYN.
+        let knocking: Vec<_> = (0..8)
+            .map(|_| {
+                let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                client.set_nonblocking(true).unwrap();
+                // In progress, which is what is wanted.
+                client.connect(&local.into()).ok();
+                client
+            })
+            .collect();
+        let last = knocking.last().unwrap().local_addr().unwrap().as_socket().unwrap();
+        let wanted = Tuple { ours: last, theirs: local };
+        assert_eq!((ask(wanted).unwrap(), listed(wanted).unwrap()), (None, None));
+    }
+
+    #[test]
     fn a_listener_at_the_clients_old_port_is_not_taken_for_the_client() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let error =
@@ -348,7 +387,12 @@ mod tests {
     fn an_answer_is_read_only_if_it_is_whole_and_about_the_connection() {
         let whole = answer(1, 77);
         assert_eq!(read_answer(&whole, wanted()).unwrap(), Some(Owner { inode: 77, uid: 1001 }));
-        assert_eq!(read_answer(&answer(TCP_LISTEN, 77), wanted()).unwrap(), None);
+        for state in [2, 3, 6, 7, 8, 9, 10, 11, 12] {
+            assert_eq!(read_answer(&answer(state, 77), wanted()).unwrap(), None, "state {state}");
+        }
+        for state in CONNECTED {
+            assert!(read_answer(&answer(state, 77), wanted()).unwrap().is_some(), "state {state}");
+        }
         for length in 0..whole.len() {
             assert_eq!(
                 read_answer(&whole[..length], wanted()).unwrap_err().kind(),
@@ -387,6 +431,8 @@ mod tests {
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
             "   1: 0100007F:9C41 0100007F:1538 01 00000000:00000000 00:00000000 00000000  1001        0 4711",
             "   1: 0100007F:9C40 0100007F:1538 01 00000000:00000000 00:00000000 00000000",
+            "   1: 0100007F:9C40 0100007F:1538 02 00000000:00000000 00:00000000 00000000  1001        0 4711",
+            "   1: 0100007F:9C40 0100007F:1538 0A 00000000:00000000 00:00000000 00000000  1001        0 4711",
             "   1: 0100007\u{e9}:9C40 0100007F:1538 01",
             "",
         ] {

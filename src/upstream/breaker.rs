@@ -155,6 +155,22 @@ impl Breaker {
         }
     }
 
+    /// Other settings from now on: what was counted stays, and so does the circuit. It is open no longer than they allow,
+    /// and closed where no rule is left that could have opened it.
+    pub(super) fn reconfigure(&mut self, settings: Arc<Settings>, now: Instant) -> Option<Transition> {
+        let same_window = self.window.is_some() && self.settings.window == settings.window;
+        self.window = settings.failure_rate.and_then(|_| match same_window {
+            true => self.window.take(),
+            false => Some(Window::new(settings.window, now)),
+        });
+        if let Circuit::Open { until, .. } = &mut self.circuit {
+            *until = (*until).min(now + settings.max_open);
+        }
+        let is_off = settings.consecutive.is_none() && settings.failure_rate.is_none();
+        self.settings = settings;
+        if is_off { self.proved("its rules were turned off") } else { None }
+    }
+
     /// What it is at `now`.
     pub fn state(&self, now: Instant) -> State {
         match &self.circuit {
@@ -305,6 +321,13 @@ impl Breaker {
             _ => {}
         }
         None
+    }
+
+    /// Other checks than before, or none: that one failed says nothing about what the next ones can see.
+    pub(super) fn forget_checks(&mut self) {
+        if let Circuit::Open { check_failed, .. } = &mut self.circuit {
+            *check_failed = false;
+        }
     }
 
     fn proved_by_time(&self, now: Instant) -> bool {

@@ -222,6 +222,14 @@ impl Endpoint {
         Some(passed)
     }
 
+    /// As if it had never been checked.
+    pub(super) fn forget_health(&mut self) {
+        self.health = Health::Unknown;
+        self.against = 0;
+        self.check_failure = None;
+        self.breaker.forget_checks();
+    }
+
     pub(super) fn remember(&mut self, now: Instant, class: BreakerClass, detail: &str) {
         self.last_failure = Some(LastFailure { at: now, class, detail: detail.into() });
     }

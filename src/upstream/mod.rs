@@ -52,7 +52,7 @@ impl Default for Settings {
 }
 
 /// What may be open and waiting at an upstream at a time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Connections open or being established; `None`: no limit.
     pub connections: Option<u32>,
@@ -122,7 +122,7 @@ impl Upstream {
         seed: u64,
         observer: Arc<dyn Observer>,
     ) -> Arc<Upstream> {
-        let queue = queue::Queue::new(settings.limits.clone());
+        let queue = queue::Queue::new(settings.limits);
         let budget = backoff::Budget::new(retry.budget, Instant::now());
         let rng = fastrand::Rng::with_seed(seed);
         let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng });
@@ -132,6 +132,16 @@ impl Upstream {
     /// Its name.
     pub fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// Other settings from now on. Circuits, health, open connections and the places they hold stay as they are: a reload
+    /// that changes a number is no reason to try dead endpoints anew, nor to let in as many connections again.
+    pub fn reconfigure(&self, settings: Settings, retry: &backoff::Settings, now: Instant) {
+        self.queue.set_limits(settings.limits);
+        self.change(|core| {
+            core.budget.set_share(retry.budget);
+            core.set.reconfigure(settings, now);
+        });
     }
 
     /// The members are these from now on. Those that stay keep their state, those that left finish their connections.
@@ -175,6 +185,12 @@ impl Upstream {
         result: Result<Duration, (BreakerClass, String)>,
     ) {
         self.change(|core| core.set.check_result(id, now, result.map(|_took| ())));
+    }
+
+    /// Active checks end, or others begin: what the earlier ones said counts no more. Otherwise an endpoint that they held
+    /// down would be so for ever.
+    pub fn forget_health(&self) {
+        self.change(|core| core.set.forget_health());
     }
 
     /// The members, for health checks.
@@ -388,6 +404,34 @@ mod tests {
                 }],
             })
         );
+    }
+
+    #[test]
+    fn a_reload_that_changes_the_numbers_keeps_what_is_known_of_the_endpoints() {
+        let (upstream, notes, now) = upstream();
+        let mut open = upstream.pick(now, None, &[]).unwrap();
+        open.established(now, Duration::from_millis(1));
+        for _ in 0..5 {
+            upstream.pick(now, None, &[]).unwrap().failed(now, BreakerClass::Refused);
+        }
+        assert_eq!(notes.take().len(), 1, "open");
+        let mut settings = Settings { rise: 7, ..Settings::default() };
+        settings.breaker.consecutive = Some(9);
+        settings.breaker.max_open = Duration::from_secs(2);
+        let retry = backoff::Settings { budget: 0.0, ..backoff::Settings::default() };
+        upstream.reconfigure(settings.clone(), &retry, now);
+        let view = upstream.view(now);
+        let endpoint = &view.endpoints[0];
+        assert_eq!((endpoint.breaker, endpoint.open, endpoint.failed_total), ("open", 1, 5));
+        assert_eq!(endpoint.reopens_in_ms, Some(2000), "no longer than is allowed now");
+
+        settings.breaker.consecutive = None;
+        upstream.reconfigure(settings, &retry, now);
+        assert_eq!(notes.take(), ["orders db1:5432 closed: its rules were turned off"]);
+        assert!(upstream.view(now).endpoints[0].ready);
+        open.ended(now, None);
+        assert_eq!(upstream.view(now).endpoints[0].open, 0);
+        assert_eq!((0..50).filter(|_| upstream.retry_allowed()).count(), 10);
     }
 
     #[test]

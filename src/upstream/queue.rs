@@ -2,32 +2,93 @@
 //!
 //! Owns `limits.connections`, `limits.pending` and `limits.queue_timeout`. Leaves to `set` which endpoint it will be.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::Limits;
 use crate::failure::{Failure, Reason, Side, Stage};
 
 /// A place at the upstream, held until the connection ends. Dropping it lets the next one in.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held for its Drop")] Option<OwnedSemaphorePermit>);
+pub struct Place(Arc<Places>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
 
 /// The queue of one upstream.
 #[derive(Debug)]
 pub(super) struct Queue {
-    limits: Limits,
-    /// Free places; `None`: no limit.
-    places: Option<Arc<Semaphore>>,
+    places: Arc<Places>,
     waiting: AtomicUsize,
+}
+
+/// The places, of which a reload may make more or fewer while they are held. Without a limit they are counted all the
+/// same: there may be one later.
+#[derive(Debug)]
+struct Places {
+    free: Semaphore,
+    terms: Mutex<Terms>,
+}
+
+#[derive(Debug)]
+struct Terms {
+    limits: Limits,
+    /// Places held beyond the limit, since it was lowered: so many are not given back.
+    over: usize,
+}
+
+impl Places {
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self) {
+        let mut terms = self.terms();
+        match terms.over {
+            0 => self.free.add_permits(1),
+            _ => terms.over -= 1,
+        }
+    }
+
+    fn set(&self, limits: Limits) {
+        let mut terms = self.terms();
+        let (before, now) = (count(&terms.limits), count(&limits));
+        terms.limits = limits;
+        match now.checked_sub(before) {
+            Some(more) => {
+                let settled = more.min(terms.over);
+                terms.over -= settled;
+                self.free.add_permits(more - settled);
+            }
+            None => {
+                let fewer = before - now;
+                terms.over += fewer - self.free.forget_permits(fewer);
+            }
+        }
+    }
+}
+
+/// How many places there are. Without a limit, more than any host has connections.
+fn count(limits: &Limits) -> usize {
+    limits.connections.map_or(Semaphore::MAX_PERMITS, |count| count as usize).min(Semaphore::MAX_PERMITS)
 }
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
-        let places = limits.connections.map(|count| Arc::new(Semaphore::new(count as usize)));
-        Queue { limits, places, waiting: AtomicUsize::new(0) }
+        let free = Semaphore::new(count(&limits));
+        let places = Arc::new(Places { free, terms: Mutex::new(Terms { limits, over: 0 }) });
+        Queue { places, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Other limits from now on. Who waits already goes on waiting as it was told to.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.places.set(limits);
     }
 
     /// Connections that wait.
@@ -38,56 +99,57 @@ impl Queue {
     /// A place, at once or when one comes free within `queue_timeout` and `limit`: what is left of the time in which the
     /// connection has to be established.
     pub(super) async fn place(&self, limit: Duration) -> Result<Place, Failure> {
-        let Some(places) = &self.places else { return Ok(Place(None)) };
+        let taken = |permit: tokio::sync::SemaphorePermit<'_>| {
+            // From here on the place counts it, which gives it back by other rules than the permit would.
+            permit.forget();
+            Ok(Place(self.places.clone()))
+        };
         // tokio's semaphore hands a free permit to who waits longest before it counts as free, so this cannot overtake.
-        if let Ok(permit) = places.clone().try_acquire_owned() {
-            return Ok(Place(Some(permit)));
+        if let Ok(permit) = self.places.free.try_acquire() {
+            return taken(permit);
         }
-        let Some(_waiting) = Waiting::enter(&self.waiting, self.limits.pending) else {
-            return Err(self.full());
+        let limits = self.places.terms().limits;
+        let Some(_waiting) = Waiting::enter(&self.waiting, limits.pending) else {
+            return Err(full(&limits));
         };
-        let timeout = self.limits.queue_timeout.min(limit);
-        match tokio::time::timeout(timeout, places.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Place(Some(permit))),
+        let timeout = limits.queue_timeout.min(limit);
+        match tokio::time::timeout(timeout, self.places.free.acquire()).await {
+            Ok(Ok(permit)) => taken(permit),
             // Nobody closes it; if somebody did, there would be no place.
-            Ok(Err(_closed)) => Err(self.full()),
-            Err(_elapsed) => Err(self.too_late(limit)),
+            Ok(Err(_closed)) => Err(full(&limits)),
+            Err(_elapsed) => Err(too_late(&limits, limit)),
         }
     }
+}
 
-    fn full(&self) -> Failure {
-        let Limits { pending, .. } = self.limits;
-        let detail = match pending {
-            0 => format!(
-                "all {} places (limits.connections) are taken, and limits.pending is 0",
-                self.connections()
-            ),
-            _ => format!(
-                "all {} places (limits.connections) are taken and {pending} connections wait (limits.pending)",
-                self.connections()
-            ),
-        };
-        Failure::new(Stage::Queue, Reason::ConnectionLimitReached, Side::Ambassador, detail)
-            .mend("raise limits.connections or limits.pending, or find out who holds the connections")
-    }
+fn full(limits: &Limits) -> Failure {
+    let connections = connections(limits);
+    let detail = match limits.pending {
+        0 => format!("all {connections} places (limits.connections) are taken, and limits.pending is 0"),
+        pending => format!(
+            "all {connections} places (limits.connections) are taken and {pending} connections wait (limits.pending)"
+        ),
+    };
+    Failure::new(Stage::Queue, Reason::ConnectionLimitReached, Side::Ambassador, detail)
+        .mend("raise limits.connections or limits.pending, or find out who holds the connections")
+}
 
-    fn too_late(&self, limit: Duration) -> Failure {
-        let (reason, key, time) = match limit < self.limits.queue_timeout {
-            true => (Reason::EstablishTimeout, "timeouts.establish", limit),
-            false => (Reason::QueueTimeout, "limits.queue_timeout", self.limits.queue_timeout),
-        };
-        let detail = format!(
-            "none of the {} places (limits.connections) came free within {:.1} s ({key})",
-            self.connections(),
-            time.as_secs_f64()
-        );
-        Failure::new(Stage::Queue, reason, Side::Ambassador, detail)
-            .mend("raise limits.connections, or find out why connections are held so long")
-    }
+fn too_late(limits: &Limits, limit: Duration) -> Failure {
+    let (reason, key, time) = match limit < limits.queue_timeout {
+        true => (Reason::EstablishTimeout, "timeouts.establish", limit),
+        false => (Reason::QueueTimeout, "limits.queue_timeout", limits.queue_timeout),
+    };
+    let detail = format!(
+        "none of the {} places (limits.connections) came free within {:.1} s ({key})",
+        connections(limits),
+        time.as_secs_f64()
+    );
+    Failure::new(Stage::Queue, reason, Side::Ambassador, detail)
+        .mend("raise limits.connections, or find out why connections are held so long")
+}
 
-    fn connections(&self) -> u32 {
-        self.limits.connections.unwrap_or(u32::MAX)
-    }
+fn connections(limits: &Limits) -> u32 {
+    limits.connections.unwrap_or(u32::MAX)
 }
 
 /// Counts one who waits, for as long as it lives: also when the client leaves and the future is dropped.
@@ -167,6 +229,51 @@ mod tests {
         let failure = held_queue.place(SOON).await.unwrap_err();
         assert_eq!(failure.reason, Reason::EstablishTimeout);
         assert!(failure.detail.contains("timeouts.establish"), "{failure}");
+    }
+
+    fn at_most(connections: Option<u32>) -> Limits {
+        Limits { connections, pending: 0, queue_timeout: LONG }
+    }
+
+    #[tokio::test]
+    async fn places_that_are_held_count_against_a_limit_that_comes_later() {
+        let queue = Queue::new(at_most(None));
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(queue.place(LONG).await.unwrap());
+        }
+        queue.set_limits(at_most(Some(2)));
+        assert!(queue.place(LONG).await.is_err());
+        held.pop();
+        assert!(queue.place(LONG).await.is_err(), "two are held, which is all there are");
+        held.pop();
+        held.push(queue.place(LONG).await.unwrap());
+        assert!(queue.place(LONG).await.is_err());
+        queue.set_limits(at_most(None));
+        for _ in 0..1000 {
+            held.push(queue.place(LONG).await.unwrap());
+        }
+        queue.set_limits(at_most(Some(1)));
+        held.clear();
+        let _one = queue.place(LONG).await.unwrap();
+        assert!(queue.place(LONG).await.is_err(), "none was counted twice");
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_is_raised_lets_in_who_waits() {
+        let queue = queue(1, 10, LONG);
+        let mut held = vec![queue.place(LONG).await.unwrap()];
+        let mut waiting = Box::pin(queue.place(LONG));
+        assert!(poll_once(&mut waiting).await.is_pending());
+        queue.set_limits(Limits { pending: 10, ..at_most(Some(3)) });
+        held.push(waiting.await.unwrap());
+        held.push(queue.place(LONG).await.unwrap());
+        // Lowered below what is held, and raised again before any came back.
+        queue.set_limits(at_most(Some(1)));
+        queue.set_limits(at_most(Some(3)));
+        assert!(queue.place(LONG).await.is_err());
+        held.pop();
+        assert!(queue.place(LONG).await.is_ok());
     }
 
     #[tokio::test]

@@ -154,6 +154,18 @@ impl EndpointSet {
         self.endpoints.retain(|endpoint| !endpoint.leaving || endpoint.open > 0);
     }
 
+    /// Other settings from now on. Everybody keeps their state.
+    pub fn reconfigure(&mut self, settings: Settings, now: Instant) {
+        self.breaker = Arc::new(settings.breaker.clone());
+        self.settings = settings;
+        for place in 0..self.endpoints.len() {
+            // By the old settings up to now.
+            self.advance(place, now);
+            let transition = self.endpoints[place].breaker.reconfigure(self.breaker.clone(), now);
+            self.tell(place, transition);
+        }
+    }
+
     /// The endpoint for a connection that has tried `tried` before; `source` for the balance that goes by it.
     pub fn pick(
         &mut self,
@@ -251,6 +263,12 @@ impl EndpointSet {
             self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
         }
         self.tell(place, transition);
+    }
+
+    /// Checks of another kind begin, or there are none any more: nothing is known of anybody's health. Nobody is told, since
+    /// no check says that they are well.
+    pub fn forget_health(&mut self) {
+        self.endpoints.iter_mut().for_each(Endpoint::forget_health);
     }
 
     /// What happened since the last call, in order.

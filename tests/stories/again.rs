@@ -134,7 +134,7 @@ fn retries_stop_when_their_budget_is_spent_and_that_is_counted() {
 fn with_its_only_endpoint_down_the_circuit_opens_fails_at_once_and_closes_by_one_trial() {
     let pki = Pki::generate();
     let mut upstream = Upstream::start(&pki);
-    let keys = "retry.attempts = 1\nbreaker.consecutive = 3\nbreaker.open_for = \"600ms\"\nbreaker.max_open = \"600ms\"";
+    let keys = "retry.attempts = 1\nbreaker.consecutive = 3\nbreaker.open_for = \"1500ms\"\nbreaker.max_open = \"1500ms\"";
     let mut scene = Scene::start(&pki, &[upstream.address()], keys);
     assert_eq!(scene.ask(b"hello").unwrap(), b"hello");
     upstream.kill();
@@ -195,7 +195,7 @@ fn a_circuit_that_opened_is_closed_by_a_check_before_any_client_pays() {
 fn a_half_open_circuit_costs_one_client_a_trial_and_the_others_nothing() {
     let pki = Pki::generate();
     let peer = Hostile::NeverAnswers.start(&pki);
-    let keys = "retry.attempts = 1\nbreaker.consecutive = 1\nbreaker.open_for = \"300ms\"\ntimeouts.handshake = \"1s\"";
+    let keys = "retry.attempts = 1\nbreaker.consecutive = 1\nbreaker.open_for = \"300ms\"\ntimeouts.handshake = \"1500ms\"";
     let mut scene = Scene::start(&pki, &[peer.address()], keys);
     scene.ask(b"hello").expect_err("it is silent");
     scene.ambassador.wait_state("/api/v1/upstreams", "the circuit may be tried", |upstreams| {
@@ -233,7 +233,7 @@ fn the_time_for_all_attempts_ends_them_and_the_last_ones_stage_is_named() {
 fn beyond_its_places_an_upstream_lets_some_wait_and_refuses_the_rest() {
     let pki = Pki::generate();
     let upstream = Upstream::start(&pki);
-    let keys = "limits.connections = 2\nlimits.pending = 1\nlimits.queue_timeout = \"500ms\"";
+    let keys = "limits.connections = 2\nlimits.pending = 1\nlimits.queue_timeout = \"1500ms\"";
     let mut scene = Scene::start(&pki, &[upstream.address()], keys);
     let mut holders = [scene.connect(), scene.connect()];
     for holder in &mut holders {

@@ -37,32 +37,39 @@ fn echo_from(source: Ipv4Addr, to: SocketAddr) {
     clients::echoes(&mut connect_from(source, to), b"ping").unwrap();
 }
 
-#[test]
-fn weights_are_honoured_by_every_balance() {
-    const ROUNDS: u32 = 300;
-    let pki = Pki::generate();
+fn weights_are_honoured(pki: &Pki, balance: &str) {
+    const ROUNDS: u16 = 300;
     let weights = [5, 3, 2];
-    for balance in ["least_connections", "round_robin", "random", "source_hash"] {
-        let upstreams: Vec<_> = weights.iter().map(|_| Upstream::start(&pki)).collect();
-        let upstream = weighted(&upstreams, &weights) + &format!("balance = \"{balance}\"\n{UNCHECKED}");
-        let ambassador = Ambassador::start(&config::mtls(&pki, &upstream));
-        for round in 0..ROUNDS {
-            // For source_hash each is another client.
-            let [high, low] = (round as u16).to_be_bytes();
-            echo_from(Ipv4Addr::new(127, 1, high, low), ambassador.listener("in"));
-            // What is measured is the draw, not the load: the one before has ended.
-            if balance == "least_connections" {
-                ambassador.wait_metric("nuncio_connections_open", &[], |open| open == 0.0);
-            }
-        }
-        for (count, weight) in accepted(&upstreams).iter().zip(weights) {
-            let (n, p) = (f64::from(ROUNDS), f64::from(weight) / 10.0);
-            // Round robin is exact, but for where it starts. The others: five standard deviations.
-            let bound = if balance == "round_robin" { 3.0 } else { 5.0 * (n * p * (1.0 - p)).sqrt() };
-            let counts = accepted(&upstreams);
-            assert!((count - n * p).abs() <= bound, "{balance}: {counts:?} for {weights:?}");
+    let upstreams: Vec<_> = weights.iter().map(|_| Upstream::start(pki)).collect();
+    let upstream = weighted(&upstreams, &weights) + &format!("balance = \"{balance}\"\n{UNCHECKED}");
+    let ambassador = Ambassador::start(&config::mtls(pki, &upstream));
+    for round in 0..ROUNDS {
+        // For source_hash each is another client.
+        let [high, low] = round.to_be_bytes();
+        echo_from(Ipv4Addr::new(127, 1, high, low), ambassador.listener("in"));
+        // What is measured is the draw, not the load: the one before has ended.
+        if balance == "least_connections" {
+            ambassador.wait_metric("nuncio_connections_open", &[], |open| open == 0.0);
         }
     }
+    let counts = accepted(&upstreams);
+    println!("{balance}: {counts:?} for {weights:?}");
+    for (count, weight) in counts.iter().zip(weights) {
+        let (n, p) = (f64::from(ROUNDS), f64::from(weight) / 10.0);
+        // Round robin is exact, but for where it starts. The others: five standard deviations.
+        let bound = if balance == "round_robin" { 3.0 } else { 5.0 * (n * p * (1.0 - p)).sqrt() };
+        assert!((count - n * p).abs() <= bound, "{balance}: {counts:?} for {weights:?}");
+    }
+}
+
+#[test]
+fn weights_are_honoured_by_every_balance() {
+    let pki = &Pki::generate();
+    std::thread::scope(|scope| {
+        for balance in ["least_connections", "round_robin", "random", "source_hash"] {
+            scope.spawn(move || weights_are_honoured(pki, balance));
+        }
+    });
 }
 
 #[test]

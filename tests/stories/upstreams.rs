@@ -195,11 +195,11 @@ fn a_server_that_misses_a_client_certificate_is_named_however_it_hangs_up() {
 fn a_server_that_closes_in_order_before_its_first_byte_has_failed_even_if_its_client_lingers() {
     let pki = Pki::generate();
     let peer = Hostile::ClosesAfterHandshake.start(&pki);
-    let mut scene = Scene::start(&pki, &[peer.address()], "breaker.early_close = \"500ms\"");
+    let mut scene = Scene::start(&pki, &[peer.address()], "breaker.early_close = \"1s\"");
     let stream = scene.connect();
     assert_eq!(rest(&stream), (vec![], Ok(())));
     // Longer than `early_close`: what counts is when the server closed.
-    std::thread::sleep(Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(1300));
     drop(stream);
     let record = scene.one_record();
     assert_eq!(story(&record), "failed relay/early_close/upstream by upstream; ok", "{record}");

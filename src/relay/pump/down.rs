@@ -1,6 +1,7 @@
 //! down: from the upstream to the client. Reads, opens in place, writes; closes after the upstream did, and tells an end from
 //! a truncation.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -9,32 +10,40 @@ use tokio::time::Instant;
 use super::{Pump, State, poll_read, refused};
 use crate::relay::engine::HEADROOM;
 use crate::relay::pool::{self, Buffer, SMALL};
-use crate::relay::{Ended, Engine, How, Leg, OnTruncation, Party};
+use crate::relay::{Engine, How, Leg, OnTruncation, Party};
 
 impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
-    pub(super) fn turn_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
-        if !self.drain_down(cx, now)? {
-            return Ok(false);
+    pub(super) fn turn_down(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if !self.deliver(cx, now) {
+            return false;
         }
         match self.down.state {
-            State::Open => Ok(self.fill_down(cx, now) && self.drain_down(cx, now)?),
+            State::Open => self.fill_down(cx, now) && self.deliver(cx, now),
             State::Closing => {
                 self.down.buffer = None;
                 match Pin::new(&mut *self.client).poll_shutdown(cx) {
-                    Poll::Pending => Ok(false),
+                    Poll::Pending => false,
                     // An error: the client is gone. If that matters, reading from it says so.
                     Poll::Ready(Ok(()) | Err(_)) => {
                         self.down.state = State::Done;
-                        Ok(true)
+                        true
                     }
                 }
             }
-            State::Done | State::Unwritable => Ok(false),
+            State::Done | State::Unwritable => false,
         }
     }
 
-    /// Delivers what is held; false if the client does not take all of it now.
-    pub(super) fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+    /// Delivers what is held; false if the client does not take all of it now, or never will.
+    fn deliver(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        self.drain_down(cx, now).unwrap_or_else(|error| {
+            self.client_failed(&error, now);
+            false
+        })
+    }
+
+    /// Writes what is held; false if the client does not take all of it now.
+    pub(super) fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
         while let (false, Some(buffer)) = (self.down.delivered(), &self.down.buffer) {
             let (from, to) = self.down.out;
             match Pin::new(&mut *self.client).poll_write(cx, &buffer[from..to]) {
@@ -44,7 +53,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                     self.flow.add_received(written);
                     self.down.out.0 += written;
                 }
-                Poll::Ready(written) => return Err(self.client_failed(&refused(written))),
+                Poll::Ready(written) => return Err(refused(written)),
             }
         }
         Ok(true)

@@ -8,28 +8,28 @@ use tokio::time::Instant;
 
 use super::{Held, Pump, State, Up, poll_read, refused};
 use crate::relay::pool::{self, Buffer};
-use crate::relay::{Ended, Engine, How, Leg, Party};
+use crate::relay::{Engine, How, Leg, Party};
 
 impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
-    pub(super) fn turn_up(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+    pub(super) fn turn_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if !self.drain_up(cx, now) {
-            return Ok(false);
+            return false;
         }
         match self.up.state {
-            State::Open => Ok(self.fill_up(cx, now)? && self.drain_up(cx, now)),
+            State::Open => self.fill_up(cx, now) && self.drain_up(cx, now),
             State::Closing => match self.take_pending() {
                 Some(out) => {
                     self.up.out = Some(out);
-                    Ok(self.drain_up(cx, now))
+                    self.drain_up(cx, now)
                 }
-                None => Ok(self.shut_upstream(cx, now)),
+                None => self.shut_upstream(cx, now),
             },
-            State::Done | State::Unwritable => Ok(false),
+            State::Done | State::Unwritable => false,
         }
     }
 
     /// Writes what is held; false if the upstream does not take all of it now.
-    fn drain_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    pub(super) fn drain_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         while let Some(out) = &mut self.up.out {
             match Pin::new(&mut *self.upstream).poll_write(cx, &out.buffer[out.from..out.to]) {
                 Poll::Pending => return false,
@@ -47,7 +47,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
     }
 
     /// Reads from the client and seals; false if there is nothing to send.
-    fn fill_up(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Ended> {
+    fn fill_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut plain = pool::take();
         let mut sealed = self.engine.as_ref().map(|_| pool::take());
         let room = match (&self.engine, &sealed) {
@@ -57,15 +57,18 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if room == 0 {
             // The last flight alone is longer than a small buffer.
             self.up.out = self.take_pending();
-            return Ok(true);
+            return true;
         }
         let read = match poll_read(self.client, cx, &mut plain[..room]) {
             Poll::Ready(Ok(read)) => read,
-            Poll::Ready(Err(error)) => return Err(self.client_failed(&error)),
+            Poll::Ready(Err(error)) => {
+                self.client_failed(&error, now);
+                return false;
+            }
             Poll::Pending => {
                 // The client has nothing to say: what only waited for company goes out alone.
                 self.up.out = self.take_pending();
-                return Ok(self.up.out.is_some());
+                return self.up.out.is_some();
             }
         };
         if read == 0 {
@@ -74,7 +77,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             if let Some(engine) = &mut self.engine {
                 engine.close();
             }
-            return Ok(true);
+            return true;
         }
         self.limits.touch(now);
         self.flow.add_sent(read);
@@ -84,13 +87,13 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                 Ok(to) => Held { buffer: sealed, from: 0, to },
                 Err(fault) => {
                     self.broken(cx, fault, now);
-                    return Ok(false);
+                    return false;
                 }
             },
             _ => Held { buffer: plain, from: 0, to: read },
         };
         self.up.out = Some(out);
-        Ok(true)
+        true
     }
 
     fn take_pending(&mut self) -> Option<Held> {

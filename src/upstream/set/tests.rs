@@ -84,6 +84,33 @@ impl Story {
 }
 
 #[test]
+fn an_endpoint_that_checks_held_down_is_usable_once_they_are_forgotten() {
+    let mut story = Story::new(&["a"]);
+    story.down("a");
+    assert!(story.pick().is_err());
+    story.set.forget_health();
+    assert_eq!(story.reachable(10), ["a"]);
+    // The streak begins anew as well.
+    story.set.check_result(story.id("a"), story.now, Err((BreakerClass::Timeout, "no answer".into())));
+    assert_eq!(story.reachable(10), ["a"]);
+}
+
+#[test]
+fn a_check_of_a_new_kind_does_not_close_the_circuit_that_one_of_the_old_kind_saw_open() {
+    let mut story = Story::new(&["a"]);
+    story.open("a");
+    let id = story.id("a");
+    let failed = || Err((BreakerClass::Timeout, "no answer".to_owned()));
+    story.set.check_result(id, story.now, failed());
+    story.set.forget_health();
+    story.set.check_result(id, story.now, Ok(()));
+    assert!(story.pick().is_err(), "it never failed by the new kind");
+    story.set.check_result(id, story.now, failed());
+    story.set.check_result(id, story.now, Ok(()));
+    assert!(story.pick().unwrap().attempt.is_trial());
+}
+
+#[test]
 fn backups_wait_until_no_primary_is_ready() {
     let mut story = Story::new(&["a", "b", "!c"]);
     assert_eq!(story.reachable(100), ["a", "b"]);

@@ -97,11 +97,34 @@ fn an_open_circuit_stays_open() {
         |all: &Value| (all[0]["endpoints"][0]["breaker"] == "open").then(|| all[0]["endpoints"][0].clone());
     let opened = nuncio.wait_state("/api/v1/upstreams", "the circuit opens", is_open);
     nuncio.reloaded(&(good.clone() + &listener("new", "")));
-    nuncio.reloaded(&(good + "[upstream.up.timeouts]\nidle = \"1h\"\n"));
+    nuncio.reloaded(&(good.clone() + "[upstream.up.timeouts]\nidle = \"1h\"\n"));
+    // Nor does it matter that the numbers it goes by are others.
+    nuncio.reloaded(&(good.replace("consecutive = 1\n", "consecutive = 3\n") + "[upstream.up.retry]\nattempts = 2\n"));
     let still = nuncio.wait_state("/api/v1/upstreams", "the circuit is open", is_open);
     assert!(still["reopens_in_ms"].as_u64() <= opened["reopens_in_ms"].as_u64(), "{opened} {still}");
     assert_eq!(still["failed_total"], opened["failed_total"]);
     assert_eq!(nuncio.metric("nuncio_breaker_transitions_total", &[("to", "open")]), 1.0);
+}
+
+/// An endpoint that health checks held down takes connections again once a reload turns the checks off.
+#[test]
+fn checks_that_are_turned_off_hold_nobody_down() {
+    let mut world = World::new();
+    world.echo.kill();
+    let config = |health: &str| {
+        world.up().replace("kind = \"off\"\n", health) + "[upstream.up.breaker]\nconsecutive = 1000\n"
+    };
+    let checked = config("kind = \"tcp\"\ninterval = \"100ms\"\nfall = 1\n") + &listener("in", "");
+    let unchecked = config("kind = \"off\"\nfall = 1\n") + &listener("in", "");
+    let mut nuncio = Ambassador::start(&checked);
+    let health = |wanted: &'static str| {
+        move |all: &Value| (all[0]["endpoints"][0]["health"] == wanted).then_some(())
+    };
+    nuncio.wait_state("/api/v1/upstreams", "the endpoint is down", health("down"));
+    nuncio.reloaded(&unchecked);
+    world.echo.restart();
+    nuncio.wait_state("/api/v1/upstreams", "nothing is known of it", health("unknown"));
+    try_echo(nuncio.listener("in")).unwrap();
 }
 
 /// The last record's `tls.resumed`, after one more connection.
@@ -192,6 +215,23 @@ fn places_that_are_taken_stay_taken() {
     inside.iter_mut().for_each(|client| echoes(client).unwrap());
     nuncio.reloaded(&config(3));
     try_echo(address).unwrap();
+}
+
+/// `limits.connections` of an upstream that are lowered: who holds a place still counts, and more come in as others leave.
+#[test]
+fn places_at_an_upstream_stay_taken() {
+    let world = World::new();
+    let config = |limits: &str| world.up() + limits + &listener("in", "");
+    let two = "[upstream.up.limits]\nconnections = 2\npending = 0\n";
+    let mut nuncio = Ambassador::start(&config(""));
+    let mut inside = [(); 2].map(|()| clients::connect(nuncio.listener("in")));
+    inside.iter_mut().for_each(|client| echoes(client).unwrap());
+    nuncio.reloaded(&config(two));
+    is_reset(nuncio.listener("in"));
+    assert_eq!(nuncio.wait_records(1)[0]["reason"], "connection_limit_reached");
+    nuncio.reloaded(&config(&two.replace('2', "3")));
+    try_echo(nuncio.listener("in")).unwrap();
+    inside.iter_mut().for_each(|client| echoes(client).unwrap());
 }
 
 /// Another backlog, another list of addresses: the socket that stays is the same one, also when its listener is renamed.
