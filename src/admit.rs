@@ -152,7 +152,9 @@ impl Gate {
         }
         // Boxed, so that those who need no asking do not carry it.
         let who = match Box::pin(self.directory.look_up(uid)).await {
-            Ok(person) if person.groups.iter().any(|group| self.groups.contains(group)) => return Ok(Some(uid)),
+            Ok(person) if person.groups.iter().any(|group| self.groups.contains(group)) => {
+                return Ok(Some(uid));
+            }
             Ok(person) => person.name.clone(),
             // It was asked only for a name to show.
             Err(_) if self.groups.is_empty() => format!("uid {uid}"),
@@ -477,7 +479,8 @@ mod tests {
             let group = users::groups_of(uid).unwrap()[0].to_string();
             let (_client, accepted) = loopback().await;
             only_groups(&[group]).admit(&accepted, Instant::now()).await.unwrap();
-            let refused = only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now()).await.unwrap_err();
+            let refused =
+                only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now()).await.unwrap_err();
             assert_eq!(refused.reason, Reason::AdmissionDenied);
         }
 

@@ -53,9 +53,7 @@ mod tests {
         assert_eq!(route("10.0.0.1:1"), route("10.0.0.1:2"));
         assert_eq!(route("10.0.0.1:1").source, route("[::ffff:10.0.0.1]:9").source);
         assert_ne!(route("10.0.0.1:1").source, route("10.0.0.2:1").source);
-        let user = |uid| {
-            decide(&Settings { upstream: "orders".into() }, SourceKey::User(Some(uid))).source
-        };
+        let user = |uid| decide(&Settings { upstream: "orders".into() }, SourceKey::User(Some(uid))).source;
         assert_eq!(user(1000), user(1000));
         assert_ne!(user(1000), user(1001));
     }

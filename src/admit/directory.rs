@@ -99,7 +99,8 @@ impl Directory {
     fn ask(&self, uid: u32) -> watch::Receiver<Option<Answer>> {
         let (tell, answer) = watch::channel(None);
         let Some(busy) = Busy::enter(self.busy) else {
-            let why = format!("uid {uid} was not looked up: the user databases have not answered {BUSY} times");
+            let why =
+                format!("uid {uid} was not looked up: the user databases have not answered {BUSY} times");
             tell.send_replace(Some(Err(why.into())));
             return answer;
         };

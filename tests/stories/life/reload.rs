@@ -99,7 +99,9 @@ fn an_open_circuit_stays_open() {
     nuncio.reloaded(&(good.clone() + &listener("new", "")));
     nuncio.reloaded(&(good.clone() + "[upstream.up.timeouts]\nidle = \"1h\"\n"));
     // Nor does it matter that the numbers it goes by are others.
-    nuncio.reloaded(&(good.replace("consecutive = 1\n", "consecutive = 3\n") + "[upstream.up.retry]\nattempts = 2\n"));
+    nuncio.reloaded(
+        &(good.replace("consecutive = 1\n", "consecutive = 3\n") + "[upstream.up.retry]\nattempts = 2\n"),
+    );
     let still = nuncio.wait_state("/api/v1/upstreams", "the circuit is open", is_open);
     assert!(still["reopens_in_ms"].as_u64() <= opened["reopens_in_ms"].as_u64(), "{opened} {still}");
     assert_eq!(still["failed_total"], opened["failed_total"]);
@@ -117,9 +119,8 @@ fn checks_that_are_turned_off_hold_nobody_down() {
     let checked = config("kind = \"tcp\"\ninterval = \"100ms\"\nfall = 1\n") + &listener("in", "");
     let unchecked = config("kind = \"off\"\nfall = 1\n") + &listener("in", "");
     let mut nuncio = Ambassador::start(&checked);
-    let health = |wanted: &'static str| {
-        move |all: &Value| (all[0]["endpoints"][0]["health"] == wanted).then_some(())
-    };
+    let health =
+        |wanted: &'static str| move |all: &Value| (all[0]["endpoints"][0]["health"] == wanted).then_some(());
     nuncio.wait_state("/api/v1/upstreams", "the endpoint is down", health("down"));
     nuncio.reloaded(&unchecked);
     world.echo.restart();
