@@ -609,8 +609,8 @@ refuses_ours_late: failed at handshake: client_certificate_refused (upstream)
   the server refused our certificate CN=client.test, issued by CN=nuncio test CA, with the alert decrypt_error (51)
   a signature did not hold: has the server another CN=nuncio test CA in its CA file, an older or a newer one? Put the one that issued our certificate there
 hangs_up_after_the_handshake: failed at relay: early_close (upstream)
-  the server closed before it sent a byte
-  look in the server's log for why it hung up
+  the server took the handshake, asked for our certificate in it, and hung up before its first byte
+  look in the server's log: it may have refused our certificate CN=client.test, issued by CN=nuncio test CA
 truncates: failed at relay: truncated (upstream)
   the server ended the connection without saying that it was done (TLS close_notify): the last bytes may be missing
   the server crashed or something cut the connection; if it always ends so, set on_truncation = "close"
@@ -652,4 +652,29 @@ proxy_configuration_error at handshake (ambassador)
 our certificate CN=client in /etc/nuncio/client.pem expired at 2021-01-01T00:00:00Z, N years ago (it is NOW here)
 have it renewed, put it in the file's place, and let nuncio read it: systemctl reload nuncio, or SIGHUP
 "#);
+}
+
+/// At a start an expired certificate is better than nothing; a reload does not give up one that works for it.
+#[cfg(unix)]
+#[test]
+fn a_reload_keeps_the_certificate_that_works() {
+    let pki = Pki::generate();
+    let server = Upstream::start(&pki);
+    let config = |certificate: &Path, key: &Path| {
+        format!(
+            "[listener.a]\naddress = \"127.0.0.1:0\"\nupstream = \"a\"\n\
+             [upstream.a]\nendpoints = [\"{}\"]\nserver_name = \"upstream.test\"\nidentity = \"a\"\n\
+             [identity.a]\nca = '{}'\ncertificate = '{}'\nkey = '{}'\n\
+             [log]\nformat = \"json\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
+            server.address(),
+            pki.ca().display(),
+            certificate.display(),
+            key.display(),
+        )
+    };
+    let mut ambassador = Ambassador::start(&config(&pki.client.certificate, &pki.client.key));
+    ambassador.reload(&config(&fixture("client-expired.pem"), &fixture("client.key")));
+    let line = ambassador.wait_line("not reloaded, nothing has changed");
+    assert!(line.contains("CN=client expired at 2021-01-01T00:00:00Z"), "{line}");
+    assert_eq!(clients::ask(ambassador.listener("a"), b"hello").unwrap(), b"hello");
 }

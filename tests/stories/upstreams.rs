@@ -53,9 +53,9 @@ fn a_server_that_spoils_the_handshake_ends_in_one_record_that_says_how() {
     let pki = Pki::generate();
     let alert = |point, alert| Hostile::AlertAt(point, alert);
     let cases = [
-        (Hostile::ClosesAtOnce, "connection_terminated", "closed the connection at our ClientHello"),
+        (Hostile::ClosesAtOnce, "connection_terminated", "closed the connection at our first TLS message"),
         (Hostile::ResetsAtOnce, "connection_terminated", "reset"),
-        (Hostile::NeverAnswers, "handshake_timeout", "answered nothing to a ClientHello"),
+        (Hostile::NeverAnswers, "handshake_timeout", "did not answer our first TLS message"),
         (Hostile::Garbage, "tls_protocol_error", "its first bytes are a5 a5"),
         (
             alert(Point::BeforeHello, AlertDescription::InternalError),
