@@ -1,9 +1,9 @@
 //! Opens listening sockets: TCP, Unix, systemd's. Each error names the address and what would mend it.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 #[cfg(unix)]
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -44,7 +44,26 @@ pub(super) enum Socket {
     Unix(UnixListener),
 }
 
+/// A connection that no reactor has heard of.
+pub(super) enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
 impl Socket {
+    /// Never waits: `WouldBlock` where nobody does.
+    pub(super) fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Socket::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                Accepted::Tcp(stream, peer)
+            }
+            #[cfg(unix)]
+            Socket::Unix(socket) => Accepted::Unix(socket.accept()?.0),
+        })
+    }
+
     pub(super) fn try_clone(&self) -> io::Result<Socket> {
         Ok(match self {
             Socket::Tcp(socket) => Socket::Tcp(socket.try_clone()?),
@@ -83,6 +102,11 @@ impl Bound {
 
     pub(super) fn socket(&self) -> &Socket {
         &self.0.socket
+    }
+
+    /// Whether the socket closes with this value: nobody else keeps it.
+    pub(super) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     /// Whether clients still find it: nobody has removed or replaced a Unix socket's file.

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::addr::{ClientAddr, ListenAddr};
@@ -92,6 +92,10 @@ impl Acceptor {
     /// Accepts until the drain starts, or until the future is dropped (a reload): no connection is lost by that, since
     /// each is handed to `on` in the same breath in which it was accepted.
     ///
+    /// At the drain the queues of sockets that close with it are emptied first: these clients were told that they are
+    /// connected, and a close would reset them without a word in any record. A queue that another acceptor goes on with
+    /// is left to it.
+    ///
     /// The permit comes first, so that where none is left connections wait in the kernel's queue and cost us nothing.
     pub async fn run(
         self,
@@ -102,14 +106,47 @@ impl Acceptor {
         tokio::select! {
             biased;
             () = drain.started() => {}
-            never = self.accept_forever(permits, on) => match never {},
+            never = self.accept_forever(&permits, &on) => match never {},
+        }
+        self.empty_queues(&permits, &on);
+    }
+
+    /// Hands on who waits, as far as there are permits. Bounded: whoever connects now could go on for ever.
+    fn empty_queues(&self, permits: &Arc<Semaphore>, on: &impl Fn(Accepted, OwnedSemaphorePermit)) {
+        for bound in self.bounds.iter().filter(|bound| bound.is_last()) {
+            for _ in 0..Acceptor::LAST_ROUND {
+                let Ok(permit) = permits.clone().try_acquire_owned() else { return };
+                // Past the reactor, which has yet to hear of what waits.
+                match bound.socket().accept().and_then(|accepted| self.registered(accepted, bound.local())) {
+                    Ok(accepted) => on(accepted, permit),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(_) => break, // nobody is left, or there are no descriptors
+                }
+            }
         }
     }
 
+    fn registered(&self, accepted: bind::Accepted, local: &ListenAddr) -> io::Result<Accepted> {
+        match accepted {
+            bind::Accepted::Tcp(stream, peer) => {
+                stream.set_nonblocking(true)?;
+                Ok(of_tcp(TcpStream::from_std(stream)?, peer, local, &self.tcp))
+            }
+            #[cfg(unix)]
+            bind::Accepted::Unix(stream) => {
+                stream.set_nonblocking(true)?;
+                Ok(of_unix(UnixStream::from_std(stream)?, local))
+            }
+        }
+    }
+
+    /// As long as the longest queue.
+    const LAST_ROUND: u32 = 65_535;
+
     async fn accept_forever(
         &self,
-        permits: Arc<Semaphore>,
-        on: impl Fn(Accepted, OwnedSemaphorePermit),
+        permits: &Arc<Semaphore>,
+        on: &impl Fn(Accepted, OwnedSemaphorePermit),
     ) -> Infallible {
         let mut trouble = Trouble::default();
         let ports = loop {
@@ -119,7 +156,7 @@ impl Acceptor {
             }
         };
         let mut turn = 0;
-        let mut places = Places { permits, waiting: None };
+        let mut places = Places { permits: permits.clone(), waiting: None };
         loop {
             // A permit that finds nothing to accept goes back at once: an idle listener that kept one would take it from
             // those that have clients waiting.
@@ -203,31 +240,40 @@ enum Listening {
 
 impl Port<'_> {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        let (stream, client, local) = match &self.listening {
+        Poll::Ready(Ok(match &self.listening {
             Listening::Tcp(listener) => {
                 let (stream, peer) = std::task::ready!(listener.poll_accept(cx))?;
-                // Linux lets a connection inherit the options of its listening socket, where `bind` has set them: six
-                // system calls less a connection.
-                if cfg!(not(target_os = "linux"))
-                    && let Err(error) = self.tcp.apply(&stream)
-                {
-                    tracing::debug!(%error, "options were refused: the connection is gone already");
-                }
-                let local = match stream.local_addr() {
-                    Ok(address) => ListenAddr::Tcp(plain(address)),
-                    Err(_) => self.local.clone(),
-                };
-                (Stream::Tcp(stream), ClientAddr::Tcp(plain(peer)), local)
+                of_tcp(stream, peer, &self.local, self.tcp)
             }
             #[cfg(unix)]
             Listening::Unix(listener) => {
                 let (stream, _) = std::task::ready!(listener.poll_accept(cx))?;
-                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                (Stream::Unix(stream), ClientAddr::Unix { uid }, self.local.clone())
+                of_unix(stream, &self.local)
             }
-        };
-        Poll::Ready(Ok(Accepted { stream, client, local, at: Instant::now() }))
+        }))
     }
+}
+
+fn of_tcp(stream: TcpStream, peer: SocketAddr, listening: &ListenAddr, tcp: &TcpSettings) -> Accepted {
+    // Linux lets a connection inherit the options of its listening socket, where `bind` has set them: six system calls
+    // less a connection.
+    if cfg!(not(target_os = "linux"))
+        && let Err(error) = tcp.apply(&stream)
+    {
+        tracing::debug!(%error, "options were refused: the connection is gone already");
+    }
+    let local = match stream.local_addr() {
+        Ok(address) => ListenAddr::Tcp(plain(address)),
+        Err(_) => listening.clone(),
+    };
+    Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(plain(peer)), local, at: Instant::now() }
+}
+
+#[cfg(unix)]
+fn of_unix(stream: UnixStream, listening: &ListenAddr) -> Accepted {
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+    let client = ClientAddr::Unix { uid };
+    Accepted { stream: Stream::Unix(stream), client, local: listening.clone(), at: Instant::now() }
 }
 
 /// An IPv4 address where it came mapped into IPv6.

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -124,6 +123,39 @@ async fn without_a_permit_clients_wait_in_the_kernels_queue() {
     drop((first, permit));
     let (accepted, _permit) = running.next().await;
     assert_eq!(accepted.client, ClientAddr::Tcp(second.local_addr().unwrap()));
+}
+
+/// They were told that they are connected: whoever serves them can still tell them why not.
+#[tokio::test]
+async fn who_waits_in_the_queue_at_the_drain_is_handed_on() {
+    let acceptor = Acceptor::bind(&settings(&["127.0.0.1:0"])).unwrap();
+    let address = tcp(&acceptor.local_addrs()[0]);
+    let mut running = Running::start(acceptor, 3);
+    // The acceptor does not get to run in between: this is its thread.
+    let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    running.drain.start();
+    for client in &clients {
+        let (accepted, _) = running.next().await;
+        assert_eq!(accepted.client, ClientAddr::Tcp(client.local_addr().unwrap()));
+    }
+    running.stop().await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// They are the next acceptor's, by its rules.
+#[tokio::test]
+async fn who_waits_at_a_socket_that_stays_is_left_to_whoever_goes_on_with_it() {
+    let settings = settings(&["127.0.0.1:0"]);
+    let acceptor = Acceptor::bind(&settings).unwrap();
+    let next = Acceptor::bind_reusing(&settings, acceptor.bounds()).unwrap();
+    let address = tcp(&acceptor.local_addrs()[0]);
+    let mut old = Running::start(acceptor, 3);
+    let _client = std::net::TcpStream::connect(address).unwrap();
+    old.drain.start();
+    timeout(SOON, old.task).await.unwrap().unwrap();
+    assert!(old.accepted.recv().await.is_none());
+    let (accepted, _permit) = Running::start(next, 3).next().await;
+    assert!(matches!(accepted.client, ClientAddr::Tcp(_)));
 }
 
 #[tokio::test]

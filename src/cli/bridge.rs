@@ -47,7 +47,7 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags) -> ExitCode {
     match config::from_text("the flags", flags.as_file()) {
         Ok(loaded) => {
-            start_logging(loaded.config.log.format, &loaded.config.log.level);
+            let _logging = start_logging(loaded.config.log.format, &loaded.config.log.level);
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }

@@ -15,8 +15,12 @@ mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::record::Output;
 
 /// A connection ambassador: plaintext in, a healthy endpoint, mutual TLS out, one record a connection.
 #[derive(Parser)]
@@ -120,19 +124,57 @@ fn default_file() -> PathBuf {
     PathBuf::from(data).join("nuncio").join("nuncio.toml")
 }
 
-/// Logging to stderr. `level` is a filter of `tracing`; NUNCIO_LOG wins over the file, for one run.
-fn start_logging(format: crate::record::Format, level: &str) {
+/// Logging to stderr. `level` is a filter of `tracing`; NUNCIO_LOG wins over the file, for one run. The last lines are
+/// written when what is returned is dropped.
+///
+/// Whoever logs only appends to a buffer: a reader of stderr that stalls would stop the reactors otherwise.
+#[must_use]
+fn start_logging(format: crate::record::Format, level: &str) -> Logging {
     use tracing_subscriber::EnvFilter;
+    let lines = Arc::new(Output::new(Box::new(std::io::stderr()), "log lines", |_, _| {}));
+    let logging = Logging(lines.clone());
     let filter = std::env::var("NUNCIO_LOG").unwrap_or_else(|_| level.to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || Line(lines.clone()))
+        .with_target(false);
     match format {
         crate::record::Format::Text => {
             use std::io::IsTerminal;
             builder.with_ansi(std::io::stderr().is_terminal()).init();
         }
         crate::record::Format::Json => builder.json().flatten_event(true).with_current_span(false).init(),
+    }
+    logging
+}
+
+/// The log, while the process runs.
+struct Logging(Arc<Output>);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        // False: nobody reads them, and there is nobody to tell.
+        self.0.flush(Logging::FAREWELL);
+    }
+}
+
+impl Logging {
+    /// How long the end waits for whoever reads the log.
+    const FAREWELL: Duration = Duration::from_secs(2);
+}
+
+/// One line on its way to the log: the subscriber writes each whole.
+struct Line(Arc<Output>);
+
+impl std::io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
     let path = flags.config.path();
     match config::load(&path) {
         Ok(loaded) => {
-            start_logging(loaded.config.log.format, &loaded.config.log.level);
+            let _logging = start_logging(loaded.config.log.format, &loaded.config.log.level);
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }

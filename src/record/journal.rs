@@ -176,7 +176,13 @@ impl Journal {
         self.output.get_or_init(|| {
             let to =
                 held(&self.sink).take().map_or_else(|| Box::new(std::io::sink()) as Box<_>, |sink| sink.0);
-            Output::new(to, self.metrics.clone())
+            let metrics = self.metrics.clone();
+            Output::new(to, "records", move |lines, error| {
+                metrics.records_lost(lines);
+                if let Some(error) = error {
+                    tracing::debug!(%error, lines, "records were not printed");
+                }
+            })
         })
     }
 }

@@ -27,6 +27,7 @@ use self::entry::{Counted, Entry, Relaying};
 
 pub use self::id::ConnectionId;
 pub use self::journal::Journal;
+pub(crate) use self::output::Output;
 pub use self::view::{AttemptView, ConnectionView, Millis, PeerView, State, Timestamp, TlsView};
 
 /// How records are written: `[log]`.

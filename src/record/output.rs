@@ -1,14 +1,15 @@
-//! Where record lines go: a buffer in memory that a thread of its own writes out.
+//! Where record lines and log lines go: a buffer in memory that a thread of its own writes out.
 //!
-//! A reactor only appends to the buffer. A pipe that nobody reads must stop the printing of records, not the traffic: when
-//! the buffer is full, lines are dropped, counted in `nuncio_records_lost_total` and told of once they flow again.
+//! A reactor only appends to the buffer. A pipe that nobody reads must stop the printing, not the traffic: when the buffer
+//! is full, lines are dropped, and told of once they flow again. What else comes of a loss is the owner's to say.
 
+use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::metrics::{Metrics, held};
+use crate::metrics::held;
 
 /// Bytes that may wait: over a second of 20,000 records a second, minutes of an ordinary day.
 const LIMIT: usize = 8 << 20;
@@ -22,18 +23,28 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The sending side. Dropping it writes what waits, within a limit.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     lines: Arc<Lines>,
 }
 
-#[derive(Debug)]
+/// Called with how many lines were lost, and why where it was an error.
+type OnLoss = Box<dyn Fn(u64, Option<&std::io::Error>) + Send + Sync>;
+
 struct Lines {
+    /// What the lines are, for a person.
+    what: &'static str,
     state: Mutex<State>,
     /// Something to write, or the end.
     more: Condvar,
     /// All is written.
     idle: Condvar,
-    metrics: Arc<Metrics>,
+    on_loss: OnLoss,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("what", &self.what).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,26 +57,35 @@ struct State {
 
 impl Output {
     /// Starts the thread.
-    pub(super) fn new(to: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Output {
-        let lines =
-            Arc::new(Lines { state: Mutex::default(), more: Condvar::new(), idle: Condvar::new(), metrics });
+    pub(crate) fn new(
+        to: Box<dyn Write + Send>,
+        what: &'static str,
+        on_loss: impl Fn(u64, Option<&std::io::Error>) + Send + Sync + 'static,
+    ) -> Output {
+        let lines = Arc::new(Lines {
+            what,
+            state: Mutex::default(),
+            more: Condvar::new(),
+            idle: Condvar::new(),
+            on_loss: Box::new(on_loss),
+        });
         let theirs = lines.clone();
-        let started = thread::Builder::new().name("nuncio-record".into()).spawn(move || theirs.write_out(to));
+        let started = thread::Builder::new().name("nuncio-output".into()).spawn(move || theirs.write_out(to));
         if let Err(error) = started {
-            // Records then only reach the API and the metrics; better than not to run.
-            tracing::error!(%error, "no thread to print records: they are only in the API");
+            // Better than not to run: records are in the API and the metrics as well.
+            tracing::error!(%error, "no thread to print {what}: they are lost");
             held(&lines.state).closed = true;
         }
         Output { lines }
     }
 
     /// Appends a line, which must end in a newline. Never waits for the reader.
-    pub(super) fn line(&self, line: &[u8]) {
+    pub(crate) fn line(&self, line: &[u8]) {
         let mut state = held(&self.lines.state);
         if state.closed || state.waiting.len() + line.len() > LIMIT {
             state.lost += 1;
             drop(state);
-            self.lines.metrics.records_lost(1);
+            (self.lines.on_loss)(1, None);
             return;
         }
         let first = state.waiting.is_empty();
@@ -77,7 +97,7 @@ impl Output {
     }
 
     /// Waits until all lines are written; false if that took longer than `limit`.
-    pub(super) fn flush(&self, limit: Duration) -> bool {
+    pub(crate) fn flush(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut state = held(&self.lines.state);
         while !state.closed && (state.writing || !state.waiting.is_empty()) {
@@ -108,13 +128,12 @@ impl Lines {
         let mut batch = Vec::new();
         while let Some(lost) = self.take(&mut batch) {
             if lost > 0 {
-                tracing::warn!(lost, "records were not printed: the reader of the output was too slow");
+                tracing::warn!(lost, "{} were not printed: the reader of the output was too slow", self.what);
             }
             if let Err(error) = to.write_all(&batch).and_then(|()| to.flush()) {
-                // A closed pipe or a full disk: nobody to tell but the counter.
+                // A closed pipe or a full disk. Not told here: the log's own failure would come back as its next line.
                 let lines = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.metrics.records_lost(lines);
-                tracing::debug!(%error, lines, "records were not printed");
+                (self.on_loss)(lines, Some(&error));
             }
             batch.clear();
             batch.shrink_to(KEPT);
@@ -150,7 +169,13 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use std::sync::mpsc;
+
+    fn counting(to: Box<dyn Write + Send>, metrics: &Arc<Metrics>) -> Output {
+        let metrics = metrics.clone();
+        Output::new(to, "records", move |lines, _| metrics.records_lost(lines))
+    }
 
     /// Writes go to a channel; it does nothing until told to go on.
     struct Stalled(mpsc::Sender<Vec<u8>>, mpsc::Receiver<()>);
@@ -173,7 +198,7 @@ mod tests {
         let (written, seen) = mpsc::channel();
         let (go, gate) = mpsc::channel();
         let metrics = Metrics::new();
-        let output = Output::new(Box::new(Stalled(written, gate)), metrics.clone());
+        let output = counting(Box::new(Stalled(written, gate)), &metrics);
         let line = [&[b'x'; (1 << 20) - 1][..], b"\n"].concat();
         for _ in 0..32 {
             output.line(&line);
@@ -200,7 +225,7 @@ mod tests {
     fn all_lines_are_there_after_a_flush_and_in_order() {
         let (written, seen) = mpsc::channel();
         let (go, gate) = mpsc::channel();
-        let output = Output::new(Box::new(Stalled(written, gate)), Metrics::new());
+        let output = counting(Box::new(Stalled(written, gate)), &Metrics::new());
         (0..1000).for_each(|_| go.send(()).unwrap());
         (0..1000).for_each(|number| output.line(format!("{number}\n").as_bytes()));
         assert!(output.flush(Duration::from_secs(20)));
@@ -220,7 +245,7 @@ mod tests {
             }
         }
         let metrics = Metrics::new();
-        let output = Output::new(Box::new(Closed), metrics.clone());
+        let output = counting(Box::new(Closed), &metrics);
         for _ in 0..2 {
             output.line(b"one\n");
             assert!(output.flush(Duration::from_secs(20)));

@@ -40,7 +40,7 @@ pub(super) struct Running {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// A listener with its sockets.
+/// A listener with its sockets. Dropped, it accepts no more; its sockets close unless another door goes on with them.
 pub(super) struct Door {
     written: config::Listener,
     gate: Arc<Gate>,
@@ -49,6 +49,8 @@ pub(super) struct Door {
     /// They stay open for as long as one of these lives, here or in the acceptor.
     sockets: Vec<Bound>,
     stop: Drain,
+    /// Taken when it closes.
+    acceptor: Option<JoinHandle<()>>,
 }
 
 /// What a new configuration needs, built and not yet in effect.
@@ -136,7 +138,7 @@ impl Plan {
                 (Some(acceptor), known) => {
                     let kept = known.as_ref().map_or(&[][..], |door| &door.sockets);
                     let door = Door::open(written, gate, acceptor, listener, foundation, kept);
-                    known.iter().for_each(Door::close);
+                    drop(known);
                     door
                 }
                 (None, Some(door)) => door.now_serves(written, gate, listener),
@@ -146,16 +148,22 @@ impl Plan {
         }
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
-            door.close();
+            drop(door);
         }
     }
 }
 
 impl Parts {
-    /// Every listener closes; what is open goes on.
-    pub(super) fn close_doors(&mut self) {
-        for door in std::mem::take(&mut self.doors).into_values() {
-            door.close();
+    /// Every listener closes; what is open goes on. What is returned resolves once all who had connected were let in, to be
+    /// told that they come too late.
+    pub(super) fn close_doors(&mut self) -> impl Future<Output = ()> + use<> {
+        let doors = std::mem::take(&mut self.doors);
+        let closing: Vec<_> = doors.into_values().filter_map(Door::close).collect();
+        async move {
+            for acceptor in closing {
+                // An error: it panicked, and accepts no more either.
+                acceptor.await.ok();
+            }
         }
     }
 
@@ -242,24 +250,27 @@ impl Door {
         let (stop, watch) = Drain::new();
         let current = Arc::new(RwLock::new(listener));
         let (shared, serving) = (foundation.clone(), current.clone());
-        tokio::spawn(acceptor.run(foundation.permits.clone(), watch, move |accepted, permit| {
-            let listener = serving.read().unwrap_or_else(PoisonError::into_inner).clone();
-            let accepted = Box::new(accepted);
-            shared
-                .reactors
-                .serve(|moved, open| crate::connection::serve(accepted, listener, moved, (permit, open)));
-        }));
-        Door { written, gate, current, sockets, stop }
+        let acceptor =
+            tokio::spawn(acceptor.run(foundation.permits.clone(), watch, move |accepted, permit| {
+                let listener = serving.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let accepted = Box::new(accepted);
+                shared
+                    .reactors
+                    .serve(|moved, open| crate::connection::serve(accepted, listener, moved, (permit, open)));
+            }));
+        Door { written, gate, current, sockets, stop, acceptor: Some(acceptor) }
     }
 
-    fn now_serves(self, written: config::Listener, gate: Arc<Gate>, listener: Arc<Listener>) -> Door {
+    fn now_serves(mut self, written: config::Listener, gate: Arc<Gate>, listener: Arc<Listener>) -> Door {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = listener;
-        Door { written, gate, ..self }
+        self.written = written;
+        self.gate = gate;
+        self
     }
 
-    /// Accepts no more. Its sockets close once it is dropped, unless another door goes on with them.
-    fn close(&self) {
-        self.stop.start();
+    /// Accepts no more; what is returned ends with the acceptor.
+    fn close(mut self) -> Option<JoinHandle<()>> {
+        self.acceptor.take()
     }
 
     fn is_reachable(&self) -> bool {
@@ -269,6 +280,12 @@ impl Door {
     /// Where clients can connect, ports filled in.
     pub(super) fn addresses(&self) -> impl Iterator<Item = &ListenAddr> {
         self.sockets.iter().map(Bound::local)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.start();
     }
 }
 

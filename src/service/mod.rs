@@ -152,18 +152,20 @@ impl Service {
     /// Stops accepting, lets connections finish up to `drain_timeout` (or until `now` resolves), then ends them.
     /// Returns how many had to be ended.
     pub async fn drain(&self, now: impl Future<Output = ()>) -> usize {
-        let (timeout, jitter) = {
+        let (closed, timeout, jitter) = {
             let mut current = self.current();
-            current.parts.close_doors();
-            (current.config.drain_timeout, current.config.drain_jitter)
+            let closed = current.parts.close_doors();
+            (closed, current.config.drain_timeout, current.config.drain_jitter)
         };
         self.drain.start_for(timeout, jitter.as_secs_f64() / timeout.as_secs_f64().max(0.001));
+        // Before anybody waits for all permits, which would leave none for them.
+        closed.await;
         tokio::select! {
             () = self.all_ended() => {}
             () = tokio::time::sleep(timeout) => {}
             () = now => {}
         }
-        let left = self.open();
+        let left = self.foundation.journal.open_count();
         self.drain.end_now();
         // Time to deliver what is in hand and to write the records; a peer that takes nothing gets no more than this.
         tokio::time::timeout(Duration::from_secs(2), self.all_ended()).await.ok();
@@ -190,10 +192,6 @@ impl Service {
     async fn all_ended(&self) {
         // All permits are back when no connection holds one. The semaphore is never closed.
         self.foundation.permits.acquire_many(self.foundation.capacity).await.ok();
-    }
-
-    fn open(&self) -> usize {
-        (self.foundation.capacity as usize).saturating_sub(self.foundation.permits.available_permits())
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {

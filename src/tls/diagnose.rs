@@ -109,7 +109,7 @@ fn not_tls(received: &[u8]) -> Failure {
             Reason::TlsProtocolError,
             format!("the server speaks plaintext {name} and has no TLS on this port"),
         )
-        .mend("name the port on which the server has TLS, or switch TLS on there; tls = \"off\" sends everything in plaintext"),
+        .mend(format!("name the port on which {name} has TLS, or switch TLS on there; tls = \"off\" sends everything in plaintext")),
         Remedy::NotATlsProtocol => failure(
             Reason::TlsProtocolError,
             format!("the server speaks {name}, which has its own encryption and no TLS"),

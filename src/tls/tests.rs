@@ -395,7 +395,7 @@ fn servers_that_do_not_speak_tls_are_named() {
         insta::assert_snapshot!(all.join("\n"), @r#"
 handshake: tls_protocol_error (upstream): the server speaks plaintext where TLS was expected; this looks like MySQL: set protocol = "mysql"
 handshake: tls_protocol_error (upstream): the server speaks plaintext where TLS was expected; this looks like SMTP: set protocol = "smtp"
-handshake: tls_protocol_error (upstream): the server speaks plaintext HTTP and has no TLS on this port; name the port on which the server has TLS, or switch TLS on there; tls = "off" sends everything in plaintext
+handshake: tls_protocol_error (upstream): the server speaks plaintext HTTP and has no TLS on this port; name the port on which HTTP has TLS, or switch TLS on there; tls = "off" sends everything in plaintext
 handshake: tls_protocol_error (upstream): the server speaks SSH, which has its own encryption and no TLS; is the port right? If it is, tls = "off" passes it on as it is
 handshake: tls_protocol_error (upstream): the server does not answer in TLS; its first bytes are 01 02 03 04; which protocol does this port speak? If it starts TLS by a message, set `protocol` to it; else name the port that speaks TLS
 handshake: connection_terminated (upstream): the server closed the connection at our first TLS message (ClientHello), without an answer; does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = "postgres", "ldap"); if it does, an old TLS library may choke on a message of 1470 bytes: set `post_quantum = false`

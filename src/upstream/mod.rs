@@ -431,7 +431,7 @@ mod tests {
         assert!(upstream.view(now).endpoints[0].ready);
         open.ended(now, None);
         assert_eq!(upstream.view(now).endpoints[0].open, 0);
-        assert_eq!((0..50).filter(|_| upstream.retry_allowed()).count(), 10);
+        assert_eq!((0..500).filter(|_| upstream.retry_allowed()).count(), 100);
     }
 
     #[test]

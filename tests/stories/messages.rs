@@ -653,3 +653,28 @@ our certificate CN=client in /etc/nuncio/client.pem expired at 2021-01-01T00:00:
 have it renewed, put it in the file's place, and let nuncio read it: systemctl reload nuncio, or SIGHUP
 "#);
 }
+
+/// At a start an expired certificate is better than nothing; a reload does not give up one that works for it.
+#[cfg(unix)]
+#[test]
+fn a_reload_keeps_the_certificate_that_works() {
+    let pki = Pki::generate();
+    let server = Upstream::start(&pki);
+    let config = |certificate: &Path, key: &Path| {
+        format!(
+            "[listener.a]\naddress = \"127.0.0.1:0\"\nupstream = \"a\"\n\
+             [upstream.a]\nendpoints = [\"{}\"]\nserver_name = \"upstream.test\"\nidentity = \"a\"\n\
+             [identity.a]\nca = '{}'\ncertificate = '{}'\nkey = '{}'\n\
+             [log]\nformat = \"json\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
+            server.address(),
+            pki.ca().display(),
+            certificate.display(),
+            key.display(),
+        )
+    };
+    let mut ambassador = Ambassador::start(&config(&pki.client.certificate, &pki.client.key));
+    ambassador.reload(&config(&fixture("client-expired.pem"), &fixture("client.key")));
+    let line = ambassador.wait_line("not reloaded, nothing has changed");
+    assert!(line.contains("CN=client expired at 2021-01-01T00:00:00Z"), "{line}");
+    assert_eq!(clients::ask(ambassador.listener("a"), b"hello").unwrap(), b"hello");
+}

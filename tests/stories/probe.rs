@@ -353,7 +353,7 @@ exit code 4
   verdict      failed at handshake: tls_protocol_error
   cause        the server speaks plaintext HTTP and has no TLS on this port
   side         upstream (the server, or the way to it)
-  mend         name the port on which the server has TLS, or switch TLS on there; tls = "off" sends everything in plaintext
+  mend         name the port on which HTTP has TLS, or switch TLS on there; tls = "off" sends everything in plaintext
 exit code 4
 "#);
 }

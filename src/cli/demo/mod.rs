@@ -47,6 +47,8 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
 
 async fn show(flags: &Flags) -> Result<(), Vec<String>> {
     let one = |what: &str, error: &dyn std::fmt::Display| vec![format!("{what}: {error}")];
+    // Before the keys are there, so that no signal ends the demo without removing them.
+    let mut stop = Stop::listen().map_err(|error| one("signals cannot be listened to", &error))?;
     let pki = Pki::make().map_err(|error| one("the demo's certificates", &error))?;
     let mut servers = Vec::new();
     for manner in servers::MANNERS {
@@ -71,10 +73,7 @@ async fn show(flags: &Flags) -> Result<(), Vec<String>> {
     loop {
         tokio::select! {
             _ = tick.tick() => screen.draw(&*service, &servers, &tally),
-            stopped = tokio::signal::ctrl_c() => {
-                stopped.map_err(|error| one("Ctrl-C cannot be listened to", &error))?;
-                break;
-            }
+            () = stop.wanted() => break,
         }
         if until.is_some_and(|until| Instant::now() >= until) {
             break;
@@ -84,6 +83,55 @@ async fn show(flags: &Flags) -> Result<(), Vec<String>> {
     service.drain(std::future::ready(())).await;
     screen.close(&tally);
     Ok(())
+}
+
+/// What ends the demo early: ^C, SIGTERM, and a terminal that is closed.
+#[cfg(unix)]
+struct Stop([tokio::signal::unix::Signal; 3]);
+
+#[cfg(unix)]
+impl Stop {
+    fn listen() -> std::io::Result<Stop> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Stop([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn wanted(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// ^C, a closed console, and the end of the session.
+#[cfg(windows)]
+struct Stop(
+    tokio::signal::windows::CtrlC,
+    tokio::signal::windows::CtrlClose,
+    tokio::signal::windows::CtrlShutdown,
+);
+
+#[cfg(windows)]
+impl Stop {
+    fn listen() -> std::io::Result<Stop> {
+        use tokio::signal::windows::{ctrl_c, ctrl_close, ctrl_shutdown};
+        Ok(Stop(ctrl_c()?, ctrl_close()?, ctrl_shutdown()?))
+    }
+
+    async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+            _ = self.2.recv() => {}
+        }
+    }
 }
 
 /// The demo's own configuration, as a file would have it. The usual admin port, or any if it is taken.

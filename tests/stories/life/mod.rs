@@ -6,11 +6,15 @@ mod admin;
 #[cfg(unix)]
 mod admit;
 #[cfg(unix)]
+mod demo;
+#[cfg(unix)]
 mod drain;
 #[cfg(target_os = "linux")]
 mod limits;
 #[cfg(unix)]
 mod listen;
+#[cfg(unix)]
+mod log;
 #[cfg(unix)]
 mod reload;
 mod start;
