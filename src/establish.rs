@@ -203,8 +203,8 @@ pub async fn try_endpoint(
     trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     trail.times.connect = Some(begun.elapsed());
-    let mut stream = match connected {
-        Ok((stream, _)) => stream,
+    let (mut stream, at) = match connected {
+        Ok(connected) => connected,
         Err(failure) => {
             // The name may have moved: ask again now rather than when its time is up.
             target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
@@ -215,7 +215,7 @@ pub async fn try_endpoint(
     let Some((tls, name)) = server_name else { return Ok((stream, None)) };
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
-    let secured = tls.handshake(&mut stream, name, bound(target.timeouts.handshake)).await;
+    let secured = tls.handshake(&mut stream, at, name, bound(target.timeouts.handshake)).await;
     trail.times.handshake = Some(begun.elapsed());
     Ok((stream, Some(secured?)))
 }
