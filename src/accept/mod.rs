@@ -213,9 +213,13 @@ impl Port<'_> {
                 {
                     tracing::debug!(%error, "options were refused: the connection is gone already");
                 }
-                let local = match stream.local_addr() {
-                    Ok(address) => ListenAddr::Tcp(plain(address)),
-                    Err(_) => self.local.clone(),
+                let local = match &self.local {
+                    // Asked for only where a wildcard is bound: a system call less a connection.
+                    ListenAddr::Tcp(bound) if !bound.ip().is_unspecified() => ListenAddr::Tcp(plain(*bound)),
+                    _ => match stream.local_addr() {
+                        Ok(address) => ListenAddr::Tcp(plain(address)),
+                        Err(_) => self.local.clone(),
+                    },
                 };
                 (Stream::Tcp(stream), ClientAddr::Tcp(plain(peer)), local)
             }
