@@ -277,6 +277,16 @@ fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
         How::ClientReset => {
             Failure::new(Stage::Relay, Reason::ClientReset, Side::Client, "the client reset the connection")
         }
+        How::Vanished(party) => {
+            let (side, who) = match party {
+                Party::Client => (Side::Client, "client"),
+                _ => (Side::Upstream, "server"),
+            };
+            let detail = format!(
+                "the {who}'s host no longer answers, or took no data for tcp.user_timeout: TCP gave it up"
+            );
+            Failure::new(Stage::Relay, Reason::PeerVanished, side, detail)
+        }
         How::Io { party, error } => {
             let (reason, side) = match party {
                 Party::Client => (Reason::ClientReset, Side::Client),

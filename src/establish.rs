@@ -241,12 +241,12 @@ pub async fn look_at_endpoint(
     trail.stage = Stage::Connect;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     trail.times.connect = Some(begun.elapsed());
-    let mut stream = match connected {
-        Ok((stream, address)) => {
+    let (mut stream, at) = match connected {
+        Ok(connected) => {
             if let Some(sight) = &mut sight {
-                sight.connected = Some(address);
+                sight.connected = Some(connected.1);
             }
-            stream
+            connected
         }
         Err(failure) => {
             // The name may have moved: ask again now rather than when its time is up.
@@ -260,10 +260,10 @@ pub async fn look_at_endpoint(
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
     let secured = match sight {
-        None => tls.handshake(&mut stream, name, limit).await,
+        None => tls.handshake(&mut stream, at, name, limit).await,
         Some(sight) => {
             sight.server_name = Some(name.to_str().into_owned());
-            tls.handshake_seen(&mut stream, name, limit, &mut sight.tls).await
+            tls.handshake_seen(&mut stream, at, name, limit, &mut sight.tls).await
         }
     };
     trail.times.handshake = Some(begun.elapsed());

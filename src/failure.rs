@@ -249,6 +249,8 @@ reasons! {
     ClientReset "client_reset" = "connection_terminated", None, false, "look in the client's log for why it gave up";
     /// The server reset the connection.
     UpstreamReset "upstream_reset" = "connection_terminated", None, false, "look in the server's log for why it hung up";
+    /// TCP gave the peer up: it answered neither data nor keep-alive, or took no data for `tcp.user_timeout`.
+    PeerVanished "peer_vanished" = "connection_write_timeout", None, false, "is the host up, and the network to it? If it only reads slowly, raise tcp.user_timeout or leave it off";
     /// No byte in either direction for `timeouts.idle`.
     IdleTimeout "idle_timeout" = "connection_read_timeout", None, false, "raise timeouts.idle above the client's own pool time-out";
     /// One side had closed and the other sent nothing for `timeouts.half_close`.

@@ -262,9 +262,12 @@ fn of_tcp(stream: TcpStream, peer: SocketAddr, listening: &ListenAddr, tcp: &Tcp
     {
         tracing::debug!(%error, "options were refused: the connection is gone already");
     }
-    let local = match stream.local_addr() {
-        Ok(address) => ListenAddr::Tcp(plain(address)),
-        Err(_) => listening.clone(),
+    let local = match listening {
+        // Asked for only where a wildcard is bound: a system call less a connection.
+        ListenAddr::Tcp(bound) if !bound.ip().is_unspecified() => ListenAddr::Tcp(plain(*bound)),
+        _ => {
+            stream.local_addr().map_or_else(|_| listening.clone(), |address| ListenAddr::Tcp(plain(address)))
+        }
     };
     Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(plain(peer)), local, at: Instant::now() }
 }

@@ -94,7 +94,11 @@ async fn a_dual_stack_socket_shows_each_client_by_its_own_family() {
 
 #[tokio::test]
 async fn accepted_connections_have_the_options_of_their_listener() {
-    let tcp_settings = TcpSettings { keepalive: Some(Duration::from_secs(77)), ..TcpSettings::default() };
+    let tcp_settings = TcpSettings {
+        keepalive: Some(Duration::from_secs(77)),
+        user_timeout: Some(Duration::from_secs(99)),
+        ..TcpSettings::default()
+    };
     let acceptor = Acceptor::bind(&Settings { tcp: tcp_settings, ..settings(&["127.0.0.1:0"]) }).unwrap();
     let address = tcp(&acceptor.local_addrs()[0]);
     let mut running = Running::start(acceptor, 1);
@@ -106,7 +110,7 @@ async fn accepted_connections_have_the_options_of_their_listener() {
     #[cfg(target_os = "linux")]
     {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(99)));
     }
 }
 

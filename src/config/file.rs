@@ -242,8 +242,9 @@ sections! {
         keepalive_interval: KernelTime = default("15s");
         /// Unanswered questions that end the connection.
         keepalive_count: Count<1, 127> = default(4);
-        /// How long sent data may stay unacknowledged (Linux), or off: the system's.
-        user_timeout: Off<KernelTime> = default("2m");
+        /// How long sent data may stay unacknowledged (Linux), or off: the system's, about 15 minutes. It finds a dead host
+        /// sooner, and also ends a living peer that reads nothing for so long: a pager, a cursor, a long COPY.
+        user_timeout: Off<KernelTime> = default("off");
     }
 
     /// `[listener.NAME]`

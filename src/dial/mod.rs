@@ -200,7 +200,7 @@ async fn connect_from(
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(Trouble::Socket)?;
     // Before it is connected: of a connection that the peer has reset already, they would be refused.
-    options.apply(&socket).map_err(Trouble::Options)?;
+    options.apply_to_new(&socket).map_err(Trouble::Options)?;
     if let Some(source) = source {
         socket.bind(source).map_err(|error| Trouble::Bind(source.ip(), error))?;
     }

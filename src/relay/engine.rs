@@ -141,6 +141,7 @@ impl How {
         match party {
             Party::Client if is_gone(error) => How::ClientReset,
             Party::Upstream if is_gone(error) => How::UpstreamReset,
+            party if is_silence(error) => How::Vanished(party),
             _ => How::Io { party, error: error.to_string() },
         }
     }
@@ -150,6 +151,12 @@ impl How {
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected)
+}
+
+/// TCP waited for the peer in vain; on the way there may have been a router that said why.
+fn is_silence(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }
 
 /// Length of the record at the front of `bytes`, as its header says; `None`: not even the header is complete.

@@ -98,6 +98,8 @@ pub enum How {
     TlsAlert(rustls::AlertDescription),
     /// What the upstream sent was not valid TLS, or our keys are spent.
     TlsError(String),
+    /// TCP gave a party up: its host answered neither data nor keep-alive, or it took nothing for the user timeout.
+    Vanished(Party),
     /// A socket failed in another way.
     Io {
         /// Whose socket.

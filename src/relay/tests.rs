@@ -399,6 +399,18 @@ async fn a_client_that_resets_resets_the_upstream() {
 }
 
 #[tokio::test]
+#[cfg(target_os = "linux")]
+async fn an_upstream_that_takes_nothing_for_the_user_timeout_vanished_and_did_not_reset() {
+    let ((app, client), (upstream, _server)) = (tcp_pair().await, tcp_pair().await);
+    socket2::SockRef::from(&upstream).set_tcp_user_timeout(Some(Duration::from_millis(300))).unwrap();
+    let relay = Relay::start(Wire::new(client), Wire::new(upstream), None, Settings::default());
+    let mut app = app;
+    tokio::spawn(async move { while app.write_all(&[0; 64 * 1024]).await.is_ok() {} });
+    let ended = relay.ended().await;
+    assert_eq!((ended.how, ended.closed_by), (How::Vanished(Party::Upstream), Some(Party::Upstream)));
+}
+
+#[tokio::test]
 async fn what_a_client_said_before_it_reset_still_reaches_the_upstream() {
     let ((mut app, client), (upstream, mut server)) = (duplex(64_000), duplex(10));
     let relay = Relay::start(Wire::new(client), Wire::new(upstream), None, Settings::default());

@@ -41,7 +41,8 @@ pub struct TcpSettings {
     pub keepalive_interval: Duration,
     /// Unanswered questions after which the connection is dead.
     pub keepalive_count: u32,
-    /// Time that sent data may stay unacknowledged (Linux); `None`: the system's.
+    /// Time that sent data may stay unacknowledged (Linux); `None`: the system's. Linux counts the time that a living peer
+    /// takes nothing as well (a pager, a cursor), and cannot tell it from one that is gone.
     pub user_timeout: Option<Duration>,
 }
 
@@ -51,7 +52,7 @@ impl Default for TcpSettings {
             keepalive: Some(Duration::from_secs(60)),
             keepalive_interval: Duration::from_secs(15),
             keepalive_count: 4,
-            user_timeout: Some(Duration::from_secs(120)),
+            user_timeout: None,
         }
     }
 }
@@ -62,19 +63,35 @@ impl TcpSettings {
     where
         SockRef<'s>: From<&'s S>,
     {
+        self.apply_to_new(socket)?;
         let socket = SockRef::from(socket);
-        socket.set_tcp_nodelay(true)?;
-        match self.keepalive {
-            Some(time) => socket.set_tcp_keepalive(
-                &TcpKeepalive::new()
-                    .with_time(time)
-                    .with_interval(self.keepalive_interval)
-                    .with_retries(self.keepalive_count),
-            )?,
-            None => socket.set_keepalive(false)?,
+        if self.keepalive.is_none() {
+            socket.set_keepalive(false)?;
         }
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(self.user_timeout)?;
+        if self.user_timeout.is_none() {
+            socket.set_tcp_user_timeout(None)?;
+        }
+        Ok(())
+    }
+
+    /// The same for a socket that was just made: what is off is off already.
+    pub fn apply_to_new<'s, S>(&self, socket: &'s S) -> io::Result<()>
+    where
+        SockRef<'s>: From<&'s S>,
+    {
+        let socket = SockRef::from(socket);
+        socket.set_tcp_nodelay(true)?;
+        if let Some(time) = self.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(time);
+            socket.set_tcp_keepalive(
+                &keepalive.with_interval(self.keepalive_interval).with_retries(self.keepalive_count),
+            )?;
+        }
+        #[cfg(target_os = "linux")]
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
         Ok(())
     }
 }
@@ -388,18 +405,19 @@ mod tests {
     #[tokio::test]
     async fn settings_are_set_and_can_be_switched_off() {
         let (client, _stream) = pair().await;
-        TcpSettings { keepalive: Some(Duration::from_secs(77)), ..TcpSettings::default() }
-            .apply(&client)
-            .unwrap();
+        let (keepalive, user_timeout) = (Some(Duration::from_secs(77)), Some(Duration::from_secs(99)));
+        TcpSettings { keepalive, user_timeout, ..TcpSettings::default() }.apply(&client).unwrap();
         let socket = SockRef::from(&client);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         #[cfg(target_os = "linux")]
         {
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+            assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
         }
         TcpSettings { keepalive: None, ..TcpSettings::default() }.apply(&client).unwrap();
         assert!(!SockRef::from(&client).keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap(), None);
     }
 
     #[test]

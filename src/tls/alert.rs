@@ -209,6 +209,7 @@ pub fn late_failure(how: &How, upstream_spoke: bool, tls: &ClientTls) -> Option<
         }
         How::Closed
         | How::ClientReset
+        | How::Vanished(_)
         | How::UpstreamReset
         | How::Truncated
         | How::Io { .. }

@@ -3,11 +3,16 @@
 //! Resumption skips the verification of the certificate: whoever vouched for the first handshake vouches for all that
 //! resume it. So the store lives and dies with its `ClientTls`, and any change of authorities, pins, names, versions or
 //! of our own certificate makes a new `ClientTls`, never an altered one.
+//!
+//! rustls files sessions by server name. Endpoints of one name that share no ticket keys would spend each other's tickets,
+//! so each address has a store of its own.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -26,14 +31,18 @@ use crate::addr::Host;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::upstream::EndpointSpec;
 
-/// Sessions kept per upstream; rustls holds up to eight tickets for each.
-const SESSIONS: usize = 256;
+/// Addresses of an upstream whose sessions are kept.
+const ADDRESSES: usize = 256;
+/// What rustls' store is sized for: one server name of an address, and a second one while the first gives way.
+const SESSIONS: usize = 16;
 
 pub(super) const SYSTEM_ROOTS: &str = "the system's roots";
 
 /// One upstream's TLS under one generation of its identity.
 pub struct ClientTls {
-    config: Arc<ClientConfig>,
+    /// Without a session store; see [`ClientTls::config_for`].
+    config: ClientConfig,
+    by_address: Mutex<HashMap<SocketAddr, Arc<ClientConfig>>>,
     server_name: Option<ServerName<'static>>,
     generation: Option<u64>,
     pub(super) presenter: Arc<Presenter>,
@@ -111,9 +120,10 @@ impl ClientTls {
             .with_custom_certificate_verifier(Arc::new(Verifier { trust, algorithms }))
             .with_client_cert_resolver(presenter.clone());
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        config.resumption = Resumption::disabled();
         Ok(ClientTls {
-            config: Arc::new(config),
+            config,
+            by_address: Mutex::default(),
             server_name,
             generation: identity.map(|identity| identity.generation),
             presenter,
@@ -180,20 +190,22 @@ impl ClientTls {
         Ok(())
     }
 
-    /// Runs the handshake within `limit`. Every failure is explained.
+    /// Runs the handshake within `limit`; `at` is the address that was dialled. Every failure is explained.
     pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
+        at: SocketAddr,
         name: ServerName<'static>,
         limit: Duration,
     ) -> Result<Secured, Failure> {
-        self.handshake_seen(stream, name, limit, &mut Seen::default()).await
+        self.handshake_seen(stream, at, name, limit, &mut Seen::default()).await
     }
 
     /// As [`ClientTls::handshake`]; what it showed is in `seen` afterwards, however it ended.
     pub async fn handshake_seen<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
+        at: SocketAddr,
         name: ServerName<'static>,
         limit: Duration,
         seen: &mut Seen,
@@ -201,9 +213,8 @@ impl ClientTls {
         let before = RefCell::new(std::mem::take(seen));
         let run = async {
             let mut progress = Progress::default();
-            let outcome =
-                tokio::time::timeout(limit, handshake(stream, self.config.clone(), name, &mut progress))
-                    .await;
+            let config = self.config_for(at);
+            let outcome = tokio::time::timeout(limit, handshake(stream, config, name, &mut progress)).await;
             *seen = verify::taken();
             match outcome {
                 Ok(Ok(secured)) => Ok(secured),
@@ -226,6 +237,28 @@ impl ClientTls {
     /// What we would present; `None`: nothing.
     pub fn own(&self) -> Option<&PeerFacts> {
         self.ours.as_ref().map(|ours| &ours.facts)
+    }
+
+    /// The configuration with the sessions of this address. One lock for a look-up, once a connection.
+    fn config_for(&self, at: SocketAddr) -> Arc<ClientConfig> {
+        let mut known = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = known.get(&at) {
+            return config.clone();
+        }
+        // Addresses of a name come and go. Any may give way: the price is one full handshake.
+        if known.len() >= ADDRESSES
+            && let Some(other) = known.keys().next().copied()
+        {
+            known.remove(&other);
+        }
+        let mut config = self.config.clone();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        known.entry(at).or_insert(Arc::new(config)).clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn addresses_known(&self) -> usize {
+        self.by_address.lock().map_or(0, |known| known.len())
     }
 
     /// What we offer, for messages.

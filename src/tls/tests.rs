@@ -2,6 +2,7 @@
 //! sentence that it gets. What no server in this process can play (TLS 1.1, RSA key exchange) is played by openssl.
 
 use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +20,8 @@ use crate::failure::{Failure, Reason, Side, Stage};
 use crate::relay::How;
 use crate::upstream::EndpointSpec;
 
+/// Where a server is, in so far as it matters.
+const AT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
 const LIMIT: Duration = Duration::from_secs(20);
 const TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -95,13 +98,27 @@ async fn handshake_with(tls: &ClientTls, server: Arc<ServerConfig>, to: &str) ->
         stream.flush().await?;
         std::io::Result::Ok(stream)
     });
-    let result = tls.handshake(&mut near, name(to), LIMIT).await;
+    let result = tls.handshake(&mut near, AT, name(to), LIMIT).await;
     drop(near);
     // Its own view of the failure is not what is tested here.
     match accepting.await.unwrap() {
         Ok(_) | Err(_) => {}
     }
     result
+}
+
+/// A handshake and an orderly end, by which the tickets have come; was a session resumed?
+async fn resumes(tls: &ClientTls, server: Arc<ServerConfig>, at: SocketAddr) -> bool {
+    let (mut near, far) = tokio::io::duplex(64 << 10);
+    let accepting = tokio::spawn(async move {
+        let mut stream = tokio_rustls::TlsAcceptor::from(server).accept(far).await?;
+        stream.shutdown().await
+    });
+    let secured = tls.handshake(&mut near, at, name("upstream.test"), LIMIT).await.unwrap();
+    let resumed = secured.summary.resumed;
+    assert_eq!(secured.carried.close(&mut near).await, How::Closed);
+    accepting.await.unwrap().unwrap();
+    resumed
 }
 
 /// The failure as it is logged, with the directory of the fixtures left out.
@@ -124,9 +141,36 @@ async fn scripted(tls: &ClientTls, greets: &[u8], answers: &[u8], stays: bool) -
         std::io::Result::<Option<DuplexStream>>::Ok(stays.then_some(far))
     });
     let limit = if stays { Duration::from_millis(50) } else { LIMIT };
-    let result = tls.handshake(&mut near, name("upstream.test"), limit).await;
+    let result = tls.handshake(&mut near, AT, name("upstream.test"), limit).await;
     server.await.unwrap().unwrap();
     result
+}
+
+#[test]
+fn servers_of_one_name_that_share_no_ticket_keys_do_not_spend_each_others_tickets() {
+    run(async {
+        for versions in [TLS12, TLS13] {
+            let servers =
+                [1, 2].map(|port| (server("server.pem", versions, false), SocketAddr::new(AT.ip(), port)));
+            let tls = client(Settings::default());
+            for round in 0..4 {
+                for (server, at) in &servers {
+                    assert_eq!(resumes(&tls, server.clone(), *at).await, round > 0, "{at} in round {round}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn addresses_that_come_and_go_do_not_pile_up_sessions() {
+    run(async {
+        let (tls, server) = (client(Settings::default()), server("server.pem", TLS13, false));
+        for port in 1..=300 {
+            resumes(&tls, server.clone(), SocketAddr::new(AT.ip(), port)).await;
+        }
+        assert_eq!(tls.addresses_known(), 256);
+    });
 }
 
 #[test]
@@ -161,7 +205,7 @@ fn a_handshake_may_be_spawned_on_another_thread() {
     fn may_move<T: Send>(_: T) {}
     let tls = client(Settings::default());
     let (mut near, _far) = tokio::io::duplex(1);
-    may_move(tls.handshake(&mut near, name("upstream.test"), LIMIT));
+    may_move(tls.handshake(&mut near, AT, name("upstream.test"), LIMIT));
 }
 
 #[test]
@@ -516,7 +560,7 @@ mod openssl {
 
     async fn told_by(tls: &ClientTls, server: &Server) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", server.1)).await.unwrap();
-        told(tls.handshake(&mut stream, name("upstream.test"), LIMIT).await)
+        told(tls.handshake(&mut stream, AT, name("upstream.test"), LIMIT).await)
     }
 
     #[test]

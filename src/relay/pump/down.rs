@@ -21,6 +21,10 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             State::Open => self.fill_down(cx, now) && self.deliver(cx, now),
             State::Closing => {
                 self.down.buffer = None;
+                if self.up.state == State::Done {
+                    self.down.state = State::Done; // nothing is left to do: it closes with its socket
+                    return true;
+                }
                 match Pin::new(&mut *self.client).poll_shutdown(cx) {
                     Poll::Pending => false,
                     // An error: the client is gone. If that matters, reading from it says so.

@@ -22,6 +22,11 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                     self.up.out = Some(out);
                     self.drain_up(cx, now)
                 }
+                // Nothing is left to do: it closes with its socket.
+                None if self.down.state == State::Done => {
+                    self.up.state = State::Done;
+                    true
+                }
                 None => self.shut_upstream(cx, now),
             },
             State::Done | State::Unwritable => false,
