@@ -109,28 +109,35 @@ impl<E: Engine> Carried<E> {
             write_failed = Some(How::of_io(Party::Upstream, &error));
         }
         // Reading goes on all the same: if the server refused us, its reason is waiting in the receive queue.
-        let mut buffer = vec![0; pool::SMALL + self.ciphertext.len()];
+        match (self.listen(stream).await, write_failed) {
+            (How::Truncated | How::UpstreamReset | How::Io { .. }, Some(write_failed)) => write_failed,
+            (how, _) => how,
+        }
+    }
+
+    /// Reads until the server ends the stream, and tells how it did; data is thrown away. Dropped before, it leaves what is
+    /// needed to go on.
+    pub async fn listen<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> How {
         let mut held = self.ciphertext.len();
+        let mut buffer = vec![0; pool::SMALL + held];
         buffer[HEADROOM..HEADROOM + held].copy_from_slice(&self.ciphertext);
-        let mut fresh = held;
         loop {
-            if fresh > 0 {
-                let opened = self.engine.open(&mut buffer, HEADROOM, HEADROOM + held);
-                if let Some(fault) = opened.fault {
-                    return fault.into();
-                }
-                if opened.closed {
-                    return How::Closed;
-                }
-                buffer.copy_within(HEADROOM + opened.consumed..HEADROOM + held, HEADROOM);
-                held -= opened.consumed;
+            let opened = self.engine.open(&mut buffer, HEADROOM, HEADROOM + held);
+            if let Some(fault) = opened.fault {
+                return fault.into();
             }
-            fresh = match stream.read(&mut buffer[HEADROOM + held..]).await {
-                Ok(0) => return write_failed.unwrap_or(How::Truncated),
-                Ok(read) => read,
-                Err(error) => return write_failed.unwrap_or_else(|| How::of_io(Party::Upstream, &error)),
-            };
-            held += fresh;
+            if opened.closed {
+                return How::Closed;
+            }
+            buffer.copy_within(HEADROOM + opened.consumed..HEADROOM + held, HEADROOM);
+            held -= opened.consumed;
+            self.ciphertext.clear();
+            self.ciphertext.extend_from_slice(&buffer[HEADROOM..HEADROOM + held]);
+            match stream.read(&mut buffer[HEADROOM + held..]).await {
+                Ok(0) => return How::Truncated,
+                Ok(read) => held += read,
+                Err(error) => return How::of_io(Party::Upstream, &error),
+            }
         }
     }
 }

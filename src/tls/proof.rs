@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{ClientTls, PeerFacts, Secured, late_failure};
 use crate::failure::{Failure, Reason, Stage};
-use crate::relay::{Carried, Engine, HEADROOM, How, MAX_RECORD};
+use crate::relay::How;
 
 /// How long our close_notify may take: it is a courtesy that keeps the server's log free of complaints.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -26,7 +26,7 @@ impl Secured {
     {
         let mut carried = self.carried;
         let unwritten = carried.flush(stream).await.err();
-        match tokio::time::timeout(window, listen(&mut carried, stream)).await {
+        match tokio::time::timeout(window, carried.listen(stream)).await {
             Ok(how) => Err(late_failure(&how, false, tls).unwrap_or_else(|| slammed(&how, tls.own()))),
             Err(_) if unwritten.is_some() => Err(slammed(&How::UpstreamReset, tls.own())),
             Err(_) => {
@@ -37,31 +37,6 @@ impl Secured {
                     Ok(_) | Err(_) => Ok(()),
                 }
             }
-        }
-    }
-}
-
-/// Reads until the server ends the stream, and tells how it did.
-async fn listen<E: Engine, S: AsyncRead + Unpin>(carried: &mut Carried<E>, stream: &mut S) -> How {
-    let mut held = carried.ciphertext.len();
-    let mut buffer = vec![0; HEADROOM + MAX_RECORD.max(held)];
-    buffer[HEADROOM..HEADROOM + held].copy_from_slice(&std::mem::take(&mut carried.ciphertext));
-    loop {
-        let opened = carried.engine.open(&mut buffer, HEADROOM, HEADROOM + held);
-        if let Some(fault) = opened.fault {
-            return fault.into();
-        }
-        if opened.closed {
-            return How::Closed;
-        }
-        buffer.copy_within(HEADROOM + opened.consumed..HEADROOM + held, HEADROOM);
-        held -= opened.consumed;
-        // Kept for the goodbye, should the window close while we wait here.
-        carried.ciphertext = buffer[HEADROOM..HEADROOM + held].to_vec();
-        match stream.read(&mut buffer[HEADROOM + held..]).await {
-            Ok(0) => return How::Truncated,
-            Ok(read) => held += read,
-            Err(_) => return How::UpstreamReset,
         }
     }
 }
