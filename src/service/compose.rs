@@ -386,29 +386,14 @@ fn build_target(
             let upstream =
                 Upstream::new(name.clone(), written.set.clone(), &written.retry, fastrand::u64(..), observer);
             // Now, and not when `follow` gets its turn: no connection should find the set empty.
-            let members = known_members(written, known);
-            if !members.is_empty() {
-                upstream.update(members, Instant::now());
+            if let discovery::Source::Fixed(specs) = &written.source {
+                upstream.update(specs.clone(), Instant::now());
             }
             upstream
         }
     };
     let target = target(written, upstream, tls, foundation.resolver.clone());
     Ok((Arc::new(target), false))
-}
-
-/// The endpoints that can be told before anything is looked up: those written, else those that the same name had so far.
-fn known_members(written: &config::Upstream, known: Option<&Running>) -> Vec<EndpointSpec> {
-    let same_name = |running: &&Running| {
-        running.written.source == written.source && running.written.tls.server_name == written.tls.server_name
-    };
-    match (&written.source, known.filter(same_name)) {
-        (discovery::Source::Fixed(specs), _) => specs.clone(),
-        (discovery::Source::Dns(_), Some(running)) => {
-            running.target.upstream.endpoints().into_iter().map(|(_, spec)| spec).collect()
-        }
-        (discovery::Source::Dns(_), None) => Vec::new(),
-    }
 }
 
 /// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.
