@@ -13,8 +13,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("drain", &[]),
     ("failure", &[]),
-    ("protocol", &[]),
     ("relay", &[]),
+    ("protocol", &["failure", "relay"]),
     ("trail", &["failure"]),
     // Sockets, and the endpoints behind them.
     ("socket", &["relay"]),

@@ -8,6 +8,7 @@
 
 mod engine;
 mod flow;
+mod greet;
 mod limits;
 pub mod pool;
 mod pump;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 pub use engine::{Carried, Engine, Fault, HEADROOM, MAX_RECORD, Opened, record_length};
 pub use flow::{Exchanges, Flow};
+pub use greet::{Greeter, Objection, Onward, Remark};
 
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
