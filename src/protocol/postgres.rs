@@ -1,6 +1,7 @@
 //! PostgreSQL: stub, to be replaced.
-use super::{Facts, First, Greeting, KeepKey, Negotiated, Opening, Refusal, Talk};
+use super::{Facts, First, KeepKey, Negotiated, Opening, Refusal, Talk};
 use crate::failure::Failure;
+use crate::relay::Greeting;
 
 pub(super) const FACTS: Facts = Facts {
     name: "postgres",

@@ -1,6 +1,7 @@
 //! SMTP: stub, to be replaced.
-use super::{Facts, First, Greeting, Negotiated, Refusal, Talk};
+use super::{Facts, First, Negotiated, Refusal, Talk};
 use crate::failure::Failure;
+use crate::relay::Greeting;
 
 pub(super) const FACTS: Facts = Facts {
     name: "smtp",
