@@ -14,8 +14,6 @@ use crate::relay::{Greeter, Objection, Onward, Party, Remark};
 
 /// What a client may say before anything that counts, each answered by one reply.
 const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
-/// The longest of them, and one byte by which a longer word is known.
-const MAX_WORD: usize = 9;
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
@@ -57,9 +55,10 @@ enum Reply {
     Other,
 }
 
-/// The client's line so far.
+/// The client's line so far. No word grows beyond the longest beginning and the byte that shows it is none.
 #[derive(Default)]
 struct Line {
+    /// In capitals.
     word: Vec<u8>,
     /// Its first word has ended.
     is_word: bool,
@@ -164,23 +163,26 @@ impl Greeter for Reading {
 impl Reading {
     fn hear_client(&mut self, byte: u8) {
         self.line.is_later = true;
+        let Line { word, is_word, .. } = &mut self.line;
         let ends_word = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-        let is_leading = matches!(byte, b' ' | b'\t') && self.line.word.is_empty();
-        if !self.line.is_word && !is_leading {
-            if ends_word {
-                self.line.is_word = true;
-            } else {
-                self.line.word.push(byte);
+        let is_leading = matches!(byte, b' ' | b'\t') && word.is_empty();
+        if !*is_word && !is_leading {
+            match ends_word {
+                true => *is_word = true,
+                false => word.push(byte.to_ascii_uppercase()),
             }
-            let is = |word: &&str| word.as_bytes().eq_ignore_ascii_case(&self.line.word);
-            if self.line.word.len() == MAX_WORD || ends_word && !BEGINNINGS.iter().any(|word| is(&word)) {
+            let is_beginning = |beginning: &&str| match ends_word {
+                true => beginning.as_bytes() == *word,
+                false => beginning.as_bytes().starts_with(word),
+            };
+            if !BEGINNINGS.iter().any(is_beginning) {
                 self.is_past = true;
                 return;
             }
         }
         if byte == b'\n' {
             let Line { word, .. } = mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
-            self.take_command(&word.to_ascii_uppercase());
+            self.take_command(&word);
         }
     }
 
@@ -269,3 +271,6 @@ fn end(line: &[u8]) -> &[u8] {
         _ => &[],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,6 @@ fn refused(detail: String) -> Failure {
 fn error(detail: String) -> Failure {
     Failure::upstream(Stage::Negotiate, Reason::NegotiationError, detail)
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,3 +99,72 @@ fn status(reason: Reason) -> &'static str {
         | Reason::ClientCertificateRefused => "4.7.5",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Failure, Stage};
+
+    fn refused(failure: &Failure) -> String {
+        let said = |greeted| refusal(Refusal { failure, id: "00c0ffee00c0ffee", greeted });
+        assert_eq!(said(false), said(true));
+        String::from_utf8(said(true)).unwrap()
+    }
+
+    #[test]
+    fn a_client_reads_what_was_seen_what_to_do_and_where_to_look() {
+        let failure = Failure::upstream(
+            Stage::Connect,
+            Reason::ConnectionRefused,
+            "192.0.2.25:25 refused the connection",
+        );
+        assert_eq!(
+            refused(&failure),
+            "421-4.4.1 nuncio: 192.0.2.25:25 refused the connection\r\n\
+             421-4.4.1 is the server running, and does it listen on this address and port?\r\n\
+             421 4.4.1 nuncio: connection_refused, connection 00c0ffee00c0ffee\r\n"
+        );
+    }
+
+    #[test]
+    fn a_client_that_may_not_come_at_all_is_not_told_to_try_again() {
+        let failure = Failure::upstream(Stage::Admit, Reason::AdmissionDenied, "user 1000 is not allowed");
+        assert!(refused(&failure).starts_with("554-5.7.1 nuncio: user 1000 is not allowed\r\n554-5.7.1 "));
+    }
+
+    /// Whatever a detail holds: it is one reply of printable ASCII, in lines that every client takes.
+    #[test]
+    fn every_reason_with_any_words_is_one_reply() {
+        for seed in 0..5_000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let alphabet: Vec<char> = "ab  \r\n\t\0\u{7f}é…\u{202e}😀%-".chars().collect();
+            let longest = *rng.choice([1, 100, 3000].as_slice()).unwrap();
+            let detail: String =
+                (0..rng.usize(0..longest)).map(|_| *rng.choice(&alphabet).unwrap()).collect();
+            let reason = *rng.choice(Reason::ALL).unwrap();
+            let said = refused(&Failure::upstream(Stage::Relay, reason, detail.clone()).mend(detail));
+            let code = if reason == Reason::AdmissionDenied { "554" } else { "421" };
+            let lines: Vec<&str> = said.split_inclusive("\r\n").collect();
+            assert!(lines.len() <= 2 * MAX_LINES + 1, "{said}");
+            for (number, line) in lines.iter().enumerate() {
+                let text = line.strip_suffix("\r\n").expect("a line");
+                assert!(
+                    line.len() <= MAX_LINE && text.bytes().all(|byte| matches!(byte, b' '..=b'~')),
+                    "{said}"
+                );
+                let mark = if number + 1 == lines.len() { ' ' } else { '-' };
+                assert!(text.starts_with(&format!("{code}{mark}{} ", status(reason))), "seed {seed}: {said}");
+            }
+        }
+    }
+
+    /// RFC 3463: class, subject and detail; the class goes with the code.
+    #[test]
+    fn every_status_is_of_its_codes_class() {
+        for reason in Reason::ALL {
+            let parts: Vec<&str> = status(*reason).split('.').collect();
+            assert!(parts.len() == 3 && parts.iter().all(|part| part.parse::<u8>().is_ok()), "{reason}");
+            assert_eq!(parts[0] == "5", *reason == Reason::AdmissionDenied, "{reason}");
+        }
+    }
+}
