@@ -4,6 +4,10 @@
 //! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, TLS to `tls`, and what the client is
 //! told to `connection`.
 
+mod http;
+
+pub use http::HttpCheck;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -79,6 +83,8 @@ pub struct Target {
     pub dial: dial::Settings,
     /// TLS; `None`: the bytes go as they are.
     pub tls: Option<Arc<ClientTls>>,
+    /// What health checks ask over HTTP, where they do.
+    pub http: Option<HttpCheck>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
@@ -208,10 +214,22 @@ pub async fn look_at_endpoint(
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
+    sight: Option<&mut Sight>,
+) -> Result<(TcpStream, Option<Secured>), Failure> {
+    reach(target, target.tls.as_ref(), spec, deadline, trail, sight).await
+}
+
+/// Any server that is spoken to on behalf of a target, with the target's TLS or other.
+async fn reach(
+    target: &Target,
+    tls: Option<&Arc<ClientTls>>,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    trail: &mut Trail,
     mut sight: Option<&mut Sight>,
 ) -> Result<(TcpStream, Option<Secured>), Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
-    let server_name = match &target.tls {
+    let server_name = match tls {
         None => None,
         Some(tls) => {
             // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired
@@ -344,6 +362,7 @@ impl health::Probe for Target {
                         (None, _) | (_, None) => Ok(()),
                     }
                 }
+                health::Kind::Http => http::check(self, spec, deadline).await,
             }
         })
     }

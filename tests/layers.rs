@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dial", &["failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "upstream"]),
     ("discovery", &["addr", "failure", "upstream"]),
-    ("health", &["failure", "upstream"]),
+    ("health", &["addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
     ("admit", &["accept", "addr", "failure", "socket"]),
@@ -107,6 +107,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "discovery",
             "establish",
             "failure",
+            "health",
             "record",
             "service",
             "socket",

@@ -11,8 +11,8 @@ use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, Ip, KernelTime, Level, Listen, Mode, Network, Rate, ServerName, Size,
-    Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, Rate,
+    ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
 use crate::record::Format;
@@ -178,8 +178,12 @@ sections! {
 
     /// `[upstream.NAME.health]`
     struct Health {
-        /// off, tcp (connects) or tls (connects and shakes hands). Without it: the deepest that the upstream has.
+        /// off, tcp (connects), tls (connects and shakes hands) or http (asks `url`). Without it: the deepest of tcp and tls
+        /// that the upstream has.
         kind: Choice<health::Kind> = example("tls");
+        /// With kind = "http": what is asked, with the endpoint's {host} and {port} filled in. 2xx means up. With https,
+        /// the upstream's identity counts, and the certificate must carry the URL's host.
+        url: HealthUrl = example("https://{host}:8008/primary");
         /// Time between two checks of an endpoint.
         interval: Time = default("5s");
         /// How long one may take.
@@ -386,8 +390,8 @@ impl Choices for Balance {
 
 impl Choices for health::Kind {
     const ALL: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("tcp", Self::Tcp), ("tls", Self::Tls)];
-    const LATER: &'static [&'static str] = &["protocol", "http"];
+        &[("off", Self::Off), ("tcp", Self::Tcp), ("tls", Self::Tls), ("http", Self::Http)];
+    const LATER: &'static [&'static str] = &["protocol"];
 }
 
 impl Choices for Format {

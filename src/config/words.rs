@@ -14,6 +14,7 @@ use super::problem::Place;
 use super::reader::{Reader, quoted};
 use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
+use crate::health::http::Url;
 
 /// Replaces `${NAME}` by the variable's value and `$$` by a dollar.
 pub(super) fn expand(text: &str, environment: fn(&str) -> Option<String>) -> Result<String, Fault> {
@@ -255,6 +256,14 @@ word! {
             return fault(format!("{} is a URL", quoted(text)), "write only its host and its port, HOST:PORT");
         }
         text.parse().map_err(|error: String| split_mend(&error, mend))
+    }
+}
+
+word! {
+    /// What a health check asks.
+    HealthUrl -> Url, "a URL", "\"https://{host}:8008/primary\"", None, |text| {
+        let mend = "write for example \"https://{host}:8008/primary\"";
+        Url::parse(text).map_err(|error| split_mend(&error, mend))
     }
 }
 
