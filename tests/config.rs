@@ -230,6 +230,22 @@ fn an_upstream_may_stand_within_its_listener() {
     assert_eq!(endpoints[0].server_name.as_deref(), Some("x.example"));
 }
 
+/// A pin is copied from wherever a tool printed it: curl, openssl, or nuncio itself.
+#[test]
+fn a_pin_is_taken_in_the_notation_of_each_tool() {
+    let hash = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let pins = |notation: &str| {
+        let listener = "address = '127.0.0.1:1'\nupstream = { endpoints = ['db:1'], pins = ['";
+        let text = format!("[listener.a]\n{listener}{notation}{hash}'] }}\n");
+        config::from_text("x.toml", text).unwrap().config.upstreams["a"].tls.pins.clone()
+    };
+    assert_eq!(pins("spki-sha256:").len(), 1);
+    for curl in ["sha256//", "sha256/"] {
+        assert_eq!(pins(curl), pins("spki-sha256:"));
+    }
+    assert_ne!(pins("leaf-sha256:"), pins("spki-sha256:"));
+}
+
 #[test]
 fn problems_can_be_read_by_a_program() {
     let problems = config::from_text("x.toml", "[log]\nformat = \"xml\"\n[listener]\n").unwrap_err();

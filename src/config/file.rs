@@ -6,13 +6,12 @@
 use toml::de::DeValue;
 
 use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
-use super::pin::PinText;
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, Rate,
-    ServerName, Size, Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
+    Rate, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
 use crate::record::Format;

@@ -15,6 +15,7 @@ use super::reader::{Reader, quoted};
 use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
 use crate::health::http::Url;
+use crate::tls::Pin;
 
 /// Replaces `${NAME}` by the variable's value and `$$` by a dollar.
 pub(super) fn expand(text: &str, environment: fn(&str) -> Option<String>) -> Result<String, Fault> {
@@ -90,8 +91,6 @@ macro_rules! word {
         }
     };
 }
-
-pub(super) use word;
 
 word! {
     /// A duration above zero.
@@ -286,7 +285,15 @@ word! {
     }
 }
 
-/// The parsers of `addr` put what to write behind what is wrong; here each has a line of its own.
+word! {
+    /// The hash of a key or a certificate.
+    PinText -> Pin, "a pin", "\"spki-sha256:...\"", None, |text| {
+        let mend = "write spki-sha256: (the key's) or leaf-sha256: (the certificate's) and the SHA-256 in hex or base64; nuncio probe prints both";
+        text.parse().map_err(|error: String| split_mend(&error, mend))
+    }
+}
+
+/// The parsers of `addr`, `health` and `tls` put what to write behind what is wrong; here each has a line of its own.
 fn split_mend(error: &str, otherwise: &str) -> Fault {
     let (message, mend) = match (error.split_once(" (write "), error.split_once(": write ")) {
         (Some((message, mend)), _) => (message, format!("write {}", mend.trim_end_matches(')'))),
