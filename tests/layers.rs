@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What is told.
     ("metrics", &["addr", "failure", "upstream"]),
     ("record", &["addr", "failure", "metrics", "relay", "socket", "tls", "trail"]),
-    ("admin", &["addr", "drain", "metrics", "record", "upstream"]),
+    ("admin", &["accept", "addr", "drain", "metrics", "record", "upstream"]),
     // The walk, and what is written in the file for it.
     (
         "connection",
