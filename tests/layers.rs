@@ -229,6 +229,7 @@ fn sources() -> Vec<Source> {
     let sources: Vec<Source> = files
         .iter()
         .filter(|file| !["tests.rs", "testkit.rs"].contains(&name_of(file).as_str()))
+        .filter(|file| file.parent().map(name_of).as_deref() != Some("tests"))
         .map(|file| {
             let path = file.strip_prefix(&root).expect("beneath it").to_string_lossy().replace('\\', "/");
             Source {
