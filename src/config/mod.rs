@@ -11,7 +11,6 @@ mod file;
 mod kinds;
 mod load;
 mod meaning;
-mod pin;
 mod problem;
 mod reader;
 mod reference;
