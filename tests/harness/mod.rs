@@ -12,10 +12,16 @@ pub mod http;
 pub mod knot;
 pub mod peer;
 pub mod pki;
+#[cfg(unix)]
+pub mod postgres;
 pub mod process;
+#[cfg(unix)]
+pub mod programs;
 pub mod records;
 pub mod scene;
 pub mod servers;
+#[cfg(unix)]
+pub mod sql;
 pub mod upstream;
 pub mod wording;
 
