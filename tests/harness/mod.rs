@@ -10,12 +10,13 @@ pub mod config;
 pub mod hostile;
 pub mod http;
 pub mod knot;
+#[cfg(unix)]
+pub mod mail;
 pub mod peer;
 pub mod pki;
 #[cfg(unix)]
 pub mod postgres;
 pub mod process;
-#[cfg(unix)]
 pub mod programs;
 pub mod records;
 pub mod scene;

@@ -43,14 +43,13 @@ impl Release {
     /// One of its programs, without Debian's wrapper.
     #[track_caller]
     pub fn program(self, name: &str) -> PathBuf {
-        match self {
-            Release::Debian => {
-                let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-                let newest = installed.map(|version| version.path()).max();
-                newest.expect("PostgreSQL: tests/run installs it").join("bin").join(name)
-            }
-            Release::Newest => tool("postgresql/bin").join(name),
-        }
+        let versions = match self {
+            Release::Debian => PathBuf::from("/usr/lib/postgresql"),
+            Release::Newest => tool("postgresql/usr/lib/postgresql"),
+        };
+        let installed = fs::read_dir(&versions).into_iter().flatten().flatten();
+        let newest = installed.map(|version| version.path()).max();
+        newest.expect("PostgreSQL: tests/run installs it").join("bin").join(name)
     }
 }
 

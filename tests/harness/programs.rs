@@ -120,6 +120,7 @@ pub fn tool(file: &str) -> PathBuf {
 }
 
 /// Lets the command run as a user without rights, when we are root and the program would refuse that.
+#[cfg(unix)]
 pub fn run_as(command: &mut Command, user: &str) {
     if is_root() {
         let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
@@ -128,6 +129,7 @@ pub fn run_as(command: &mut Command, user: &str) {
 }
 
 /// Gives a directory and what is in it to the user whom [`run_as`] runs programs as.
+#[cfg(unix)]
 pub fn give_to(directory: &Path, user: &str) {
     let mut commands = vec![("chmod", "755")];
     commands.extend(is_root().then_some(("chown", user)));
@@ -141,6 +143,7 @@ pub fn give_to(directory: &Path, user: &str) {
 }
 
 /// Whether we are root.
+#[cfg(unix)]
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
