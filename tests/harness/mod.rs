@@ -12,7 +12,11 @@ pub mod http;
 pub mod knot;
 #[cfg(unix)]
 pub mod mail;
+#[cfg(unix)]
+pub mod patroni;
 pub mod peer;
+#[cfg(unix)]
+pub mod pgbouncer;
 pub mod pki;
 #[cfg(unix)]
 pub mod postgres;

@@ -15,8 +15,8 @@ use super::process::Process;
 use super::programs::{Ran, give_to, run, run_as, tool};
 use super::{PATIENCE, free_address};
 
-/// The role that clients log in as; its database has the same name.
-pub const ROLE: &str = "app";
+/// The user that clients log in as; its database has the same name.
+pub const USER: &str = "app";
 /// Its password.
 pub const PASSWORD: &str = "correct-horse";
 
@@ -92,7 +92,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// PostgreSQL 15 with the role [`ROLE`], to be reached with a certificate of [`client`].
+    /// PostgreSQL 15 with the role [`USER`], to be reached with a certificate of [`client`].
     #[track_caller]
     pub fn start(pki: &Pki) -> Postgres {
         Postgres::with(pki, &Setup::default())
@@ -184,7 +184,7 @@ impl Postgres {
     /// How a client with this certificate connects without nuncio, as libpq has it.
     pub fn over_tls(&self, pki: &Pki, client: &Leaf) -> String {
         format!(
-            "host={SERVER_NAME} hostaddr={} port={} user={ROLE} password={PASSWORD} dbname={ROLE} \
+            "host={SERVER_NAME} hostaddr={} port={} user={USER} password={PASSWORD} dbname={USER} \
              sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
             self.address.ip(),
             self.address.port(),
@@ -205,15 +205,26 @@ impl Drop for Postgres {
 /// How a client without TLS connects, as libpq has it.
 pub fn plaintext(address: SocketAddr) -> String {
     format!(
-        "host={} port={} user={ROLE} password={PASSWORD} dbname={ROLE} sslmode=disable",
+        "host={} port={} user={USER} password={PASSWORD} dbname={USER} sslmode=disable",
         address.ip(),
         address.port()
     )
 }
 
-/// A client certificate for [`ROLE`], as `app.pem` and `app.key`.
+/// A client certificate for [`USER`], as `app.pem` and `app.key`.
 pub fn client(pki: &Pki) -> Leaf {
-    pki.issue(ROLE, &[ROLE], By::Ca, Valid::Now)
+    pki.issue(USER, &[USER], By::Ca, Valid::Now)
+}
+
+/// What a PostgreSQL is to those that replicate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Primary,
+    /// It follows a primary, and takes reads.
+    Standby,
+    /// It does not answer.
+    Gone,
 }
 
 /// The superuser, by the socket that only this machine has.
@@ -234,13 +245,17 @@ impl Admin {
     /// The same where the server may be gone.
     pub fn ask(&self, sql: &str) -> Ran {
         let mut command = Command::new(self.release.program("psql"));
-        command.args(self.options()).args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", ROLE, "-c", sql]);
+        command.args(self.options()).args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", USER, "-c", sql]);
         run(&mut command, Duration::from_secs(30))
     }
 
-    /// Whether it is there and no standby.
-    pub fn is_primary(&self) -> bool {
-        self.ask("select pg_is_in_recovery()").stdout.trim() == "f"
+    /// What it is now.
+    pub fn role(&self) -> Role {
+        match self.ask("select pg_is_in_recovery()").stdout.trim() {
+            "f" => Role::Primary,
+            "t" => Role::Standby,
+            _ => Role::Gone,
+        }
     }
 
     fn options(&self) -> Vec<String> {
@@ -313,7 +328,7 @@ fn init(release: Release, database: &Path) {
     run_as(&mut command, "postgres");
     // Single-user mode reads a statement up to an empty line.
     let statements = format!(
-        "create role {ROLE} login replication password '{PASSWORD}';\n\ncreate database {ROLE} owner {ROLE};\n\n"
+        "create role {USER} login replication password '{PASSWORD}';\n\ncreate database {USER} owner {USER};\n\n"
     );
     super::programs::Running::start(&mut command, &statements).finish(PATIENCE * 3).answer();
 }

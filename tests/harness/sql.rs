@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::eventually;
 use super::postgres::{Postgres, Release};
-use super::programs::{Ran, Running, run};
+use super::programs::{Ran, Running, run, tool};
 
 /// How long a client has for one question.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -36,6 +36,54 @@ pub fn interrupted_psql(release: Release, conninfo: &str, servers: &[&Postgres])
     let psql = sleeping_psql(release, conninfo, servers);
     psql.signal("INT");
     psql.finish(LIMIT)
+}
+
+/// A client, by the library that it rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// psql of this Debian.
+    Psql,
+    /// psql of the newest PostgreSQL.
+    NewestPsql,
+    /// psycopg 3, on libpq.
+    Psycopg,
+    /// asyncpg, on nothing.
+    Asyncpg,
+    /// pg8000, on nothing.
+    Pg8000,
+    /// PostgreSQL's JDBC driver. It has no certificate of its own here.
+    Jdbc,
+}
+
+impl Driver {
+    /// Each of them.
+    pub const ALL: [Driver; 6] =
+        [Driver::Psql, Driver::NewestPsql, Driver::Psycopg, Driver::Asyncpg, Driver::Pg8000, Driver::Jdbc];
+
+    /// Connects, asks, and prints the first column of the answer; `sslmode` is `disable`, `prefer` or `verify-full`.
+    #[track_caller]
+    pub fn ask(self, conninfo: &str, sql: &str) -> Ran {
+        let python = |driver: &str| {
+            let mut command = Command::new(tool("python/bin/python"));
+            command.args(["-I", "-c", include_str!("sql_client.py"), driver, conninfo, sql]);
+            command
+        };
+        let mut command = match self {
+            Driver::Psql => psql_command(Release::Debian, conninfo, sql),
+            Driver::NewestPsql => psql_command(Release::Newest, conninfo, sql),
+            Driver::Psycopg => python("psycopg"),
+            Driver::Asyncpg => python("asyncpg"),
+            Driver::Pg8000 => python("pg8000"),
+            Driver::Jdbc => {
+                let mut command = Command::new("java");
+                command.args(["-XX:TieredStopAtLevel=1", "-cp", "/usr/share/java/postgresql.jar"]);
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/SqlClient.java"));
+                command.args([conninfo, sql]);
+                command
+            }
+        };
+        run(&mut command, LIMIT)
+    }
 }
 
 fn psql_command(release: Release, conninfo: &str, sql: &str) -> Command {
