@@ -15,7 +15,7 @@ mod smtp;
 use std::fmt;
 
 use crate::failure::Failure;
-use crate::relay::{Greeter, Onward};
+use crate::relay::Greeting;
 
 /// What is spoken on a connection, as far as that concerns its TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,6 +76,11 @@ pub trait Talk: Send {
     /// What it waits for, as in "the server's answer to SSLRequest".
     fn awaits(&self) -> &'static str;
 
+    /// What may be amiss should that not come in time; `None`: nothing in particular.
+    fn if_late(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The peer ended the conversation; `Some` where that means something in particular.
     fn ended(&self, _heard: &[u8]) -> Option<Failure> {
         None
@@ -96,7 +101,7 @@ pub struct Opening {
 pub struct SessionKey(Box<[u8]>);
 
 impl SessionKey {
-    fn new(bytes: &[u8]) -> SessionKey {
+    pub(crate) fn new(bytes: &[u8]) -> SessionKey {
         SessionKey(bytes.into())
     }
 }
@@ -115,15 +120,6 @@ pub type KeepKey = Box<dyn FnOnce(SessionKey) + Send>;
 pub struct Negotiated {
     /// What the server said that the client has missed.
     pub greeting: Vec<u8>,
-}
-
-/// Both sides' first words, and who reads along from then on.
-#[derive(Default)]
-pub struct Greeting {
-    /// What is to be said first.
-    pub onward: Onward,
-    /// `None`: the bytes go as they are from here on.
-    pub greeter: Option<Box<dyn Greeter>>,
 }
 
 /// A refusal, and to whom it belongs.
@@ -177,12 +173,18 @@ impl Protocol {
         }
     }
 
-    /// Brings both sides together once the upstream is established.
-    pub fn greet(self, opening: Opening, negotiated: Negotiated, keep_key: KeepKey) -> Greeting {
+    /// Brings both sides together once the upstream is established; `secured`: through TLS.
+    pub fn greet(
+        self,
+        opening: Opening,
+        negotiated: Negotiated,
+        secured: bool,
+        keep_key: KeepKey,
+    ) -> Greeting {
         match self {
             Protocol::Tcp => Greeting::default(),
             Protocol::Postgres => postgres::greet(opening, keep_key),
-            Protocol::Smtp => smtp::greet(negotiated),
+            Protocol::Smtp => smtp::greet(negotiated, secured),
         }
     }
 

@@ -7,8 +7,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nuncio::protocol::{Greeting, Negotiated, Opening, Protocol};
-use nuncio::relay::Onward;
+use nuncio::protocol::{Negotiated, Opening, Protocol};
+use nuncio::relay::{Greeting, Onward};
 
 const REPLAYED: &[u8] = b"220 mx\r\n";
 
@@ -42,7 +42,7 @@ fn negotiate(bytes: &[u8], piece: usize) -> (Vec<u8>, Result<Option<Negotiated>,
 fn greet(words: &[u8], replayed: bool, piece: usize) -> (Onward, bool, Option<String>) {
     let greeting = if replayed { REPLAYED.to_vec() } else { Vec::new() };
     let Greeting { mut onward, greeter } =
-        Protocol::Smtp.greet(Opening::default(), Negotiated { greeting }, Box::new(|_| {}));
+        Protocol::Smtp.greet(Opening::default(), Negotiated { greeting }, true, Box::new(|_| {}));
     let mut greeter = greeter.expect("somebody reads along");
     for (turn, words) in words.split(|byte| *byte == 1).enumerate() {
         for piece in words.chunks(piece) {
