@@ -227,7 +227,8 @@ fn greet(
             session.keep(key, at);
         }
     });
-    let greeting = target.protocol.greet(opening, std::mem::take(&mut reached.negotiated), keep_key);
+    let negotiated = std::mem::take(&mut reached.negotiated);
+    let greeting = target.protocol.greet(opening, negotiated, reached.secured.is_some(), keep_key);
     (Some(Box::new(greeting)), session)
 }
 

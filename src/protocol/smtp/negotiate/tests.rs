@@ -114,6 +114,15 @@ fn each_word_waits_for_its_reply() {
     }
 }
 
+/// A port that speaks TLS from its first byte awaits our ClientHello, and we its greeting.
+#[test]
+fn a_server_that_stays_silent_may_wait_for_tls() {
+    let mut negotiation = Negotiation::new("me");
+    assert!(negotiation.if_late().is_some_and(|mend| mend.contains("tls = \"direct\"")));
+    assert_eq!(negotiation.hear(&mut b"220 mx\r\n".to_vec(), &mut Vec::new()), Ok(None));
+    assert_eq!(negotiation.if_late(), None);
+}
+
 /// The name comes from the system: it must not become a command of its own.
 #[test]
 fn an_odd_name_of_this_host_stays_one_word_of_one_line() {
