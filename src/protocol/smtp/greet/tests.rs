@@ -1,3 +1,5 @@
+//! What passes a greeter unchanged, what it takes out, and that it does not matter how bytes are split.
+
 use super::*;
 use Party::{Client, Upstream};
 

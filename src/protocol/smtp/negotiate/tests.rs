@@ -1,3 +1,5 @@
+//! What a negotiation makes of real servers, of strange ones, and of bytes however they are split.
+
 use super::*;
 
 /// Servers that say yes: greeting, answer to EHLO, answer to STARTTLS.
