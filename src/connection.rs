@@ -114,7 +114,7 @@ async fn begin(
 /// The rest of the way: relay, and what its end says about the endpoint.
 async fn carry(mut served: Box<Served>, listener: &Listener, record: &mut Record) -> Box<Ending> {
     let begun = Instant::now();
-    let stop = Box::pin(listener.drain.ended(fastrand::f64()));
+    let stop = listener.drain.ended(fastrand::f64());
     let Served { client, upstream, carried, target, .. } = &mut *served;
     let ended = relay::run(client, upstream, carried.take(), &target.relay, &record.flow, stop).await;
     record.tcp = socket::tcp_facts(&served.upstream);

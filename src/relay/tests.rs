@@ -48,7 +48,7 @@ impl Relay {
                     std::future::pending::<()>().await; // nobody can stop it any more
                 }
             };
-            run(&mut client, &mut upstream, engine, &settings, &counted, stop).await
+            run(&mut client, &mut upstream, engine, &settings, &counted, Box::pin(stop)).await
         });
         Relay { task, flow, client: client_seen, upstream: upstream_seen, stop }
     }
