@@ -54,7 +54,7 @@ struct State {
     phase: Phase,
     waiting: Vec<Option<Waker>>,
     /// Places in `waiting` that nobody has.
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
 impl Drain {
@@ -149,24 +149,20 @@ struct News {
     shared: Arc<Shared>,
     /// How many changes it has seen.
     seen: u32,
-    place: Option<Place>,
-}
-
-/// Where in the list it is, and with which waker.
-#[derive(Debug)]
-struct Place {
-    number: usize,
-    waker: Waker,
+    /// Its place in the list, while it has one.
+    place: u32,
+    /// The waker that is there.
+    waker: Option<Waker>,
 }
 
 impl News {
     fn of(shared: &Arc<Shared>) -> News {
-        News { shared: shared.clone(), seen: 0, place: None }
+        News { shared: shared.clone(), seen: 0, place: 0, waker: None }
     }
 
     /// The phase, if it may be another than at the last look. Else, and after it, a change will wake.
     fn look(&mut self, cx: &Context<'_>) -> Option<Phase> {
-        let will_wake = self.place.as_ref().is_some_and(|place| place.waker.will_wake(cx.waker()));
+        let will_wake = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if will_wake && self.shared.changes() == self.seen {
             return None;
         }
@@ -175,17 +171,17 @@ impl News {
         }
         let mut state = self.shared.state();
         if !will_wake {
-            let number = state.enter(cx.waker().clone());
-            self.place = Some(Place { number, waker: cx.waker().clone() });
+            self.place = state.enter(cx.waker().clone());
+            self.waker = Some(cx.waker().clone());
         }
         self.seen = self.shared.changes();
         Some(state.phase)
     }
 
     fn leave(&mut self) {
-        if let Some(place) = self.place.take() {
+        if self.waker.take().is_some() {
             // In two steps: what a waker does when it is dropped must not happen under the lock.
-            let waker = self.shared.state().leave(place.number);
+            let waker = self.shared.state().leave(self.place);
             drop(waker);
         }
     }
@@ -220,19 +216,19 @@ impl Shared {
 
 impl State {
     /// Gives the place that it took.
-    fn enter(&mut self, waker: Waker) -> usize {
-        if let Some(number) = self.free.pop() {
-            self.waiting[number] = Some(waker);
-            return number;
+    fn enter(&mut self, waker: Waker) -> u32 {
+        let place = self.free.pop().unwrap_or(self.waiting.len() as u32);
+        match self.waiting.get_mut(place as usize) {
+            Some(free) => *free = Some(waker),
+            None => self.waiting.push(Some(waker)),
         }
-        self.waiting.push(Some(waker));
-        self.waiting.len() - 1
+        place
     }
 
     /// Gives the waker back that was there.
-    fn leave(&mut self, number: usize) -> Option<Waker> {
-        self.free.push(number);
-        self.waiting[number].take()
+    fn leave(&mut self, place: u32) -> Option<Waker> {
+        self.free.push(place);
+        self.waiting[place as usize].take()
     }
 }
 
@@ -336,7 +332,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_pays_little_for_watching() {
-        let in_the_list = size_of::<Option<Waker>>() + size_of::<usize>();
-        assert!(size_of::<End>() + in_the_list <= 80, "{} + {in_the_list} bytes", size_of::<End>());
+        let in_the_list = size_of::<Option<Waker>>() + size_of::<u32>();
+        assert!(size_of::<End>() + in_the_list <= 68, "{} + {in_the_list} bytes", size_of::<End>());
     }
 }
