@@ -67,7 +67,7 @@ impl Relay {
                     std::future::pending::<()>().await; // nobody can stop it any more
                 }
             };
-            run(&mut client, &mut upstream, engine, greeting, &settings, &counted, stop).await
+            run(&mut client, &mut upstream, engine, greeting, &settings, &counted, Box::pin(stop)).await
         });
         Relay { task, flow, client: client_seen, upstream: upstream_seen, stop }
     }
