@@ -210,7 +210,8 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             closed_after,
             upstream_spoke: self.spoke,
             greeting: greeter.is_some(),
-            refusable: self.may_refuse(),
+            // Who broke it off reads no more.
+            refusable: closed_by != Some(Party::Client) && self.may_refuse(),
             remark: greeter
                 .filter(|_| closed_by == Some(Party::Client))
                 .and_then(|greeter| greeter.why_left()),
