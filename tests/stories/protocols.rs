@@ -1,0 +1,40 @@
+//! `nuncio protocols`, and the README's table of the same.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::harness::ambassador::run;
+
+#[test]
+fn the_protocols_are_told_to_a_person() {
+    let (code, out, err) = run(&["protocols"], Path::new("."));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(out, @"");
+}
+
+/// The README's table is made of what the program says; what differs is shown as it should be.
+#[test]
+fn the_readme_has_the_table_of_protocols() {
+    let (code, out, _) = run(&["protocols", "--json"], Path::new("."));
+    assert_eq!(code, Some(0));
+    let all: Vec<Value> = serde_json::from_str(&out).unwrap();
+    let mut table = "| `protocol` | | TLS | speaks first | says no with | does not pass |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
+    for spoken in &all {
+        let text = |key: &str| spoken[key].as_str().unwrap_or_default();
+        let tls = match spoken["asks_with"].as_str() {
+            Some(words) => format!("asked for by {words}, or `tls = \"direct\"`"),
+            None => "from the first byte".to_owned(),
+        };
+        table += &format!(
+            "| `{}` | {} | {tls} | {} | {} | {} |\n",
+            text("name"),
+            text("title"),
+            text("speaks_first"),
+            text("refuses_with"),
+            text("limits")
+        );
+    }
+    let readme = include_str!("../../README.md").replace("\r\n", "\n");
+    assert!(readme.contains(&table), "README.md wants this table:\n{table}");
+}
