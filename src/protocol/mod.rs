@@ -9,12 +9,13 @@
 //! to `preface`, `establish`, `relay` and `refuse`, and never looks further into a stream than it must.
 
 mod postgres;
+mod reply;
 mod smtp;
 
 use std::fmt;
 
 use crate::failure::Failure;
-use crate::relay::{Greeter, Onward};
+use crate::relay::Greeting;
 
 /// What is spoken on a connection, as far as that concerns its TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -95,7 +96,7 @@ pub struct Opening {
 pub struct SessionKey(Box<[u8]>);
 
 impl SessionKey {
-    fn new(bytes: &[u8]) -> SessionKey {
+    pub(crate) fn new(bytes: &[u8]) -> SessionKey {
         SessionKey(bytes.into())
     }
 }
@@ -114,15 +115,6 @@ pub type KeepKey = Box<dyn FnOnce(SessionKey) + Send>;
 pub struct Negotiated {
     /// What the server said that the client has missed.
     pub greeting: Vec<u8>,
-}
-
-/// Both sides' first words, and who reads along from then on.
-#[derive(Default)]
-pub struct Greeting {
-    /// What is to be said first.
-    pub onward: Onward,
-    /// `None`: the bytes go as they are from here on.
-    pub greeter: Option<Box<dyn Greeter>>,
 }
 
 /// A refusal, and to whom it belongs.

@@ -29,6 +29,35 @@ pub trait Greeter: Send {
     }
 }
 
+/// Both sides' first words, and who reads along from then on.
+#[derive(Default)]
+pub struct Greeting {
+    /// What is to be said first, before anything else in its direction.
+    pub onward: Onward,
+    /// `None`: the bytes go as they are.
+    pub greeter: Option<Box<dyn Greeter>>,
+}
+
+impl Greeting {
+    /// Would the client understand a refusal now?
+    pub(super) fn may_refuse(&self) -> bool {
+        self.onward.down.is_empty() && self.greeter.as_ref().is_some_and(|greeter| greeter.may_refuse())
+    }
+
+    /// Everything is said, and nobody reads along any more.
+    pub(super) fn is_over(&self) -> bool {
+        let done = self.greeter.as_ref().is_none_or(|greeter| greeter.is_done());
+        done && self.onward.up.is_empty() && self.onward.down.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Greeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never what is said: it may be a password.
+        f.debug_struct("Greeting").field("read_along", &self.greeter.is_some()).finish_non_exhaustive()
+    }
+}
+
 /// What goes on from here, each in its own direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Onward {

@@ -21,6 +21,7 @@ use crate::drain::Drain;
 use crate::establish::Target;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
+use crate::protocol::Protocol;
 use crate::tls::{self, ClientTls, Identity};
 use crate::upstream::{EndpointSpec, Upstream};
 use crate::{discovery, health};
@@ -128,6 +129,10 @@ impl Plan {
                 name: name.clone(),
                 gate: gate.clone(),
                 route: written.route.clone(),
+                protocol: targets
+                    .get(&written.route.upstream)
+                    .map_or(Protocol::Tcp, |target| target.protocol),
+                preface_timeout: written.preface_timeout,
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
                 metrics: foundation.metrics.clone(),
@@ -312,7 +317,10 @@ impl health::Probe for Counted {
 
 /// What the endpoints' active checks do.
 fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    written.health.kind.unwrap_or_else(|| health::Kind::deepest(target.tls.is_some()))
+    written
+        .health
+        .kind
+        .unwrap_or_else(|| health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp))
 }
 
 fn load_identities(
@@ -371,7 +379,7 @@ fn build_target(
     }
     let tls = match written.tls.mode {
         tls::Mode::Off => None,
-        tls::Mode::Direct => {
+        tls::Mode::Direct | tls::Mode::Negotiate => {
             match known.filter(|running| running.written.tls == written.tls && same_identity) {
                 Some(running) => running.target.tls.clone(),
                 None => Some(Arc::new(ClientTls::new(&written.tls, identity.map(Arc::as_ref))?)),
@@ -414,7 +422,9 @@ pub(crate) fn lone_target(
     };
     let tls = match written.tls.mode {
         tls::Mode::Off => None,
-        tls::Mode::Direct => Some(Arc::new(ClientTls::new(&written.tls, identity.as_ref())?)),
+        tls::Mode::Direct | tls::Mode::Negotiate => {
+            Some(Arc::new(ClientTls::new(&written.tls, identity.as_ref())?))
+        }
     };
     let upstream = Upstream::new(
         name.clone(),
@@ -439,7 +449,7 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
     for (name, written) in &config.upstreams {
         let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
         let has_its_identity = written.identity.is_none() || identity.is_some();
-        if written.tls.mode == tls::Mode::Direct
+        if written.tls.mode != tls::Mode::Off
             && has_its_identity
             && let Err(found) = ClientTls::new(&written.tls, identity)
         {
@@ -468,7 +478,9 @@ fn target(
             discovery::Source::Fixed(_) => None,
         },
         dial: written.dial.clone(),
+        protocol: written.protocol,
         tls,
+        negotiates: written.tls.mode == tls::Mode::Negotiate,
         timeouts: written.timeouts.clone(),
         retry: written.retry.clone(),
         relay: written.relay.clone(),

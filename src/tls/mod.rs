@@ -80,6 +80,8 @@ impl Default for Settings {
 /// When TLS starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// Once it is asked for, in the protocol's own words.
+    Negotiate,
     /// With the first byte.
     Direct,
     /// Never.

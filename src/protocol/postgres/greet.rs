@@ -8,9 +8,9 @@
 //! the list or the key. With the key, with an error (which ends a session that has not begun), with ReadyForQuery, and
 //! with anything that does not belong here, it is done: the peers know best what to make of that.
 
-use super::super::{Greeting, KeepKey, Opening, SessionKey};
+use super::super::{KeepKey, Opening, SessionKey};
 use super::{PROCESS_ID, SECRET, length, number};
-use crate::relay::{Greeter, Objection, Onward, Party, Remark};
+use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 /// Type and length.
 const HEADER: usize = 5;
