@@ -1,3 +1,5 @@
+//! Conversations of which the greeter hears both sides, in any pieces.
+
 use super::*;
 use Party::{Client, Upstream};
 

@@ -1,3 +1,5 @@
+//! Servers that are willing, servers that are not, and servers that are none: what is made of them, however they speak.
+
 use super::*;
 
 /// Servers that say yes: greeting, answer to EHLO, answer to STARTTLS.
