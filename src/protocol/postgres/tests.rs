@@ -4,10 +4,10 @@ use std::sync::mpsc;
 
 use fastrand::Rng;
 
-use super::super::{Greeting, Negotiated, Opening, Protocol, Refusal, SessionKey, Talk};
+use super::super::{Negotiated, Opening, Protocol, Refusal, SessionKey, Talk};
 use super::*;
 use crate::failure::{Failure, Reason, Side, Stage};
-use crate::relay::{Objection, Onward, Party};
+use crate::relay::{Greeting, Objection, Onward, Party};
 
 /// Length, code or version, and the rest.
 fn first(code: u32, rest: &[u8]) -> Vec<u8> {
@@ -131,7 +131,7 @@ fn lead<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Led {
     let (keep, kept) = mpsc::channel();
     let keep_key = Box::new(move |key| keep.send(key).unwrap());
     let opening = Opening { bytes: startup(), cancels: None };
-    let Greeting { onward, greeter } = Protocol::Postgres.greet(opening, Negotiated::default(), keep_key);
+    let Greeting { onward, greeter } = Protocol::Postgres.greet(opening, Negotiated::default(), true, keep_key);
     assert_eq!(onward, Onward { up: startup(), down: Vec::new() });
     let (mut greeter, mut onward) = (greeter.expect("somebody reads along"), Onward::default());
     let mut objection = None;
@@ -218,7 +218,7 @@ fn a_cancel_request_carries_the_very_key_that_the_server_gave_out() {
         assert_eq!(opening.cancels, given(&key_data(secret)).key, "{secret}");
         assert_ne!(opening.cancels, given(&key_data(secret + 1)).key);
 
-        let greeting = Protocol::Postgres.greet(opening, Negotiated::default(), Box::new(|_| ()));
+        let greeting = Protocol::Postgres.greet(opening, Negotiated::default(), true, Box::new(|_| ()));
         assert_eq!(greeting.onward, Onward { up: cancel(secret), down: Vec::new() });
         assert!(greeting.greeter.is_none(), "nobody answers a cancel request");
     }
@@ -408,7 +408,7 @@ fn with_the_key_an_error_or_anything_odd_the_reading_is_over() {
 
 fn greeter() -> (Box<dyn crate::relay::Greeter>, Onward) {
     let opening = Opening { bytes: startup(), cancels: None };
-    let greeting = Protocol::Postgres.greet(opening, Negotiated::default(), Box::new(|_| ()));
+    let greeting = Protocol::Postgres.greet(opening, Negotiated::default(), true, Box::new(|_| ()));
     (greeting.greeter.unwrap(), Onward::default())
 }
 

@@ -6,8 +6,8 @@ use std::sync::mpsc;
 
 use libfuzzer_sys::fuzz_target;
 use nuncio::failure::Failure;
-use nuncio::protocol::{Greeting, Negotiated, Opening, Protocol, Refusal, SessionKey};
-use nuncio::relay::{Objection, Onward};
+use nuncio::protocol::{Negotiated, Opening, Protocol, Refusal, SessionKey};
+use nuncio::relay::{Greeting, Objection, Onward};
 
 /// The server's own limit for a first message.
 const LONGEST_FIRST: usize = 10_004;
@@ -55,7 +55,7 @@ fn login<'a>(
     let (keep, kept) = mpsc::channel();
     let keep_key = Box::new(move |key| keep.send(key).expect("kept"));
     let Greeting { greeter, .. } =
-        Protocol::Postgres.greet(Opening::default(), Negotiated::default(), keep_key);
+        Protocol::Postgres.greet(Opening::default(), Negotiated::default(), true, keep_key);
     let (mut greeter, mut onward) = (greeter.expect("somebody reads along"), Onward::default());
     let mut objection = None;
     for piece in pieces {
