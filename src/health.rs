@@ -58,14 +58,20 @@ pub enum Kind {
     Tcp,
     /// Connects and goes through the TLS handshake, our certificate included.
     Tls,
+    /// As far as the protocol goes without credentials: asks for TLS in its words, shakes hands, takes its leave.
+    Protocol,
     /// Asks a URL, of the endpoint or of somebody who knows it.
     Http,
 }
 
 impl Kind {
-    /// The deepest that an upstream has, by whether it is reached over TLS.
-    pub fn deepest(tls: bool) -> Kind {
-        if tls { Kind::Tls } else { Kind::Tcp }
+    /// The deepest that an upstream has, by whether it is reached over TLS, and whether its protocol is known.
+    pub fn deepest(tls: bool, known: bool) -> Kind {
+        match (tls, known) {
+            (true, true) => Kind::Protocol,
+            (true, false) => Kind::Tls,
+            (false, _) => Kind::Tcp,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::rows::{Rows, count, joined};
 use crate::addr::UpstreamName;
 use crate::config::Config;
 use crate::discovery::{self, Resolver, Source};
-use crate::establish::{self, Sight, Target};
+use crate::establish::{self, Reached, Sight, Target};
 use crate::failure::{Failure, Side};
 use crate::record::Millis;
 use crate::service;
@@ -189,14 +189,14 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec, limit: Du
     let attempted = establish::look_at_endpoint(target, spec, deadline, &mut trail, Some(&mut sight)).await;
     let (tls, failure) = match attempted {
         Err(failure) => (None, Some(failure)),
-        Ok((_, None)) => (None, None),
-        Ok((mut stream, Some(secured))) => {
+        Ok(Reached { secured: None, .. }) => (None, None),
+        Ok(Reached { mut stream, secured: Some(secured), .. }) => {
             let tls::Summary { version, suite, group, alpn, .. } = secured.summary.clone();
             let proven = match &target.tls {
                 // A refusal takes as long to arrive as the answers in the handshake did.
                 Some(tls) => {
                     let window = PROOF.max(trail.times.handshake.unwrap_or_default() * 2);
-                    secured.prove(&mut stream, window, tls).await
+                    secured.prove(&mut stream, window, target.protocol.farewell(), tls).await
                 }
                 None => Ok(()),
             };

@@ -10,6 +10,7 @@ use super::section::{At, Field};
 use crate::addr::Host;
 use crate::discovery::Source;
 use crate::health::http::Url;
+use crate::protocol::Protocol;
 use crate::tls::Mode;
 use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
@@ -18,15 +19,17 @@ use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
 pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Upstream {
     let Entry { section: mut written, place, .. } = entry;
     let source = source(&written, &place, reader);
-    let tls = tls(&written, &source, reader);
+    let protocol = written.protocol.or(Protocol::default());
+    let tls = tls(&written, protocol, &source, reader);
     let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
-    let health = health(written_health, &written.tls, reader);
+    let health = health(written_health, tls.mode, reader);
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
     let relay = relay::Settings::default();
     let default = set::Limits::default();
     Upstream {
+        protocol,
         tls,
         source,
         identity: written.identity.taken(),
@@ -108,7 +111,7 @@ fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Sourc
     Source::Fixed(specs)
 }
 
-fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::Settings {
+fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &mut Reader) -> tls::Settings {
     let default = tls::Settings::default();
     let show = |version| match version {
         tls::Version::Tls12 => "1.2".to_owned(),
@@ -121,9 +124,23 @@ fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::S
         reader,
     );
     let pins = written.pins.value().map(|pins| pins.iter().map(|pin| pin.value.clone()).collect());
-    let alpn = written.alpn.value().map(|alpn| alpn.iter().map(|name| name.value.clone()).collect());
+    let mode = written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct });
+    if mode == Mode::Negotiate
+        && !protocol.negotiates()
+        && let Some(At { place, .. }) = written.tls.given()
+    {
+        let name = protocol.name();
+        let message = format!("{name} has no way to ask for TLS on a connection that began in plaintext");
+        let mend = "name the protocol (protocol = \"postgres\"), or write tls = \"direct\" for TLS from the first byte, tls = \"off\" for none";
+        reader.problem(place, message, mend);
+    }
+    let alpn = match written.alpn.value() {
+        Some(alpn) => Some(alpn.iter().map(|name| name.value.clone()).collect()),
+        None if mode == Mode::Direct => protocol.facts().alpn.map(|name| vec![name.to_owned()]),
+        None => None,
+    };
     let settings = tls::Settings {
-        mode: written.tls.or(default.mode),
+        mode,
         server_name: written.server_name.value().cloned(),
         alpn: alpn.unwrap_or_default(),
         min_version,
@@ -134,7 +151,7 @@ fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::S
     };
     match settings.mode {
         Mode::Off => without_tls(written, reader),
-        Mode::Direct => with_tls(written, &settings, source, reader),
+        Mode::Negotiate | Mode::Direct => with_tls(written, &settings, source, reader),
     }
     settings
 }
@@ -212,10 +229,10 @@ fn timeouts(written: &file::Timeouts, limits: &file::Limits, reader: &mut Reader
     }
 }
 
-fn health(written: file::Health, tls: &Field<Mode>, reader: &mut Reader) -> health::Settings {
+fn health(written: file::Health, tls: Mode, reader: &mut Reader) -> health::Settings {
     if let Some(kind) = written.kind.given()
-        && kind.value == health::Kind::Tls
-        && tls.value() == Some(&Mode::Off)
+        && matches!(kind.value, health::Kind::Tls | health::Kind::Protocol)
+        && tls == Mode::Off
     {
         let mend = "write kind = \"tcp\", or remove it";
         reader.problem(&kind.place, "checks TLS, and this upstream has tls = \"off\"", mend);

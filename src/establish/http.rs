@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Target, reach};
+use super::{Reached, Start, Target, reach};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health::http::{Question, Url};
 use crate::tls::ClientTls;
@@ -44,10 +44,11 @@ pub(super) async fn check(target: &Target, spec: &EndpointSpec, deadline: Instan
     // The certificate has to carry the URL's host: nothing that says whom the endpoint's own has to carry counts here.
     let server = EndpointSpec::new(question.server().clone());
     let mut trail = Trail::default();
-    let way = reach(target, http.tls.as_ref(), &server, deadline, &mut trail, None).await;
-    let (mut stream, secured) = way.map_err(|failure| question.explain(failure))?;
+    let start = Start { tls: http.tls.as_ref(), negotiates: false };
+    let way = reach(target, start, &server, deadline, &mut trail, None).await;
+    let Reached { mut stream, secured, .. } = way.map_err(|failure| question.explain(failure))?;
     let (Some(secured), Some(tls)) = (secured, &http.tls) else { return question.ask(stream).await };
-    let (answer, refusal) = secured.converse(&mut stream, tls, |stream| question.ask(stream)).await;
+    let (answer, refusal) = secured.carry(&mut stream, tls, |stream| question.ask(stream)).await;
     match refusal {
         Some(refusal) if answer.is_err() => Err(question.explain(refusal)),
         Some(_) | None => answer,

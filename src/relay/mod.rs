@@ -4,10 +4,12 @@
 //! can end. Imports nothing from the crate. Leaves sockets to its [`Leg`]s, records and keys to its [`Engine`], and what
 //! an ending means (whose fault, what to log) to the caller.
 //!
-//! [`pump`] is the machine; [`engine`] the seam to TLS; [`pool`] the memory; [`limits`] the timers; [`flow`] the counters.
+//! [`pump`] is the machine; [`engine`] the seam to TLS; [`pool`] the memory; [`limits`] the timers; [`flow`]
+//! the counters; [`greet`] who reads along at the beginning.
 
 mod engine;
 mod flow;
+mod greet;
 mod limits;
 pub mod pool;
 mod pump;
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 
 pub use engine::{Carried, Engine, Fault, HEADROOM, MAX_RECORD, Opened, record_length};
 pub use flow::{Exchanges, Flow};
+pub use greet::{Greeter, Greeting, Objection, Onward, Remark};
 
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +118,8 @@ pub enum How {
     LifetimeReached,
     /// `stop` resolved.
     Stopped,
+    /// The [`Greeter`] could not let it go on.
+    Objected(Objection),
 }
 
 /// The end of a relayed connection.
@@ -128,15 +133,22 @@ pub struct Ended {
     pub closed_after: Duration,
     /// At least one byte of plaintext came from the upstream.
     pub upstream_spoke: bool,
+    /// It ended while a [`Greeter`] read along.
+    pub greeting: bool,
+    /// The client awaits an answer and would understand a refusal: its leg was left as it is, for whoever says so.
+    pub refusable: bool,
+    /// Why the client may have left, where the greeter can tell.
+    pub remark: Option<Remark>,
 }
 
-/// Relays until it ended, one way or another. The caller drops both legs afterwards: where a reset is due, it has been arranged.
+/// Relays until it ended, one way or another, `greeting` first. The caller drops both legs afterwards: where a reset is due, it has been arranged.
 ///
 /// Not an `async fn`, whose future would hold each argument twice; with many idle connections its size matters.
 pub fn run<'a, C, U, E, S>(
     client: &'a mut C,
     upstream: &'a mut U,
     engine: Option<Carried<E>>,
+    greeting: Option<Box<Greeting>>,
     settings: &Settings,
     flow: &'a Flow,
     stop: S,
@@ -147,7 +159,7 @@ where
     E: Engine,
     S: Future<Output = ()> + Send,
 {
-    let mut pump = pump::Pump::new(client, upstream, engine, settings, flow);
+    let mut pump = pump::Pump::new(client, upstream, engine, greeting, settings, flow);
     async move {
         let mut stop = pin!(stop);
         let mut bell = stop::Bell::default();

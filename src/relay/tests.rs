@@ -52,7 +52,7 @@ impl Relay {
                     std::future::pending::<()>().await; // nobody can stop it any more
                 }
             };
-            run(&mut client, &mut upstream, engine, &settings, &counted, stop).await
+            run(&mut client, &mut upstream, engine, None, &settings, &counted, stop).await
         });
         Relay { task, flow, client: client_seen, upstream: upstream_seen, stop }
     }
@@ -250,6 +250,6 @@ async fn a_relays_future_is_small() {
     let (mut client, mut upstream) = (Wire::new(&mut client), Wire::new(&mut upstream));
     let (settings, flow) = (Settings::default(), Flow::default());
     let stop = std::future::pending();
-    let future = run(&mut client, &mut upstream, None::<Carried<Unbuffered>>, &settings, &flow, stop);
+    let future = run(&mut client, &mut upstream, None::<Carried<Unbuffered>>, None, &settings, &flow, stop);
     assert!(size_of_val(&future) <= 512, "{} bytes", size_of_val(&future));
 }

@@ -21,6 +21,7 @@ use crate::drain::Drain;
 use crate::establish::{HttpCheck, Target};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
+use crate::protocol::Protocol;
 use crate::tls::{self, ClientTls, Identity};
 use crate::upstream::{EndpointSpec, Upstream};
 use crate::{discovery, health};
@@ -128,6 +129,10 @@ impl Plan {
                 name: name.clone(),
                 gate: gate.clone(),
                 route: written.route.clone(),
+                protocol: targets
+                    .get(&written.route.upstream)
+                    .map_or(Protocol::Tcp, |target| target.protocol),
+                preface_timeout: written.preface_timeout,
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
                 metrics: foundation.metrics.clone(),
@@ -313,7 +318,10 @@ impl health::Probe for Counted {
 
 /// What the endpoints' active checks do.
 fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    written.health.kind.unwrap_or_else(|| health::Kind::deepest(target.tls.is_some()))
+    written
+        .health
+        .kind
+        .unwrap_or_else(|| health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp))
 }
 
 fn load_identities(
@@ -401,7 +409,9 @@ fn client_tls(
 ) -> Result<Option<Arc<ClientTls>>, Vec<String>> {
     match written.tls.mode {
         tls::Mode::Off => Ok(None),
-        tls::Mode::Direct => ClientTls::new(&written.tls, identity).map(|tls| Some(Arc::new(tls))),
+        tls::Mode::Direct | tls::Mode::Negotiate => {
+            ClientTls::new(&written.tls, identity).map(|tls| Some(Arc::new(tls)))
+        }
     }
 }
 
@@ -490,7 +500,9 @@ fn target(
             discovery::Source::Fixed(_) => None,
         },
         dial: written.dial.clone(),
+        protocol: written.protocol,
         tls,
+        negotiates: written.tls.mode == tls::Mode::Negotiate,
         http,
         timeouts: written.timeouts.clone(),
         retry: written.retry.clone(),
