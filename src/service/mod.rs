@@ -1,9 +1,10 @@
 //! The service: puts the parts together, reloads them, tells how they are, and ends them in order.
 //!
-//! Owns the life of the process. Leaves building and comparing configurations to `compose`, threads to `reactors`,
-//! signals and systemd to `signals`, and every connection to `connection`.
+//! Owns the life of the process. Leaves building and comparing configurations to `compose` (and `load`), threads to
+//! `reactors`, signals and systemd to `signals`, and every connection to `connection`.
 
 mod compose;
+mod load;
 mod reactors;
 mod signals;
 
@@ -24,7 +25,7 @@ use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::{Observer, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
-pub(crate) use self::compose::{load_everything, lone_target};
+pub(crate) use self::load::{load_everything, lone_target};
 pub use self::signals::{Signals, serve_until_stopped};
 
 /// The running ambassador.
