@@ -2,10 +2,12 @@
 //!
 //! SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads. Windows has Ctrl-C only, until it runs as a service.
 
+use std::sync::Arc;
+
 use super::Service;
 
 /// Serves until told to stop, then drains. Returns how many connections had to be ended.
-pub async fn serve_until_stopped(service: &Service, mut signals: Signals) -> usize {
+pub async fn serve_until_stopped(service: &Arc<Service>, mut signals: Signals) -> usize {
     manager::ready();
     while let Signal::Reload = signals.next().await {
         manager::reloading();
