@@ -98,7 +98,9 @@ async fn begin(
     record: &mut Record,
 ) -> Result<Box<Served>, Box<Ending>> {
     let admitted = admit(&accepted, listener).await;
-    record.user = admitted.as_ref().ok().and_then(Ticket::user);
+    if let Ok(ticket) = &admitted {
+        record.user = ticket.user();
+    }
     let mut client = match (moved, &admitted, listener.protocol) {
         // Turning a flood away without a word costs as little as can be.
         (false, _, _) | (_, Err(_), Protocol::Tcp) => accepted.stream,
@@ -187,9 +189,10 @@ async fn wait_for(
     };
     let outcome = tokio::select! {
         biased;
-        established = established => Ok(established),
-        gone = client.gone() => Err(Some(gone)),
-        () = listener.drain.ended(0.0) => Err(None),
+        established = established => established.map_err(|failure| Stop::No(Heard::Opening, failure)),
+        // Before the attempt under way is given up: who left before any had ended may be a probe.
+        gone = client.gone() => Err(Stop::Over(left(gone, &trail, begun.elapsed()))),
+        () = listener.drain.ended(0.0) => Err(Stop::No(Heard::Opening, draining(trail.stage))),
     };
     trail.give_up(Instant::now());
     let upstream = target.upstream.name();
@@ -199,17 +202,11 @@ async fn wait_for(
     if trail.budget_exhausted {
         listener.metrics.budget_exhausted(upstream);
     }
-    let stop = match outcome {
-        Ok(Ok(established)) => Ok(established),
-        Ok(Err(failure)) => Err(Stop::No(Heard::Opening, failure)),
-        Err(None) => Err(Stop::No(Heard::Opening, draining(trail.stage))),
-        Err(Some(gone)) => Err(Stop::Over(left(gone, &trail, begun.elapsed()))),
-    };
     record.endpoint = trail.attempts.last().map(|attempt| attempt.endpoint.clone());
     record.attempts = trail.attempts;
     record.times = trail.times;
     record.stage = trail.stage;
-    stop
+    outcome
 }
 
 /// What both sides are told first, and who reads along until the session has begun; its key is kept where it may be

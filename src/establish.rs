@@ -248,27 +248,29 @@ pub async fn look_at_endpoint(
     trail: &mut Trail,
     sight: Option<&mut Sight>,
 ) -> Result<Reached, Failure> {
-    let start = Start { tls: target.tls.as_ref(), negotiates: target.negotiates };
-    reach(target, start, spec, deadline, trail, sight).await
+    let manner = Manner { tls: target.tls.as_ref(), negotiates: target.negotiates };
+    reach(target, manner, spec, deadline, trail, sight).await
 }
 
-/// How a server is spoken to on a target's behalf.
-struct Start<'a> {
+/// How a server is spoken to.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
     tls: Option<&'a Arc<ClientTls>>,
+    /// See [`Target::negotiates`].
     negotiates: bool,
 }
 
-/// An endpoint, or another server that is asked about one.
+/// Any server that is spoken to on behalf of a target, with the target's TLS or other.
 async fn reach(
     target: &Target,
-    start: Start<'_>,
+    Manner { tls, negotiates }: Manner<'_>,
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
     mut sight: Option<&mut Sight>,
 ) -> Result<Reached, Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
-    let server_name = match start.tls {
+    let server_name = match tls {
         None => None,
         Some(tls) => {
             // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired
@@ -315,8 +317,8 @@ async fn reach(
     let Some((tls, name)) = server_name else {
         return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None });
     };
-    let negotiated = match start.negotiates {
-        true => negotiate(target, &mut stream, bound(target.timeouts.negotiate), trail).await?,
+    let negotiated = match negotiates {
+        true => negotiate(target.protocol, &mut stream, bound(target.timeouts.negotiate), trail).await?,
         false => Negotiated::default(),
     };
     let begun = Instant::now();
@@ -333,14 +335,14 @@ async fn reach(
     Ok(Reached { stream, negotiated, secured: Some(secured?) })
 }
 
-/// Asks the server for TLS in the protocol's own words.
+/// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
 async fn negotiate(
-    target: &Target,
+    protocol: Protocol,
     stream: &mut TcpStream,
     limit: Duration,
     trail: &mut Trail,
 ) -> Result<Negotiated, Failure> {
-    let Some(mut talk) = target.protocol.negotiation(&own_literal(stream)) else {
+    let Some(mut talk) = protocol.negotiation(&own_literal(stream)) else {
         return Ok(Negotiated::default());
     };
     let begun = Instant::now();

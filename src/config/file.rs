@@ -181,7 +181,7 @@ sections! {
     /// `[upstream.NAME.health]`
     struct Health {
         /// off, tcp (connects), tls (connects and shakes hands), protocol (asks for TLS in the protocol's words, shakes hands
-        /// and takes its leave) or http (asks `url`). Without it: the deepest of the first four that the upstream has.
+        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside.
         kind: Choice<health::Kind> = example("tls");
         /// With kind = "http": what is asked, with the endpoint's {host} and {port} filled in. 2xx means up. With https,
         /// the upstream's identity counts, and the certificate must carry the URL's host.

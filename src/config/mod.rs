@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use load::default_file;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 

@@ -336,6 +336,15 @@ impl Kind for Listen {
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<ListenAddr> {
         let text = string(value, place, reader, "an address", "\"127.0.0.1:5432\"", None)?;
         match text.parse() {
+            Ok(ListenAddr::Unix(_)) if cfg!(not(unix)) => {
+                reader.problem(place, "this system has no Unix sockets", "write 127.0.0.1:PORT");
+                None
+            }
+            Ok(ListenAddr::Systemd(_)) if cfg!(not(target_os = "linux")) => {
+                let message = "only systemd passes sockets, and it is not on this system";
+                reader.problem(place, message, "write 127.0.0.1:PORT");
+                None
+            }
             Ok(ListenAddr::Unix(path)) => {
                 let path = reader.directory(place.file).join(path);
                 // sockaddr_un has 108 bytes on Linux, 104 on the BSDs and macOS, the closing zero included.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Reached, Start, Target, reach};
+use super::{Manner, Reached, Target, reach};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health::http::{Question, Url};
 use crate::tls::ClientTls;
@@ -43,9 +43,9 @@ pub(super) async fn check(target: &Target, spec: &EndpointSpec, deadline: Instan
     let question = http.question(spec)?;
     // The certificate has to carry the URL's host: nothing that says whom the endpoint's own has to carry counts here.
     let server = EndpointSpec::new(question.server().clone());
+    let manner = Manner { tls: http.tls.as_ref(), negotiates: false };
     let mut trail = Trail::default();
-    let start = Start { tls: http.tls.as_ref(), negotiates: false };
-    let way = reach(target, start, &server, deadline, &mut trail, None).await;
+    let way = reach(target, manner, &server, deadline, &mut trail, None).await;
     let Reached { mut stream, secured, .. } = way.map_err(|failure| question.explain(failure))?;
     let (Some(secured), Some(tls)) = (secured, &http.tls) else { return question.ask(stream).await };
     let (answer, refusal) = secured.carry(&mut stream, tls, |stream| question.ask(stream)).await;

@@ -9,6 +9,7 @@
 //! to `preface`, `establish`, `relay` and `refuse`, and never looks further into a stream than it must.
 
 mod postgres;
+mod reply;
 mod smtp;
 
 use std::fmt;

@@ -21,6 +21,10 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_mail;
+#[cfg(test)]
+mod harness_postgres;
+#[cfg(test)]
 mod http_check;
 #[cfg(test)]
 mod idle;
