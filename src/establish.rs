@@ -362,10 +362,15 @@ async fn negotiate(
             Reason::ConnectionTerminated,
             format!("the connection broke while nuncio waited for {awaited}: {error}"),
         ),
-        Err(_) => failed(
-            Reason::NegotiationTimeout,
-            format!("{awaited} did not come within {}", humantime::format_duration(round(limit))),
-        ),
+        Err(_) => {
+            let limit = humantime::format_duration(round(limit));
+            let detail = format!("{awaited} did not come within {limit}");
+            let late = Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail);
+            Err(match talk.if_late() {
+                None => late,
+                Some(mend) => late.mend(mend),
+            })
+        }
     }
 }
 

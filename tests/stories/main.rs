@@ -35,6 +35,8 @@ mod messages;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod probe;
 #[cfg(test)]
 mod real_servers;
