@@ -1,4 +1,4 @@
-//! What passes a greeter unchanged, what it takes out, and that it does not matter how bytes are split.
+//! Conversations of which the greeter hears both sides, in any pieces.
 
 use super::*;
 use Party::{Client, Upstream};
