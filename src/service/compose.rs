@@ -18,9 +18,10 @@ use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::connection::{Listener, Targets};
 use crate::drain::Drain;
-use crate::establish::Target;
+use crate::establish::{HttpCheck, Target};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
+use crate::protocol::Protocol;
 use crate::tls::{self, ClientTls, Identity};
 use crate::upstream::{EndpointSpec, Upstream};
 use crate::{discovery, health};
@@ -128,6 +129,10 @@ impl Plan {
                 name: name.clone(),
                 gate: gate.clone(),
                 route: written.route.clone(),
+                protocol: targets
+                    .get(&written.route.upstream)
+                    .map_or(Protocol::Tcp, |target| target.protocol),
+                preface_timeout: written.preface_timeout,
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
                 metrics: foundation.metrics.clone(),
@@ -191,7 +196,8 @@ impl Running {
         if let Some(replaced) = &replaced {
             replaced.stop();
             target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
-            if replaced.checked_by() != checked_by(&written, &target) {
+            let asks_the_same = replaced.written.health.url == written.health.url;
+            if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
                 target.upstream.forget_health();
             }
         }
@@ -312,7 +318,10 @@ impl health::Probe for Counted {
 
 /// What the endpoints' active checks do.
 fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    written.health.kind.unwrap_or_else(|| health::Kind::deepest(target.tls.is_some()))
+    written
+        .health
+        .kind
+        .unwrap_or_else(|| health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp))
 }
 
 fn load_identities(
@@ -362,22 +371,20 @@ fn build_target(
     }
     let known = old.upstreams.get(name);
     let generation = identity.map(|identity| identity.generation);
-    let same_identity = known.is_some_and(|running| match &running.target.tls {
-        Some(tls) => tls.generation() == generation,
-        None => true, // without TLS it is used for nothing
+    let same_identity = known.is_some_and(|running| {
+        // Without TLS it is used for nothing.
+        let check = running.target.http.as_ref().and_then(|http| http.tls.as_ref());
+        running.target.tls.iter().chain(check).all(|tls| tls.generation() == generation)
     });
     if let Some(running) = known.filter(|running| running.written == *written && same_identity) {
         return Ok((running.target.clone(), true));
     }
-    let tls = match written.tls.mode {
-        tls::Mode::Off => None,
-        tls::Mode::Direct => {
-            match known.filter(|running| running.written.tls == written.tls && same_identity) {
-                Some(running) => running.target.tls.clone(),
-                None => Some(Arc::new(ClientTls::new(&written.tls, identity.map(Arc::as_ref))?)),
-            }
-        }
+    let identity = identity.map(Arc::as_ref);
+    let tls = match known.filter(|running| running.written.tls == written.tls && same_identity) {
+        Some(running) => running.target.tls.clone(),
+        None => client_tls(written, identity)?,
     };
+    let http = http_check(written, identity)?;
     let upstream = match known {
         // Its settings become the new ones when the plan is put into effect.
         Some(running) => running.target.upstream.clone(),
@@ -392,8 +399,35 @@ fn build_target(
             upstream
         }
     };
-    let target = target(written, upstream, tls, foundation.resolver.clone());
+    let target = target(written, upstream, tls, http, foundation.resolver.clone());
     Ok((Arc::new(target), false))
+}
+
+fn client_tls(
+    written: &config::Upstream,
+    identity: Option<&Identity>,
+) -> Result<Option<Arc<ClientTls>>, Vec<String>> {
+    match written.tls.mode {
+        tls::Mode::Off => Ok(None),
+        tls::Mode::Negotiate | tls::Mode::Direct => {
+            ClientTls::new(&written.tls, identity).map(|tls| Some(Arc::new(tls)))
+        }
+    }
+}
+
+/// What the health checks ask over HTTP. Of the upstream's TLS settings only those count that speak of the network between:
+/// names, pins and ALPN are those of another server, and what opens that one to anybody opens this one to nobody.
+fn http_check(
+    written: &config::Upstream,
+    identity: Option<&Identity>,
+) -> Result<Option<HttpCheck>, Vec<String>> {
+    let Some(url) = &written.health.url else { return Ok(None) };
+    let settings = tls::Settings { post_quantum: written.tls.post_quantum, ..tls::Settings::default() };
+    let tls = match url.is_https() {
+        true => Some(Arc::new(ClientTls::new(&settings, identity)?)),
+        false => None,
+    };
+    Ok(Some(HttpCheck { url: url.clone(), tls }))
 }
 
 /// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.
@@ -412,10 +446,8 @@ pub(crate) fn lone_target(
             None => return Err(vec![format!("there is no identity '{identity}'")]),
         },
     };
-    let tls = match written.tls.mode {
-        tls::Mode::Off => None,
-        tls::Mode::Direct => Some(Arc::new(ClientTls::new(&written.tls, identity.as_ref())?)),
-    };
+    let tls = client_tls(written, identity.as_ref())?;
+    let http = http_check(written, identity.as_ref())?;
     let upstream = Upstream::new(
         name.clone(),
         written.set.clone(),
@@ -423,7 +455,7 @@ pub(crate) fn lone_target(
         fastrand::u64(..),
         Arc::new(Unheard),
     );
-    Ok(target(written, upstream, tls, resolver.clone()))
+    Ok(target(written, upstream, tls, http, resolver.clone()))
 }
 
 /// Loads all that a configuration names, without binding or dialling.
@@ -439,9 +471,8 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
     for (name, written) in &config.upstreams {
         let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
         let has_its_identity = written.identity.is_none() || identity.is_some();
-        if written.tls.mode == tls::Mode::Direct
-            && has_its_identity
-            && let Err(found) = ClientTls::new(&written.tls, identity)
+        if has_its_identity
+            && let Err(found) = client_tls(written, identity).and_then(|_| http_check(written, identity))
         {
             problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
         }
@@ -458,6 +489,7 @@ fn target(
     written: &config::Upstream,
     upstream: Arc<Upstream>,
     tls: Option<Arc<ClientTls>>,
+    http: Option<HttpCheck>,
     resolver: crate::discovery::Resolver,
 ) -> Target {
     Target {
@@ -468,7 +500,10 @@ fn target(
             discovery::Source::Fixed(_) => None,
         },
         dial: written.dial.clone(),
+        protocol: written.protocol,
         tls,
+        negotiates: written.tls.mode == tls::Mode::Negotiate,
+        http,
         timeouts: written.timeouts.clone(),
         retry: written.retry.clone(),
         relay: written.relay.clone(),

@@ -100,7 +100,7 @@ impl Service {
         for name in accept::unused_systemd_sockets() {
             tracing::warn!(
                 "systemd passed a socket '{name}' that no listener uses: clients of it would wait forever; \
-                 write address = \"systemd:{name}\" in a listener, or remove the .socket unit"
+                 write address = \"systemd:{name}\" in a listener or in [admin], or remove the .socket unit"
             );
         }
         service.foundation.metrics.reload(true);
