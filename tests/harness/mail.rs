@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::pki::{Leaf, Pki};
-use super::process::{Process, run_by};
+use super::process::Process;
 use super::programs::{Ran, Running, give_to, is_root, run, tool};
 use super::{PATIENCE, eventually, free_address};
 
@@ -77,8 +77,6 @@ impl MailServer {
         run(Command::new("postfix").arg("-c").arg(at.join("etc")).arg("check"), LIMIT).answer();
         let mut command = Command::new("/usr/lib/postfix/sbin/master");
         command.arg("-c").arg(at.join("etc")).arg("-s");
-        // It leaves the process group of the test, by which a test that is killed takes its servers along.
-        run_by(&mut command, "setpriv", &["--pdeathsig", "TERM"]);
         MailServer::launch("postfix", &mut command, address, at.join("mail/box/new"), directory)
     }
 
