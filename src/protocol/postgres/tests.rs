@@ -131,7 +131,8 @@ fn lead<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Led {
     let (keep, kept) = mpsc::channel();
     let keep_key = Box::new(move |key| keep.send(key).unwrap());
     let opening = Opening { bytes: startup(), cancels: None };
-    let Greeting { onward, greeter } = Protocol::Postgres.greet(opening, Negotiated::default(), true, keep_key);
+    let Greeting { onward, greeter } =
+        Protocol::Postgres.greet(opening, Negotiated::default(), true, keep_key);
     assert_eq!(onward, Onward { up: startup(), down: Vec::new() });
     let (mut greeter, mut onward) = (greeter.expect("somebody reads along"), Onward::default());
     let mut objection = None;
