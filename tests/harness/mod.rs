@@ -17,6 +17,7 @@ pub mod records;
 pub mod scene;
 pub mod servers;
 pub mod upstream;
+pub mod wine;
 pub mod wording;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -36,3 +36,5 @@ mod real_servers;
 mod six_endpoints;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
+mod windows;
