@@ -3,6 +3,7 @@
 //! `tests/run --long` builds it. What wine lacks is built here, from `tests/harness/wine/`.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -39,10 +40,16 @@ impl Wine {
             compile("console_event.c", &wine.system().join("console_event.exe"), &[]);
             fs::write(done, "").expect("a mark");
         }
-        // Wine's services end with the last program, and each start would have to wait for them. This one waits for input.
+        // Wine's services end with the last program, and each start would have to wait for them. Worse, they hold on to
+        // the output of the program that they were started with. So this one is the first, and then waits for input.
         let mut keeper = wine.command("wine");
-        keeper.arg("cmd").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        wine.keeper = Some(keeper.spawn().expect("wine runs"));
+        keeper.arg("cmd").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut keeper = keeper.spawn().expect("wine runs");
+        let mut greeting = String::new();
+        let output = keeper.stdout.as_mut().expect("its output is piped");
+        BufReader::new(output).read_line(&mut greeting).expect("its output is text");
+        assert!(greeting.contains("Windows"), "wine's cmd says {greeting:?}");
+        wine.keeper = Some(keeper);
         wine
     }
 
