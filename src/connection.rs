@@ -1,7 +1,9 @@
 //! A connection's life, from the accepted socket to its record: the table of contents of nuncio.
 //!
 //! Every step is one named call, in the order of the crate's map. Only this file touches the record. What a step does is
-//! in the step's own file; what a failure means is in `failure`.
+//! in the step's own file; what a failure means is in `failure`, what the end of a relay means in [`verdict`].
+
+mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,17 +14,20 @@ use crate::accept::Accepted;
 use crate::addr::ListenerName;
 use crate::admit::{Gate, Ticket};
 use crate::drain::Watch;
-use crate::establish::{self, Established, Target};
-use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
+use crate::establish::{self, Established, Reached, Target};
+use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
+use crate::preface::{self, Unopened};
+use crate::protocol::{Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
-use crate::relay::{self, Carried, Ended, How, Leg, OnTruncation, Party};
+use crate::refuse::{self, Heard};
+use crate::relay::{self, Carried, Ended, Flow, Greeting};
 use crate::route;
 use crate::socket::{self, Gone, Stream};
-use crate::tls;
 use crate::tls::unbuffered::Unbuffered;
 use crate::trail::Trail;
-use crate::upstream::{Lease, Place};
+use crate::upstream::{Lease, Place, Session};
+use verdict::Verdict;
 
 /// A listener as one configuration has it. A connection sees the same one from start to end.
 pub struct Listener {
@@ -30,6 +35,10 @@ pub struct Listener {
     pub name: ListenerName,
     /// Who may come. Outlives a reload that does not change it, so that its counts stay true.
     pub gate: Arc<Gate>,
+    /// What they speak: what the upstream does.
+    pub protocol: Protocol,
+    /// How long a client may take for its first message.
+    pub preface_timeout: Duration,
     /// Where they go.
     pub route: route::Settings,
     /// The upstreams of the same configuration.
@@ -49,100 +58,155 @@ pub type Targets = std::collections::BTreeMap<crate::addr::UpstreamName, Arc<Tar
 ///
 /// `moved`: another reactor than this one accepted it, so that its socket has to be registered here. `held` is let go when
 /// the record is written. Everything is boxed that is large or gone when bytes are relayed: what is left is what each of
-/// thousands of idle connections pays.
-pub async fn serve<H: Send>(accepted: Box<Accepted>, listener: Arc<Listener>, moved: bool, held: H) {
-    let mut record = Record::open(&listener.journal, &listener.name, &accepted.client, accepted.at);
-    let ending = match Box::pin(begin(accepted, &listener, moved, &mut record)).await {
-        Ok(served) => carry(served, &listener, &mut record).await,
-        Err(ending) => ending,
-    };
-    record.close(*ending);
-    drop(held);
+/// thousands of idle connections pays. Not an `async fn`, whose future would hold each argument twice.
+#[expect(clippy::manual_async_fn, reason = "an async fn's future would hold each argument twice")]
+pub fn serve<H: Send>(
+    accepted: Box<Accepted>,
+    listener: Arc<Listener>,
+    moved: bool,
+    held: H,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let mut record = Record::open(&listener.journal, &listener.name, &accepted.client, accepted.at);
+        let ending = match Box::pin(begin(accepted, &listener, moved, &mut record)).await {
+            Ok(mut served) => {
+                let ended = served.relay(&listener.drain, record.flow()).await;
+                Box::pin(settle(served, ended, &mut record)).await
+            }
+            Err(ending) => ending,
+        };
+        record.close(*ending);
+        drop(held);
+    }
 }
 
 /// A connection that has its endpoint.
 struct Served {
     client: Stream,
     upstream: TcpStream,
-    carried: Option<Carried<Unbuffered>>,
+    /// Boxed, as it moves on into the relay: what was here takes no room then.
+    carried: Option<Box<Carried<Unbuffered>>>,
+    greeting: Option<Box<Greeting>>,
     target: Arc<Target>,
-    /// The endpoint's entry in the set, settled at the end.
-    lease: Lease,
-    /// The places at the upstream and at the listener, held to the end.
-    _places: (Place, Ticket),
+    since: Instant,
+    /// The place at the upstream, and the endpoint's entry in the set, settled at the end. None: it only cancels.
+    lease: Option<(Place, Lease)>,
+    /// The place at the listener, and that of the session's key among those that can be cancelled, held to the end.
+    _held: (Ticket, Option<Arc<Session>>),
 }
 
-/// The walk up to the first byte: admit, route, establish.
+/// Why a walk ends before its relay.
+enum Stop {
+    /// We say no, to a client that we have heard so far.
+    No(Heard, Failure),
+    /// It is over already.
+    Over(Box<Ending>),
+}
+
+/// The walk up to the first byte, and what is said where it ends before that.
 async fn begin(
     accepted: Box<Accepted>,
     listener: &Listener,
     moved: bool,
     record: &mut Record,
 ) -> Result<Box<Served>, Box<Ending>> {
-    let ticket = match listener.gate.admit(&accepted, Instant::now()).await {
-        Ok(ticket) => ticket,
-        Err(failure) => return Err(refuse(&accepted.stream, failure)),
-    };
-    record.user = ticket.user();
-    if listener.drain.is_draining() {
-        return Err(refuse(&accepted.stream, draining(Stage::Admit)));
+    let admitted = admit(&accepted, listener).await;
+    if let Ok(ticket) = &admitted {
+        record.draft().user = ticket.user();
     }
-
-    let route = route::decide(&listener.route, ticket.source());
-    record.upstream = Some(route.upstream.clone());
-    record.stage = Stage::Queue;
-    let Some(target) = listener.targets.get(&route.upstream) else {
-        return Err(refuse(&accepted.stream, no_such_upstream(&route)));
+    let mut client = match (moved, &admitted, listener.protocol) {
+        // Turning a flood away without a word costs as little as can be.
+        (false, _, _) | (_, Err(_), Protocol::Tcp) => accepted.stream,
+        _ => accepted.stream.into_reactor().map_err(|error| broken_socket(&error))?,
     };
-
-    let client = match moved {
-        false => accepted.stream,
-        true => accepted.stream.into_reactor().map_err(|error| broken_socket(&error))?,
-    };
-    let Established { lease, place, stream, secured } =
-        wait_for(target, route.source, &client, listener, record).await?;
-    record.endpoint = Some(lease.label().clone());
-    let carried = secured.map(|secured| {
-        record.tls = Some(Box::new(secured.summary));
-        secured.carried
-    });
-    record.relaying();
-    let target = target.clone();
-    Ok(Box::new(Served { client, upstream: stream, carried, target, lease, _places: (place, ticket) }))
+    match walk(admitted, &mut client, listener, record).await {
+        Ok(Walked { lease, reached, greeting, target, held }) => {
+            let Reached { stream: upstream, secured, .. } = reached;
+            let carried = secured.map(|secured| Box::new(secured.carried));
+            let since = Instant::now();
+            Ok(Box::new(Served { client, upstream, carried, greeting, target, since, lease, _held: held }))
+        }
+        Err(Stop::Over(ending)) => Err(ending),
+        Err(Stop::No(heard, failure)) => {
+            Err(refuse(&mut client, listener.protocol, heard, failure, record).await)
+        }
+    }
 }
 
-/// The rest of the way: relay, and what its end says about the endpoint.
-async fn carry(mut served: Box<Served>, listener: &Listener, record: &mut Record) -> Box<Ending> {
-    let begun = Instant::now();
-    let stop = Box::pin(listener.drain.ended(fastrand::f64()));
-    let Served { client, upstream, carried, target, .. } = &mut *served;
-    let ended = relay::run(client, upstream, carried.take(), &target.relay, &record.flow, stop).await;
-    record.tcp = socket::tcp_facts(&served.upstream);
-    let early_close = served.target.early_close;
-    let verdict = judge(&ended, ended.closed_after <= early_close, &served.target);
-    match verdict.class {
-        // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
-        None if begun.elapsed() <= early_close && !ended.upstream_spoke => drop(served.lease),
-        class => served.lease.ended(Instant::now(), class),
+/// What a walk comes to.
+struct Walked {
+    lease: Option<(Place, Lease)>,
+    reached: Reached,
+    greeting: Option<Box<Greeting>>,
+    target: Arc<Target>,
+    held: (Ticket, Option<Arc<Session>>),
+}
+
+/// preface, route, establish, greet.
+async fn walk(
+    admitted: Result<Ticket, Failure>,
+    client: &mut Stream,
+    listener: &Listener,
+    record: &mut Record,
+) -> Result<Walked, Stop> {
+    let ticket = admitted.map_err(|failure| Stop::No(Heard::Nothing, failure))?;
+    let opening = preface::read(client, listener.protocol, listener.preface_timeout).await;
+    let opening = opening.map_err(|unopened| match unopened {
+        Unopened::Left => Stop::Over(left(Gone::Silently, &Trail::default(), Duration::ZERO)),
+        Unopened::Failed(failure) => Stop::No(Heard::Opening, failure),
+    })?;
+
+    let route = route::decide(&listener.route, ticket.source());
+    record.draft().upstream = Some(route.upstream.clone());
+    record.stage = Stage::Queue;
+    let target = listener.targets.get(&route.upstream);
+    let target = target.ok_or_else(|| Stop::No(Heard::Opening, no_such_upstream(&route)))?;
+
+    let Established { lease, mut reached } =
+        wait_for(target, route.source, &opening, client, listener, record).await?;
+    if let Some(secured) = &mut reached.secured {
+        record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
-    verdict.ending(record)
+    record.relaying();
+    let (greeting, session) = greet(target, opening, &mut reached, lease.as_ref());
+    Ok(Walked { lease, reached, greeting, target: target.clone(), held: (ticket, session) })
+}
+
+/// Who may come, and when nobody may any more.
+async fn admit(accepted: &Accepted, listener: &Listener) -> Result<Ticket, Failure> {
+    let ticket = listener.gate.admit(accepted, Instant::now()).await?;
+    if listener.drain.is_draining() {
+        return Err(draining(Stage::Admit));
+    }
+    Ok(ticket)
 }
 
 /// Establishes, unless the client leaves or the drain ends it first.
 async fn wait_for(
     target: &Target,
     source: u64,
+    opening: &Opening,
     client: &Stream,
     listener: &Listener,
     record: &mut Record,
-) -> Result<Established, Box<Ending>> {
+) -> Result<Established, Stop> {
     let mut trail = Trail::default();
     let begun = Instant::now();
+    let established = async {
+        match &opening.cancels {
+            None => establish::establish(target, source, &mut trail).await,
+            Some(key) => {
+                let at = target.upstream.sessions().find(key).or_else(|| target.upstream.only_endpoint());
+                establish::establish_at(target, &at.ok_or_else(unknown_session)?, &mut trail).await
+            }
+        }
+    };
     let outcome = tokio::select! {
         biased;
-        established = establish::establish(target, source, &mut trail) => Ok(established),
-        gone = client.gone() => Err(left(gone, &trail, begun.elapsed())),
-        () = listener.drain.ended(0.0) => Err(refuse(client, draining(trail.stage))),
+        established = established => established.map_err(|failure| Stop::No(Heard::Opening, failure)),
+        // Before the attempt under way is given up: who left before any had ended may be a probe.
+        gone = client.gone() => Err(Stop::Over(left(gone, &trail, begun.elapsed()))),
+        () = listener.drain.ended(0.0) => Err(Stop::No(Heard::Opening, draining(trail.stage))),
     };
     trail.give_up(Instant::now());
     let upstream = target.upstream.name();
@@ -152,20 +216,90 @@ async fn wait_for(
     if trail.budget_exhausted {
         listener.metrics.budget_exhausted(upstream);
     }
-    record.endpoint = trail.attempts.last().map(|attempt| attempt.endpoint.clone());
-    record.attempts = trail.attempts;
-    record.times = trail.times;
     record.stage = trail.stage;
-    match outcome {
-        Ok(Ok(established)) => Ok(established),
-        Ok(Err(failure)) => Err(refuse(client, failure)),
-        Err(ending) => Err(ending),
+    let draft = record.draft();
+    draft.endpoint = trail.attempts.last().map(|attempt| attempt.endpoint.clone());
+    draft.attempts = trail.attempts;
+    draft.times = trail.times;
+    outcome
+}
+
+/// What both sides are told first, and who reads along until the session has begun; its key is kept where it may be
+/// cancelled by it.
+fn greet(
+    target: &Target,
+    opening: Opening,
+    reached: &mut Reached,
+    lease: Option<&(Place, Lease)>,
+) -> (Option<Box<Greeting>>, Option<Arc<Session>>) {
+    if target.protocol == Protocol::Tcp {
+        return (None, None);
+    }
+    let held = lease.map(|(_, lease)| (target.upstream.sessions().open(), lease.whereabouts()));
+    let session = held.as_ref().map(|(session, _)| session.clone());
+    let keep_key = Box::new(move |key| {
+        if let Some((session, at)) = held {
+            session.keep(key, at);
+        }
+    });
+    let negotiated = std::mem::take(&mut reached.negotiated);
+    let greeting = target.protocol.greet(opening, negotiated, reached.secured.is_some(), keep_key);
+    (Some(Box::new(greeting)), session)
+}
+
+impl Served {
+    /// The rest of the way.
+    fn relay<'a>(
+        &'a mut self,
+        drain: &Watch,
+        flow: &'a Flow,
+    ) -> impl Future<Output = Ended> + Send + use<'a> {
+        let carried = self.carried.take().map(|carried| *carried);
+        let (greeting, settings) = (self.greeting.take(), &self.target.relay);
+        let stop = drain.ended(fastrand::f64());
+        relay::run(&mut self.client, &mut self.upstream, carried, greeting, settings, flow, stop)
     }
 }
 
-/// No, in the way that plain TCP has: a reset, which no client mistakes for an answer that was empty.
-fn refuse(client: &Stream, failure: Failure) -> Box<Ending> {
-    client.reset_on_close();
+/// What the end of a relay says about the endpoint, and what the client may have to be told.
+async fn settle(served: Box<Served>, ended: Ended, record: &mut Record) -> Box<Ending> {
+    record.tcp = socket::tcp_facts(&served.upstream).map(Box::new);
+    let Served { mut client, target, since, lease, .. } = *served;
+    let Some((_place, lease)) = lease else { return ending(verdict::of_cancelling(&ended), record) };
+    let early_close = target.early_close;
+    let verdict = verdict::judge(&ended, ended.closed_after <= early_close, &target);
+    match verdict.class {
+        // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
+        None if since.elapsed() <= early_close && !ended.upstream_spoke => drop(lease),
+        class => lease.ended(Instant::now(), class),
+    }
+    let ending = ending(verdict, record);
+    if ended.refusable
+        && let Some(failure) = &ending.failure
+    {
+        let id = record.id().to_string();
+        refuse::refuse(&mut client, target.protocol, Heard::Greeted, failure, &id).await;
+    }
+    ending
+}
+
+/// A client that came and went without a byte either way is a liveness probe here too, only one that was quicker served.
+fn ending(verdict: Verdict, record: &Record) -> Box<Ending> {
+    let Verdict { outcome, failure, closed_by, class: _ } = verdict;
+    let silent = record.flow().sent() == 0 && record.flow().received() == 0;
+    let quiet = silent && failure.is_none() && closed_by == Some(Side::Client);
+    Box::new(Ending { outcome, failure, closed_by, quiet })
+}
+
+/// No, in the client's own words where its protocol has some, else a reset, which no client mistakes for an empty answer.
+async fn refuse(
+    client: &mut Stream,
+    protocol: Protocol,
+    heard: Heard,
+    failure: Failure,
+    record: &Record,
+) -> Box<Ending> {
+    refuse::refuse(client, protocol, heard, &failure, &record.id().to_string()).await;
     let outcome = match failure.reason {
         Reason::AdmissionDenied | Reason::ConnectionLimitReached | Reason::CircuitOpen | Reason::Draining => {
             Outcome::Refused
@@ -175,6 +309,12 @@ fn refuse(client: &Stream, failure: Failure) -> Box<Ending> {
     Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
 }
 
+fn unknown_session() -> Failure {
+    let detail = "no connection through this upstream has the session that is to be cancelled";
+    Failure::new(Stage::Route, Reason::DestinationNotFound, Side::Client, detail).mend(
+        "nothing, if it had ended already; else send the request through the same nuncio as the session",
+    )
+}
 /// Who leaves without a byte, without an error and as soon as this is a bare liveness probe (a load balancer, a kubelet).
 /// Who waited longer wanted something.
 const PROBE: Duration = Duration::from_secs(1);
@@ -209,113 +349,6 @@ fn no_such_upstream(route: &route::Route) -> Failure {
     Failure::new(Stage::Route, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
-/// What the end of a relay means: for the client's record, and for the endpoint's breaker.
-struct Verdict {
-    outcome: Outcome,
-    failure: Option<Failure>,
-    class: Option<BreakerClass>,
-    closed_by: Option<Side>,
-}
-
-impl Verdict {
-    /// A client that came and went without a byte either way is a liveness probe here too, only one that was quicker served.
-    fn ending(self, record: &Record) -> Box<Ending> {
-        let silent = record.flow.sent() == 0 && record.flow.received() == 0;
-        let quiet = silent && self.failure.is_none() && self.closed_by == Some(Side::Client);
-        Box::new(Ending { outcome: self.outcome, failure: self.failure, closed_by: self.closed_by, quiet })
-    }
-}
-
-/// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake.
-fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
-    let closed_by = ended.closed_by.map(|party| match party {
-        Party::Client => Side::Client,
-        Party::Upstream => Side::Upstream,
-        Party::Ambassador => Side::Ambassador,
-    });
-    let silent = !ended.upstream_spoke;
-    let slammed = silent && early && ended.closed_by == Some(Party::Upstream);
-    let upstream = |reason, detail: &str| Failure::upstream(Stage::Relay, reason, detail);
-    let by_failure = |failure: Failure| {
-        let outcome = match failure.reason {
-            Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
-            // The operator knows that this server ends so: it is told, and is no trouble.
-            Reason::Truncated if target.relay.on_truncation == OnTruncation::Close => Outcome::Success,
-            _ => Outcome::Failed,
-        };
-        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
-        // A certificate that is refused is refused to all.
-        let tells = |class: &BreakerClass| (silent && early) || *class == BreakerClass::CertificateRefused;
-        let class = failure.reason.breaker_class().filter(tells);
-        Verdict { outcome, failure: Some(failure), class, closed_by }
-    };
-    // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
-    // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
-    // And some (nginx) hang up in all order.
-    let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
-    if (slammed || matches!(how, How::TlsAlert(_) | How::TlsError(_)))
-        && let Some(late) =
-            target.tls.as_ref().and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
-    {
-        return by_failure(late);
-    }
-    let failure = match &ended.how {
-        How::Closed if slammed => upstream(Reason::EarlyClose, "the server closed before it sent a byte"),
-        How::UpstreamReset if slammed => {
-            upstream(Reason::EarlyClose, "the server reset the connection before it sent a byte")
-        }
-        How::Truncated if slammed => {
-            upstream(Reason::EarlyClose, "the server dropped the connection before it sent a byte")
-        }
-        How::Closed => return Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by },
-        How::UpstreamReset => upstream(Reason::UpstreamReset, "the server reset the connection"),
-        How::Truncated => upstream(
-            Reason::Truncated,
-            "the server ended the connection without saying that it was done (TLS close_notify): the last bytes may be missing",
-        ),
-        How::TlsAlert(_) | How::TlsError(_) => upstream(Reason::TlsProtocolError, "TLS failed"),
-        How::ClientReset => {
-            Failure::new(Stage::Relay, Reason::ClientReset, Side::Client, "the client reset the connection")
-        }
-        How::Vanished(party) => {
-            let (side, who) = match party {
-                Party::Client => (Side::Client, "client"),
-                _ => (Side::Upstream, "server"),
-            };
-            let detail = format!(
-                "the {who}'s host no longer answers, or took no data for tcp.user_timeout: TCP gave it up"
-            );
-            Failure::new(Stage::Relay, Reason::PeerVanished, side, detail)
-        }
-        How::Io { party, error } => {
-            let (reason, side) = match party {
-                Party::Client => (Reason::ClientReset, Side::Client),
-                Party::Upstream => (Reason::UpstreamReset, Side::Upstream),
-                Party::Ambassador => (Reason::ProxyInternalError, Side::Ambassador),
-            };
-            Failure::new(Stage::Relay, reason, side, error.as_str())
-        }
-        How::IdleTimeout => {
-            ours(Reason::IdleTimeout, "no byte came from either side for as long as timeouts.idle allows")
-        }
-        How::HalfCloseTimeout => {
-            let side = if ended.closed_by == Some(Party::Client) { Side::Upstream } else { Side::Client };
-            let detail =
-                "one side had closed, and the other sent nothing for as long as timeouts.half_close allows";
-            Failure::new(Stage::Relay, Reason::HalfCloseTimeout, side, detail)
-        }
-        How::LifetimeReached => ours(Reason::LifetimeReached, "it was older than timeouts.lifetime allows"),
-        How::Stopped => {
-            ours(Reason::Draining, "nuncio is stopping, and the time for open connections was over")
-        }
-    };
-    by_failure(failure)
-}
-
-fn ours(reason: Reason, detail: &str) -> Failure {
-    Failure::new(Stage::Relay, reason, Side::Ambassador, detail)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::OwnedSemaphorePermit;
@@ -337,7 +370,7 @@ mod tests {
         assert!(task * 10 >= TASK * 8, "{task} bytes: lower the budget of {TASK}");
     }
 
-    /// Measured, and a tenth on top.
-    const TASK: usize = 896;
-    const SERVED: usize = 368;
+    /// With what tokio puts around it, this fills the 640 bytes of a task; one word more, and it takes the next 128.
+    const TASK: usize = 536;
+    const SERVED: usize = 288;
 }

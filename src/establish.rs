@@ -1,11 +1,15 @@
 //! establish: a place in the queue, then endpoint after endpoint until one is connected through TLS or the budget is spent.
 //!
 //! Owns the loop, its deadlines and its rule: nothing of the client has been delivered yet, so another endpoint may be
-//! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, TLS to `tls`, and what the client is
-//! told to `connection`.
+//! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, the words before TLS to `protocol`, TLS
+//! to `tls`, and what the client is told to `connection`.
+
+mod http;
+
+pub use http::HttpCheck;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,14 +19,16 @@ use tokio::time::Instant;
 
 use crate::addr::Host;
 use crate::backoff;
+use crate::converse::{Trouble, converse};
 use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
+use crate::protocol::{Negotiated, Protocol};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
-use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream};
+use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
 
 /// Bounds on each stage and on all of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,8 +83,14 @@ pub struct Target {
     pub set_name: Option<Host>,
     /// TCP.
     pub dial: dial::Settings,
+    /// What is spoken.
+    pub protocol: Protocol,
     /// TLS; `None`: the bytes go as they are.
     pub tls: Option<Arc<ClientTls>>,
+    /// TLS begins once it is asked for in the protocol's own words, instead of with the first byte.
+    pub negotiates: bool,
+    /// What health checks ask over HTTP, where they do.
+    pub http: Option<HttpCheck>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
@@ -111,12 +123,19 @@ impl Sight {
 
 /// A connection to an endpoint, ready to carry the client's bytes.
 pub struct Established {
-    /// The endpoint's entry in the set; settled when the connection ends.
-    pub lease: Lease,
-    /// The place in the upstream's queue, freed when dropped.
-    pub place: Place,
+    /// The place in the upstream's queue, freed when dropped, and the endpoint's entry in the set, settled when the
+    /// connection ends. A request to cancel a session's work has neither: it waits for nobody, and shows nothing.
+    pub lease: Option<(Place, Lease)>,
+    /// What was reached.
+    pub reached: Reached,
+}
+
+/// An endpoint that was reached.
+pub struct Reached {
     /// The socket.
     pub stream: TcpStream,
+    /// What was said before TLS; empty with `tls = "direct"` or `"off"`.
+    pub negotiated: Negotiated,
     /// The TLS session; `None` with `tls = "off"`.
     pub secured: Option<Secured>,
 }
@@ -154,9 +173,9 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
         let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
         trail.attempts.push(Attempt { endpoint, stage, reason, took });
         let failure = match attempted {
-            Ok((stream, secured)) => {
+            Ok(reached) => {
                 lease.established(Instant::now().into_std(), took);
-                return Ok(Established { lease, place, stream, secured });
+                return Ok(Established { lease: Some((place, lease)), reached });
             }
             Err(failure) => failure,
         };
@@ -186,6 +205,25 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
     }))
 }
 
+/// One attempt at the endpoint that holds a session, past the queue: a session that is to be cancelled may be what all wait
+/// for.
+///
+/// # Errors
+/// As [`try_endpoint`].
+pub async fn establish_at(
+    target: &Target,
+    at: &Whereabouts,
+    trail: &mut Trail,
+) -> Result<Established, Failure> {
+    let begun = Instant::now();
+    trail.under_way = Some((at.label.clone(), begun.into_std()));
+    let reached = try_endpoint(target, &at.spec, begun + target.timeouts.establish, trail).await;
+    trail.under_way = None;
+    let (stage, reason) = reached.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
+    trail.attempts.push(Attempt { endpoint: at.label.clone(), stage, reason, took: begun.elapsed() });
+    Ok(Established { lease: None, reached: reached? })
+}
+
 /// One endpoint, from its name to an established connection.
 ///
 /// # Errors
@@ -195,7 +233,7 @@ pub async fn try_endpoint(
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
-) -> Result<(TcpStream, Option<Secured>), Failure> {
+) -> Result<Reached, Failure> {
     look_at_endpoint(target, spec, deadline, trail, None).await
 }
 
@@ -208,10 +246,31 @@ pub async fn look_at_endpoint(
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
+    sight: Option<&mut Sight>,
+) -> Result<Reached, Failure> {
+    let manner = Manner { tls: target.tls.as_ref(), negotiates: target.negotiates };
+    reach(target, manner, spec, deadline, trail, sight).await
+}
+
+/// How a server is spoken to.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
+    tls: Option<&'a Arc<ClientTls>>,
+    /// See [`Target::negotiates`].
+    negotiates: bool,
+}
+
+/// Any server that is spoken to on behalf of a target, with the target's TLS or other.
+async fn reach(
+    target: &Target,
+    Manner { tls, negotiates }: Manner<'_>,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    trail: &mut Trail,
     mut sight: Option<&mut Sight>,
-) -> Result<(TcpStream, Option<Secured>), Failure> {
+) -> Result<Reached, Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
-    let server_name = match &target.tls {
+    let server_name = match tls {
         None => None,
         Some(tls) => {
             // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired
@@ -255,7 +314,13 @@ pub async fn look_at_endpoint(
         }
     };
 
-    let Some((tls, name)) = server_name else { return Ok((stream, None)) };
+    let Some((tls, name)) = server_name else {
+        return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None });
+    };
+    let negotiated = match negotiates {
+        true => negotiate(target.protocol, &mut stream, bound(target.timeouts.negotiate), trail).await?,
+        false => Negotiated::default(),
+    };
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
@@ -267,7 +332,56 @@ pub async fn look_at_endpoint(
         }
     };
     trail.times.handshake = Some(begun.elapsed());
-    Ok((stream, Some(secured?)))
+    Ok(Reached { stream, negotiated, secured: Some(secured?) })
+}
+
+/// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
+async fn negotiate(
+    protocol: Protocol,
+    stream: &mut TcpStream,
+    limit: Duration,
+    trail: &mut Trail,
+) -> Result<Negotiated, Failure> {
+    let Some(mut talk) = protocol.negotiation(&own_literal(stream)) else {
+        return Ok(Negotiated::default());
+    };
+    let begun = Instant::now();
+    trail.stage = Stage::Negotiate;
+    let conversed = tokio::time::timeout(limit, converse(stream, &mut *talk)).await;
+    trail.times.negotiate = Some(begun.elapsed());
+    let awaited = talk.awaits();
+    let failed = |reason, detail| Err(Failure::upstream(Stage::Negotiate, reason, detail));
+    match conversed {
+        Ok(Ok(negotiated)) => Ok(negotiated),
+        Ok(Err(Trouble::Failed(failure))) => Err(failure),
+        Ok(Err(Trouble::Closed { .. })) => failed(
+            Reason::NegotiationError,
+            format!("the server closed the connection instead of sending {awaited}"),
+        ),
+        Ok(Err(Trouble::Io(error))) => failed(
+            Reason::ConnectionTerminated,
+            format!("the connection broke while nuncio waited for {awaited}: {error}"),
+        ),
+        Err(_) => {
+            let limit = humantime::format_duration(round(limit));
+            let detail = format!("{awaited} did not come within {limit}");
+            let late = Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail);
+            Err(match talk.if_late() {
+                None => late,
+                Some(mend) => late.mend(mend),
+            })
+        }
+    }
+}
+
+/// How we call ourselves where a protocol asks: the address that we dial from, as RFC 5321, 4.1.3 writes it. A host's name
+/// would have to be looked up, and may well be none that the server can resolve.
+fn own_literal(stream: &TcpStream) -> String {
+    match stream.local_addr().map(|address| address.ip().to_canonical()) {
+        Ok(IpAddr::V6(ip)) => format!("[IPv6:{ip}]"),
+        Ok(IpAddr::V4(ip)) => format!("[{ip}]"),
+        Err(_) => "[127.0.0.1]".to_owned(),
+    }
 }
 
 async fn resolve(target: &Target, spec: &EndpointSpec, limit: Duration) -> Result<Vec<SocketAddr>, Failure> {
@@ -336,14 +450,19 @@ impl health::Probe for Target {
                     };
                     dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
                 }
-                health::Kind::Tls => {
-                    let (mut stream, secured) =
+                health::Kind::Tls | health::Kind::Protocol => {
+                    let Reached { mut stream, secured, .. } =
                         try_endpoint(self, spec, deadline, &mut Trail::default()).await?;
+                    let farewell = match kind {
+                        health::Kind::Protocol => self.protocol.farewell(),
+                        _ => b"",
+                    };
                     match (secured, &self.tls) {
-                        (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, tls).await,
+                        (Some(secured), Some(tls)) => secured.prove(&mut stream, PROOF, farewell, tls).await,
                         (None, _) | (_, None) => Ok(()),
                     }
                 }
+                health::Kind::Http => http::check(self, spec, deadline).await,
             }
         })
     }

@@ -1,9 +1,10 @@
 //! nuncio, a connection ambassador. The modules stand in the order in which a connection meets them.
 //!
-//! A connection is accepted ([`accept`]), let in or not ([`admit`]), given a plan ([`route`]), and established
-//! ([`establish`]): a place in the upstream's queue, then in a loop an endpoint of the set ([`upstream`]), a TCP
-//! connection ([`dial`]) and TLS ([`tls`]). Then bytes are relayed ([`relay`]) until both sides are done, and one record
-//! is written ([`record`]), however it ended. [`connection`] is the table of contents: one function, every step a call.
+//! A connection is accepted ([`accept`]), let in or not ([`admit`]), heard where its protocol lets the client begin
+//! ([`preface`]), given a plan ([`route`]), and established ([`establish`]): a place in the upstream's queue, then in a loop
+//! an endpoint of the set ([`upstream`]), a TCP connection ([`dial`]), the words that ask for TLS ([`protocol`]) and TLS
+//! ([`tls`]). Then bytes are relayed ([`relay`]), greetings first, until both sides are done; or it is told no ([`refuse`]).
+//! One record is written ([`record`]), however it ended. [`connection`] is the table of contents: one function, every step a call.
 //!
 //! Around it: [`discovery`] and [`health`] feed the endpoint sets, [`admin`] and [`metrics`] tell what goes on,
 //! [`config`] turns the file into the steps' settings, [`service`] composes, reloads and stops, [`cli`] is the face.
@@ -18,10 +19,13 @@ pub mod connection;
 pub mod accept;
 pub mod admit;
 pub mod establish;
+pub mod preface;
+pub mod refuse;
 pub mod route;
 
 pub mod upstream;
 
+pub mod converse;
 pub mod dial;
 pub mod protocol;
 pub mod relay;

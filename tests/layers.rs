@@ -13,28 +13,44 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("drain", &[]),
     ("failure", &[]),
-    ("protocol", &[]),
     ("relay", &[]),
+    ("protocol", &["failure", "relay"]),
+    ("converse", &["failure", "protocol"]),
     ("trail", &["failure"]),
     // Sockets, and the endpoints behind them.
     ("socket", &["relay"]),
-    ("upstream", &["addr", "backoff", "failure"]),
+    ("upstream", &["addr", "backoff", "failure", "protocol"]),
     ("dial", &["failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "upstream"]),
     ("discovery", &["addr", "failure", "upstream"]),
-    ("health", &["failure", "upstream"]),
+    ("health", &["addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
     ("admit", &["accept", "addr", "failure", "socket"]),
+    ("preface", &["converse", "failure", "protocol"]),
     ("route", &["addr"]),
     (
         "establish",
-        &["addr", "backoff", "dial", "discovery", "failure", "health", "relay", "tls", "trail", "upstream"],
+        &[
+            "addr",
+            "backoff",
+            "converse",
+            "dial",
+            "discovery",
+            "failure",
+            "health",
+            "protocol",
+            "relay",
+            "tls",
+            "trail",
+            "upstream",
+        ],
     ),
+    ("refuse", &["converse", "failure", "protocol", "relay"]),
     // What is told.
     ("metrics", &["addr", "failure", "upstream"]),
     ("record", &["addr", "failure", "metrics", "relay", "socket", "tls", "trail"]),
-    ("admin", &["addr", "drain", "metrics", "record", "upstream"]),
+    ("admin", &["accept", "addr", "drain", "metrics", "record", "upstream"]),
     // The walk, and what is written in the file for it.
     (
         "connection",
@@ -46,7 +62,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "establish",
             "failure",
             "metrics",
+            "preface",
+            "protocol",
             "record",
+            "refuse",
             "relay",
             "route",
             "socket",
@@ -67,6 +86,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "discovery",
             "establish",
             "health",
+            "protocol",
             "record",
             "relay",
             "route",
@@ -91,6 +111,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "failure",
             "health",
             "metrics",
+            "protocol",
             "record",
             "relay",
             "socket",
@@ -107,6 +128,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "discovery",
             "establish",
             "failure",
+            "health",
             "record",
             "service",
             "socket",
@@ -228,6 +250,7 @@ fn sources() -> Vec<Source> {
     let sources: Vec<Source> = files
         .iter()
         .filter(|file| !["tests.rs", "testkit.rs"].contains(&name_of(file).as_str()))
+        .filter(|file| file.parent().map(name_of).as_deref() != Some("tests"))
         .map(|file| {
             let path = file.strip_prefix(&root).expect("beneath it").to_string_lossy().replace('\\', "/");
             Source {

@@ -112,10 +112,10 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
     };
     let trusts = match mode {
         tls::Mode::Off => None,
-        tls::Mode::Direct if *danger_accept_any_certificate => Some("anything"),
-        tls::Mode::Direct if !pins.is_empty() => Some("pins"),
-        tls::Mode::Direct if with_ca() => Some("ca"),
-        tls::Mode::Direct => Some("system"),
+        _ if *danger_accept_any_certificate => Some("anything"),
+        _ if !pins.is_empty() => Some("pins"),
+        _ if with_ca() => Some("ca"),
+        tls::Mode::Negotiate | tls::Mode::Direct => Some("system"),
     };
     let (endpoints, dns) = match &written.source {
         Source::Dns(name) => (Vec::new(), Some(name.to_string())),
@@ -135,6 +135,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         dns,
         tls: match mode {
             tls::Mode::Off => "off",
+            tls::Mode::Negotiate => "negotiate",
             tls::Mode::Direct => "direct",
         },
         trusts,

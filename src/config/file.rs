@@ -6,15 +6,15 @@
 use toml::de::DeValue;
 
 use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
-use super::pin::PinText;
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, Ip, KernelTime, Level, Listen, Mode, Network, Rate, ServerName, Size,
-    Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
+    Rate, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
+use crate::protocol::Protocol;
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
@@ -99,16 +99,18 @@ sections! {
         endpoints: List<Endpoint> = shown(["db1.example.com:5432", "db2.example.com:5432"]);
         /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint.
         dns: words::Endpoint = example("db.example.com:5432");
-        /// What is spoken before TLS. tcp: nothing.
+        /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");
-        /// direct: from the first byte. off: none, the bytes go as they are.
-        tls: Choice<tls::Mode> = default("direct");
+        /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they
+        /// are. Without it: negotiate where the protocol can, else direct.
+        tls: Choice<tls::Mode> = example("direct");
         /// Which [identity.NAME]. Without it: the system's roots, and no certificate of ours.
         identity: Text = shown("example");
         /// SNI, and the name that the certificate must carry. Without it: the name written in `endpoints` or `dns`.
         server_name: ServerName = example("db.example.com");
-        /// Application protocols offered in the handshake.
-        alpn: List<Text> = default([]);
+        /// Application protocols offered in the handshake. Without it: none, or the one that the protocol wants where TLS is
+        /// direct.
+        alpn: List<Text> = example(["postgresql"]);
         /// Oldest TLS version accepted: 1.2 or 1.3.
         tls_min: Choice<tls::Version> = default("1.2");
         /// Newest TLS version offered.
@@ -178,8 +180,12 @@ sections! {
 
     /// `[upstream.NAME.health]`
     struct Health {
-        /// off, tcp (connects) or tls (connects and shakes hands). Without it: the deepest that the upstream has.
+        /// off, tcp (connects), tls (connects and shakes hands), protocol (asks for TLS in the protocol's words, shakes hands
+        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside.
         kind: Choice<health::Kind> = example("tls");
+        /// With kind = "http": what is asked, with the endpoint's {host} and {port} filled in. 2xx means up. With https,
+        /// the upstream's identity counts, and the certificate must carry the URL's host.
+        url: HealthUrl = example("https://{host}:8008/primary");
         /// Time between two checks of an endpoint.
         interval: Time = default("5s");
         /// How long one may take.
@@ -273,6 +279,8 @@ sections! {
         connections_per_source: Count<1, 10_000_000> = example(100);
         /// New connections a second. Without it: no limit.
         rate: Rate = example("100/s");
+        /// How long a client may take for its first message, where its protocol lets it begin.
+        preface_timeout: Time = default("10s");
         /// The clients' sockets.
         tcp: Tcp = section;
     }
@@ -331,20 +339,14 @@ impl Choices for KeyPermissions {
     const ALL: &'static [(&'static str, Self)] = &[("warn", Self::Warn), ("strict", Self::Strict)];
 }
 
-/// `protocol`. There is one so far, with nothing to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Tcp,
-}
-
 impl Choices for Protocol {
-    const ALL: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp)];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("tcp", Self::Tcp), ("postgres", Self::Postgres), ("smtp", Self::Smtp)];
 
     fn about(word: &str) -> Option<Fault> {
-        let later =
-            ["postgres", "mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "xmpp", "redis"];
+        let later = ["mysql", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "xmpp", "redis"];
         later.contains(&word).then(|| Fault {
-            message: format!("\"{word}\" is not built yet in this version; known: tcp"),
+            message: format!("\"{word}\" is not built yet in this version; known: tcp, postgres, smtp"),
             mend: "if the server speaks TLS from its first byte, protocol = \"tcp\" with tls = \"direct\" reaches it"
                 .to_owned(),
         })
@@ -352,15 +354,8 @@ impl Choices for Protocol {
 }
 
 impl Choices for tls::Mode {
-    const ALL: &'static [(&'static str, Self)] = &[("direct", Self::Direct), ("off", Self::Off)];
-
-    fn about(word: &str) -> Option<Fault> {
-        (word == "negotiate").then(|| Fault {
-            message: "\"negotiate\" wants a protocol that starts TLS on demand, and tcp has no way to ask"
-                .to_owned(),
-            mend: "write tls = \"direct\" for TLS from the first byte, tls = \"off\" for none".to_owned(),
-        })
-    }
+    const ALL: &'static [(&'static str, Self)] =
+        &[("negotiate", Self::Negotiate), ("direct", Self::Direct), ("off", Self::Off)];
 }
 
 impl Choices for tls::Version {
@@ -385,9 +380,13 @@ impl Choices for Balance {
 }
 
 impl Choices for health::Kind {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("tcp", Self::Tcp), ("tls", Self::Tls)];
-    const LATER: &'static [&'static str] = &["protocol", "http"];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("protocol", Self::Protocol),
+        ("http", Self::Http),
+    ];
 }
 
 impl Choices for Format {

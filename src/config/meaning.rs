@@ -188,6 +188,7 @@ fn listener(entry: Entry<file::Listener>, reader: &mut Reader) -> Listener {
             rate: written.rate.taken(),
         },
         route: route::Settings { upstream: upstream.as_str().into() },
+        preface_timeout: written.preface_timeout.or(Duration::from_secs(10)),
     }
 }
 

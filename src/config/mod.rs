@@ -11,7 +11,6 @@ mod file;
 mod kinds;
 mod load;
 mod meaning;
-mod pin;
 mod problem;
 mod reader;
 mod reference;
@@ -29,6 +28,7 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 
 use crate::addr::{ListenerName, UpstreamName};
+use crate::protocol::Protocol;
 use crate::{
     accept, admin, admit, backoff, dial, discovery, establish, health, record, relay, route, tls, upstream,
 };
@@ -122,6 +122,8 @@ pub struct Runtime {
 pub struct Upstream {
     /// `endpoints` or `dns`
     pub source: discovery::Source,
+    /// `protocol`
+    pub protocol: Protocol,
     /// `tls`, `server_name`, ...
     pub tls: tls::Settings,
     /// `identity`: the key in `identities`; `None`: system roots and no certificate of ours.
@@ -151,4 +153,6 @@ pub struct Listener {
     pub admit: admit::Settings,
     /// `upstream`
     pub route: route::Settings,
+    /// `preface_timeout`
+    pub preface_timeout: Duration,
 }

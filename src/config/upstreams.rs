@@ -9,6 +9,8 @@ use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::Host;
 use crate::discovery::Source;
+use crate::health::http::Url;
+use crate::protocol::Protocol;
 use crate::tls::Mode;
 use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
@@ -17,15 +19,17 @@ use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
 pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Upstream {
     let Entry { section: mut written, place, .. } = entry;
     let source = source(&written, &place, reader);
-    let tls = tls(&written, &source, reader);
+    let protocol = written.protocol.or(Protocol::default());
+    let tls = tls(&written, protocol, &source, reader);
     let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
-    let health = health(written_health, &written.tls, reader);
+    let health = health(written_health, tls.mode, reader);
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
     let relay = relay::Settings::default();
     let default = set::Limits::default();
     Upstream {
+        protocol,
         tls,
         source,
         identity: written.identity.taken(),
@@ -107,7 +111,7 @@ fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Sourc
     Source::Fixed(specs)
 }
 
-fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::Settings {
+fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &mut Reader) -> tls::Settings {
     let default = tls::Settings::default();
     let show = |version| match version {
         tls::Version::Tls12 => "1.2".to_owned(),
@@ -120,9 +124,23 @@ fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::S
         reader,
     );
     let pins = written.pins.value().map(|pins| pins.iter().map(|pin| pin.value.clone()).collect());
-    let alpn = written.alpn.value().map(|alpn| alpn.iter().map(|name| name.value.clone()).collect());
+    let mode = written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct });
+    if mode == Mode::Negotiate
+        && !protocol.negotiates()
+        && let Some(At { place, .. }) = written.tls.given()
+    {
+        let name = protocol.name();
+        let message = format!("{name} has no way to ask for TLS on a connection that began in plaintext");
+        let mend = "name the protocol (protocol = \"postgres\"), or write tls = \"direct\" for TLS from the first byte, tls = \"off\" for none";
+        reader.problem(place, message, mend);
+    }
+    let alpn = match written.alpn.value() {
+        Some(alpn) => Some(alpn.iter().map(|name| name.value.clone()).collect()),
+        None if mode == Mode::Direct => protocol.facts().alpn.map(|name| vec![name.to_owned()]),
+        None => None,
+    };
     let settings = tls::Settings {
-        mode: written.tls.or(default.mode),
+        mode,
         server_name: written.server_name.value().cloned(),
         alpn: alpn.unwrap_or_default(),
         min_version,
@@ -133,7 +151,7 @@ fn tls(written: &file::Upstream, source: &Source, reader: &mut Reader) -> tls::S
     };
     match settings.mode {
         Mode::Off => without_tls(written, reader),
-        Mode::Direct => with_tls(written, &settings, source, reader),
+        Mode::Negotiate | Mode::Direct => with_tls(written, &settings, source, reader),
     }
     settings
 }
@@ -145,8 +163,9 @@ fn without_tls(written: &file::Upstream, reader: &mut Reader) {
     }
     let of_endpoints = written.endpoints.value().into_iter().flatten();
     let of_endpoints = of_endpoints.filter_map(|entry| place(&entry.value.server_name, |_| true));
+    let asks_https = written.health.value().and_then(|health| health.url.value()).is_some_and(Url::is_https);
     let keys = [
-        place(&written.identity, |_| true),
+        place(&written.identity, |_| !asks_https),
         place(&written.server_name, |_| true),
         place(&written.alpn, |alpn| !alpn.is_empty()),
         place(&written.pins, |pins| !pins.is_empty()),
@@ -210,17 +229,30 @@ fn timeouts(written: &file::Timeouts, limits: &file::Limits, reader: &mut Reader
     }
 }
 
-fn health(written: file::Health, tls: &Field<Mode>, reader: &mut Reader) -> health::Settings {
+fn health(written: file::Health, tls: Mode, reader: &mut Reader) -> health::Settings {
     if let Some(kind) = written.kind.given()
-        && kind.value == health::Kind::Tls
-        && tls.value() == Some(&Mode::Off)
+        && matches!(kind.value, health::Kind::Tls | health::Kind::Protocol)
+        && tls == Mode::Off
     {
         let mend = "write kind = \"tcp\", or remove it";
         reader.problem(&kind.place, "checks TLS, and this upstream has tls = \"off\"", mend);
     }
+    let asks = written.kind.value() == Some(&health::Kind::Http);
+    match (&written.kind, &written.url) {
+        (Field::Given(kind), Field::Absent) if asks => {
+            let mend = "add for example: url = \"https://{host}:8008/primary\"";
+            reader.problem(&kind.place, "asks a URL, and there is none", mend);
+        }
+        (Field::Given(_) | Field::Absent, Field::Given(url)) if !asks => {
+            let mend = "write kind = \"http\", or remove it";
+            reader.problem(&url.place, "is asked only by kind = \"http\"", mend);
+        }
+        _ => {}
+    }
     let default = health::Settings::default();
     health::Settings {
         kind: written.kind.taken(),
+        url: written.url.taken(),
         interval: written.interval.or(default.interval),
         timeout: written.timeout.or(default.timeout),
         rise: written.rise.or(default.rise),

@@ -98,6 +98,13 @@ impl<E: Engine> Carried<E> {
         stream.write_all(&self.engine.take_pending()).await
     }
 
+    /// Says `words` of at most a few hundred bytes, behind what is pending.
+    pub async fn say<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, words: &[u8]) -> io::Result<()> {
+        let mut sealed = pool::take();
+        let to = self.engine.seal(words, &mut sealed).map_err(|_| io::ErrorKind::InvalidData)?;
+        stream.write_all(&sealed[..to]).await
+    }
+
     /// Says close_notify, closes our direction, and reads on to the other's end: only then is it certain that a TLS 1.3
     /// server took our certificate. `Closed` if it ended with close_notify; data is thrown away. The caller bounds the time.
     pub async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: &mut S) -> How {

@@ -4,21 +4,22 @@
 //! can end. Imports nothing from the crate. Leaves sockets to its [`Leg`]s, records and keys to its [`Engine`], and what
 //! an ending means (whose fault, what to log) to the caller.
 //!
-//! [`pump`] is the machine; [`engine`] the seam to TLS; [`pool`] the memory; [`limits`] the timers; [`flow`] the counters.
+//! [`pump`] is the machine; [`engine`] the seam to TLS; [`pool`] the memory; [`limits`] the timers; [`flow`]
+//! the counters; [`greet`] who reads along at the beginning.
 
 mod engine;
 mod flow;
+mod greet;
 mod limits;
 pub mod pool;
 mod pump;
-mod stop;
 #[cfg(test)]
 pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 pub use engine::{Carried, Engine, Fault, HEADROOM, MAX_RECORD, Opened, record_length};
 pub use flow::{Exchanges, Flow};
+pub use greet::{Greeter, Greeting, Objection, Onward, Remark};
 
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +117,8 @@ pub enum How {
     LifetimeReached,
     /// `stop` resolved.
     Stopped,
+    /// The [`Greeter`] could not let it go on.
+    Objected(Objection),
 }
 
 /// The end of a relayed connection.
@@ -128,15 +132,24 @@ pub struct Ended {
     pub closed_after: Duration,
     /// At least one byte of plaintext came from the upstream.
     pub upstream_spoke: bool,
+    /// It ended while a [`Greeter`] read along.
+    pub greeting: bool,
+    /// The client awaits an answer and would understand a refusal: its leg was left as it is, for whoever says so.
+    pub refusable: bool,
+    /// Why the client may have left, where the greeter can tell.
+    pub remark: Option<Remark>,
 }
 
-/// Relays until it ended, one way or another. The caller drops both legs afterwards: where a reset is due, it has been arranged.
+/// Relays until it ended, one way or another, `greeting` first. The caller drops both legs afterwards: where a reset is due, it has been arranged.
+///
+/// `stop` is asked at every wake of the connection: with no news it must answer without a lock.
 ///
 /// Not an `async fn`, whose future would hold each argument twice; with many idle connections its size matters.
 pub fn run<'a, C, U, E, S>(
     client: &'a mut C,
     upstream: &'a mut U,
     engine: Option<Carried<E>>,
+    greeting: Option<Box<Greeting>>,
     settings: &Settings,
     flow: &'a Flow,
     stop: S,
@@ -145,20 +158,17 @@ where
     C: Leg,
     U: Leg,
     E: Engine,
-    S: Future<Output = ()> + Send,
+    S: Future<Output = ()> + Send + Unpin,
 {
-    let mut pump = pump::Pump::new(client, upstream, engine, settings, flow);
-    async move {
-        let mut stop = pin!(stop);
-        let mut bell = stop::Bell::default();
-        let mut stopped = false;
-        poll_fn(|cx| {
-            if !stopped && bell.poll(cx, stop.as_mut()) {
-                stopped = true;
-                return pump.cut(cx, How::Stopped, Instant::now());
-            }
-            pump.poll(cx)
-        })
-        .await
-    }
+    let mut pump = pump::Pump::new(client, upstream, engine, greeting, settings, flow);
+    let mut stop = Some(stop);
+    poll_fn(move |cx| {
+        if let Some(asked) = &mut stop
+            && Pin::new(asked).poll(cx).is_ready()
+        {
+            stop = None;
+            return pump.cut(cx, How::Stopped, Instant::now());
+        }
+        pump.poll(cx)
+    })
 }

@@ -18,9 +18,10 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
+use super::greet::Greeting;
 use super::limits::Limits;
 use super::pool::Buffer;
-use super::{Carried, Ended, Engine, Flow, How, Leg, OnTruncation, Party, Settings};
+use super::{Carried, Ended, Engine, Flow, How, Leg, Objection, OnTruncation, Party, Settings};
 
 /// Buffers that each half may move before the other connections of the reactor have their turn.
 const TURNS: usize = 4;
@@ -30,6 +31,8 @@ pub(super) struct Pump<'a, C, U, E> {
     client: &'a mut C,
     upstream: &'a mut U,
     engine: Option<E>,
+    /// What is said first, and who reads along. Gone once that is over: nothing of it is left to the relay proper.
+    greeting: Option<Box<Greeting>>,
     flow: &'a Flow,
     up: Up,
     down: Down,
@@ -41,7 +44,7 @@ pub(super) struct Pump<'a, C, U, E> {
     /// How an upstream that takes no more data ended it, if it has no last words.
     unwritable: Option<Box<How>>,
     /// Who closed first, and when.
-    first_to_close: Option<(Party, Instant)>,
+    first_to_close: Option<Box<(Party, Instant)>>,
     on_truncation: OnTruncation,
     /// Data of the client was not taken.
     lost: bool,
@@ -107,10 +110,13 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         client: &'a mut C,
         upstream: &'a mut U,
         carried: Option<Carried<E>>,
+        greeting: Option<Box<Greeting>>,
         settings: &Settings,
         flow: &'a Flow,
     ) -> Self {
         let start = Instant::now();
+        let opening = greeting.as_ref().map_or(0, |greeting| greeting.onward.up.len());
+        flow.add_sent(opening);
         let (engine, partial) = match carried {
             Some(carried) => (Some(carried.engine), carried.ciphertext),
             None => (None, Vec::new()),
@@ -119,6 +125,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             client,
             upstream,
             engine,
+            greeting,
             flow,
             up: Up { out: None, state: State::Open },
             down: Down {
@@ -131,7 +138,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             },
             limits: Limits::new(settings, start),
             start,
-            asked: None,
+            asked: (opening > 0).then_some(start),
             ending: None,
             unwritable: None,
             first_to_close: None,
@@ -164,7 +171,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             return self.poll_ending(cx, now);
         }
         let last_words =
-            self.up.state == State::Unwritable && self.down.state == State::Open && self.down.delivered();
+            self.up.state == State::Unwritable && self.down.state == State::Open && self.delivered();
         let how = ready!(self.limits.poll(cx, last_words));
         self.cut(cx, how, now)
     }
@@ -190,13 +197,45 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     }
 
     fn closed_first(&self) -> Option<Party> {
-        self.first_to_close.map(|(party, _)| party)
+        self.first_to_close.as_ref().map(|first| first.0)
     }
 
     fn ended(&self, how: How, closed_by: Option<Party>) -> Ended {
-        let closed_at = self.first_to_close.map_or_else(Instant::now, |(_, at)| at);
+        let closed_at = self.first_to_close.as_ref().map_or_else(Instant::now, |first| first.1);
         let closed_after = closed_at.saturating_duration_since(self.start);
-        Ended { how, closed_by, closed_after, upstream_spoke: self.spoke }
+        let greeter = self.greeting.as_ref().and_then(|greeting| greeting.greeter.as_ref());
+        Ended {
+            how,
+            closed_by,
+            closed_after,
+            upstream_spoke: self.spoke,
+            greeting: greeter.is_some(),
+            refusable: self.may_refuse(),
+            remark: greeter
+                .filter(|_| closed_by == Some(Party::Client))
+                .and_then(|greeter| greeter.why_left()),
+        }
+    }
+
+    /// The client awaits an answer that it would understand a refusal for. Only while a greeter reads along.
+    fn may_refuse(&self) -> bool {
+        let open = self.up.state != State::Closing && self.up.state != State::Done;
+        open && self.down.delivered() && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
+    }
+
+    /// The greeting ends once all of it is said.
+    fn greeting_moved(&mut self) {
+        self.greeting = self.greeting.take().filter(|greeting| !greeting.is_over());
+    }
+
+    /// The greeter does not let it go on.
+    fn objected(&mut self, objection: Objection, now: Instant) {
+        self.reset_after_delivery(How::Objected(objection), Party::Ambassador, now);
+    }
+
+    /// The client was given all that there is for it.
+    fn delivered(&self) -> bool {
+        self.down.delivered() && self.greeting.as_ref().is_none_or(|greeting| greeting.onward.down.is_empty())
     }
 
     /// The end by an upstream that took no more data.
@@ -206,7 +245,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     }
 
     fn closes(&mut self, party: Party, now: Instant) {
-        self.first_to_close.get_or_insert((party, now));
+        self.first_to_close.get_or_insert_with(|| Box::new((party, now)));
         self.limits.half_closed(now);
     }
 }
@@ -255,7 +294,8 @@ mod tests {
         let ((mut app, client), (upstream, mut server)) = (duplex(1_000), duplex(1_000));
         let (mut client, mut upstream) = (Wire::new(client), Wire::new(upstream));
         let (settings, flow) = (Settings::default(), Flow::default());
-        let mut pump = Pump::new(&mut client, &mut upstream, None::<Carried<Unbuffered>>, &settings, &flow);
+        let mut pump =
+            Pump::new(&mut client, &mut upstream, None::<Carried<Unbuffered>>, None, &settings, &flow);
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..3 {
             app.write_all(b"question").await.unwrap();
@@ -274,7 +314,8 @@ mod tests {
         let ((mut app, client), (upstream, _server)) = (duplex(4_000_000), duplex(10));
         let (mut client, mut upstream) = (Wire::new(client), Wire::new(upstream));
         let (settings, flow) = (Settings::default(), Flow::default());
-        let mut pump = Pump::new(&mut client, &mut upstream, None::<Carried<Unbuffered>>, &settings, &flow);
+        let mut pump =
+            Pump::new(&mut client, &mut upstream, None::<Carried<Unbuffered>>, None, &settings, &flow);
         let mut cx = Context::from_waker(Waker::noop());
         app.write_all(&vec![0; 3_000_000]).await.unwrap();
         for _ in 0..5 {

@@ -216,7 +216,8 @@ pub fn late_failure(how: &How, upstream_spoke: bool, tls: &ClientTls) -> Option<
         | How::IdleTimeout
         | How::HalfCloseTimeout
         | How::LifetimeReached
-        | How::Stopped => None,
+        | How::Stopped
+        | How::Objected(_) => None,
     }
 }
 

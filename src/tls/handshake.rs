@@ -36,7 +36,7 @@ pub struct Secured {
 }
 
 /// What a handshake agreed on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,

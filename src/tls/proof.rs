@@ -16,11 +16,18 @@ use crate::relay::How;
 const FAREWELL: Duration = Duration::from_millis(200);
 
 impl Secured {
-    /// Listens for `window` and then says goodbye. Data and tickets are welcome, and so is silence.
+    /// Listens for `window` and then says goodbye, with `farewell` as its last words. Data and tickets are welcome, and so is
+    /// silence.
     ///
     /// # Errors
     /// The refusal of our certificate, or an end of the connection that nobody asked for.
-    pub async fn prove<S>(self, stream: &mut S, window: Duration, tls: &ClientTls) -> Result<(), Failure>
+    pub async fn prove<S>(
+        self,
+        stream: &mut S,
+        window: Duration,
+        farewell: &[u8],
+        tls: &ClientTls,
+    ) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -31,8 +38,15 @@ impl Secured {
             Err(_) if unwritten.is_some() => Err(slammed(&How::UpstreamReset, tls.own())),
             Err(_) => {
                 let deadline = Instant::now() + FAREWELL;
+                let goodbye = async {
+                    if !farewell.is_empty() {
+                        // An error: it hung up, and how it did shows in a moment.
+                        carried.say(stream, farewell).await.ok();
+                    }
+                    carried.close(stream).await
+                };
                 // How a server answers the goodbye is its own business; only a refusal of our certificate is not.
-                match tokio::time::timeout_at(deadline, carried.close(stream)).await {
+                match tokio::time::timeout_at(deadline, goodbye).await {
                     Ok(how @ How::TlsAlert(_)) => late_failure(&how, false, tls).map_or(Ok(()), Err),
                     Ok(_) | Err(_) => Ok(()),
                 }

@@ -8,6 +8,7 @@ pub mod balancer;
 pub mod breaker;
 pub mod endpoint;
 pub mod queue;
+pub mod sessions;
 pub mod set;
 pub mod view;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub use breaker::State;
 pub use endpoint::EndpointId;
 pub use queue::Place;
+pub use sessions::{Session, Sessions, Whereabouts};
 pub use view::{EndpointView, UpstreamView};
 
 use crate::addr::{EndpointAddr, UpstreamName};
@@ -103,6 +105,7 @@ pub struct Upstream {
     name: UpstreamName,
     queue: queue::Queue,
     core: Mutex<Core>,
+    sessions: Arc<Sessions>,
     observer: Arc<dyn Observer>,
 }
 
@@ -126,12 +129,25 @@ impl Upstream {
         let budget = backoff::Budget::new(retry.budget, Instant::now());
         let rng = fastrand::Rng::with_seed(seed);
         let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng });
-        Arc::new(Upstream { name: name.into(), queue, core, observer })
+        Arc::new(Upstream { name: name.into(), queue, core, sessions: Arc::default(), observer })
     }
 
     /// Its name.
     pub fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// The sessions that can be cancelled.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// The endpoint, if there is one only.
+    pub fn only_endpoint(&self) -> Option<Whereabouts> {
+        let core = self.lock();
+        let mut members = core.set.members();
+        let only = members.next()?;
+        members.next().is_none().then(|| Whereabouts { spec: only.spec.clone(), label: only.label.clone() })
     }
 
     /// Other settings from now on. Circuits, health, open connections and the places they hold stay as they are: a reload
@@ -250,6 +266,11 @@ impl Lease {
     /// The endpoint's name in records and metrics.
     pub fn label(&self) -> &Arc<str> {
         &self.label
+    }
+
+    /// The endpoint as a session of it is remembered.
+    pub fn whereabouts(&self) -> Whereabouts {
+        Whereabouts { spec: self.spec.clone(), label: self.label.clone() }
     }
 
     /// The endpoint, for `tried`.

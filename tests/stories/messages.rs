@@ -38,7 +38,7 @@ fn wrong_usage_is_told_with_the_right_one() {
         "bridge localhost:5432 db:5433",
         "bridge 0.0.0.0:5432 db:5433",
         "bridge 127.0.0.1:5432 db",
-        "bridge 127.0.0.1:5432 db:5433 --tls on --protocol postgres --pin abc --allow lan --admin 0.0.0.0:80",
+        "bridge 127.0.0.1:5432 db:5433 --tls on --protocol mysql --pin abc --allow lan --admin 0.0.0.0:80",
         "bridge 127.0.0.1:5432 db:5433 --tls off --ca ca.pem",
         "bridge 127.0.0.1:0 db:5433 --ca nowhere.pem",
     ]
@@ -131,15 +131,15 @@ nuncio: UPSTREAM: 'db' has no port
   mend: write db:PORT
 [2]
 
-$ nuncio bridge 127.0.0.1:5432 db:5433 --tls on --protocol postgres --pin abc --allow lan --admin 0.0.0.0:80
+$ nuncio bridge 127.0.0.1:5432 db:5433 --tls on --protocol mysql --pin abc --allow lan --admin 0.0.0.0:80
 nuncio: --admin: other hosts could reach 0.0.0.0:80, and this version has no token to tell them apart
   mend: write "127.0.0.1:80" or "unix:/run/nuncio/admin.sock"
-nuncio: --protocol: "postgres" is not built yet in this version; known: tcp
+nuncio: --protocol: "mysql" is not built yet in this version; known: tcp, postgres, smtp
   mend: if the server speaks TLS from its first byte, --protocol tcp with --tls direct reaches it
-nuncio: --tls: "on" is unknown; known: "direct", "off"
+nuncio: --tls: "on" is unknown; known: "negotiate", "direct", "off"
   mend: write a known one
-nuncio: --pin: "abc" does not say what is pinned
-  mend: write spki-sha256: (the key's) or leaf-sha256: (the certificate's) and the SHA-256 in hex or base64; nuncio probe prints both
+nuncio: --pin: 'abc' does not say what it pins
+  mend: write spki-sha256:… or leaf-sha256:… with the SHA-256 in base64 or hex; nuncio probe prints both
 nuncio: --allow: "lan" is not a network
   mend: write an address or a network, such as "10.1.2.3", "10.0.0.0/8" or "fd00::/8"
 [2]

@@ -19,6 +19,11 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         }
         match self.down.state {
             State::Open => self.fill_down(cx, now) && self.deliver(cx, now),
+            // It hung up on a client that awaits an answer: that client is told why, by whoever knows.
+            State::Closing if self.may_refuse() => {
+                self.reset_after_delivery(How::Closed, Party::Upstream, now);
+                true
+            }
             State::Closing => {
                 self.down.buffer = None;
                 if self.up.state == State::Done {
@@ -48,6 +53,19 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
 
     /// Writes what is held; false if the client does not take all of it now.
     pub(super) fn drain_down(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<bool> {
+        while let Some(greeting) = self.greeting.as_mut().filter(|greeting| !greeting.onward.down.is_empty())
+        {
+            match Pin::new(&mut *self.client).poll_write(cx, &greeting.onward.down) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.limits.touch(now);
+                    self.flow.add_received(written);
+                    greeting.onward.down.drain(..written);
+                    self.greeting_moved();
+                }
+                Poll::Ready(written) => return Err(refused(written)),
+            }
+        }
         while let (false, Some(buffer)) = (self.down.delivered(), &self.down.buffer) {
             let (from, to) = self.down.out;
             match Pin::new(&mut *self.client).poll_write(cx, &buffer[from..to]) {
@@ -122,7 +140,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             self.down.out = (0, to);
             self.down.buffer = Some(buffer);
             self.heard(now);
-            return;
+            return self.read_along(now);
         };
         let opened = engine.open(&mut buffer, HEADROOM, to);
         self.down.out = (0, opened.plain);
@@ -130,6 +148,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         self.down.buffer = Some(buffer);
         if opened.plain > 0 {
             self.heard(now);
+            self.read_along(now);
         }
         if let Some(fault) = opened.fault {
             self.broken(cx, fault, now);
@@ -137,6 +156,17 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             self.down.state = State::Closing;
             self.closes(Party::Upstream, now);
         }
+    }
+
+    /// Who reads along says what the client gets instead.
+    fn read_along(&mut self, now: Instant) {
+        let Some(greeting) = &mut self.greeting else { return };
+        let (Some(greeter), Some(buffer)) = (&mut greeting.greeter, &self.down.buffer) else { return };
+        let (from, to) = std::mem::take(&mut self.down.out);
+        if let Err(objection) = greeter.upstream_said(&buffer[from..to], &mut greeting.onward) {
+            self.objected(objection, now);
+        }
+        self.greeting_moved();
     }
 
     /// Plaintext came from the upstream.

@@ -34,10 +34,11 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         }
         let settled = how == How::IdleTimeout
             || (self.asked.is_none() && now.saturating_duration_since(self.limits.last_move()) >= SETTLED);
-        let whole = self.down.delivered() && !self.down.has_partial();
+        let whole = self.delivered() && !self.down.has_partial();
         // A client that asked, closed and waits must not take it for an answer that is empty.
         let waits = matches!(how, How::HalfCloseTimeout | How::UpstreamReset);
-        let client = whole && (self.down.state != State::Open || (settled && !waits));
+        let orderly = self.down.state != State::Open || (settled && !waits);
+        let client = whole && (orderly || self.may_refuse());
         let upstream = self.up.out.is_none()
             && (self.up.state != State::Open || settled || how == How::HalfCloseTimeout);
         if upstream
@@ -87,7 +88,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         self.up.out = None;
         self.limits.touch(now);
         let ended = self.ended(how, Some(by));
-        let client = Some(Delivery::default());
+        let client = (!ended.refusable).then(Delivery::default);
         self.ending.get_or_insert_with(|| Box::new(Ending { ended, until: None, client, upstream: None }));
     }
 

@@ -54,7 +54,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
     /// Reads from the client and seals; false if there is nothing to send.
     fn fill_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut plain = pool::take();
-        let mut sealed = self.engine.as_ref().map(|_| pool::take());
+        let sealed = self.engine.as_ref().map(|_| pool::take());
         let room = match (&self.engine, &sealed) {
             (Some(engine), Some(sealed)) => engine.fits(sealed.len()).min(plain.len()),
             _ => plain.len(),
@@ -62,6 +62,10 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if room == 0 {
             // The last flight alone is longer than a small buffer.
             self.up.out = self.take_pending();
+            return true;
+        }
+        if let Some(said) = self.say_first(&mut plain[..room]) {
+            self.seal_up(cx, plain, said, sealed, now);
             return true;
         }
         let read = match poll_read(self.client, cx, &mut plain[..room]) {
@@ -87,18 +91,45 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         self.limits.touch(now);
         self.flow.add_sent(read);
         self.asked = Some(now);
-        let out = match (&mut self.engine, sealed.take()) {
-            (Some(engine), Some(mut sealed)) => match engine.seal(&plain[..read], &mut sealed) {
-                Ok(to) => Held { buffer: sealed, from: 0, to },
-                Err(fault) => {
-                    self.broken(cx, fault, now);
-                    return false;
-                }
-            },
-            _ => Held { buffer: plain, from: 0, to: read },
-        };
-        self.up.out = Some(out);
+        if let Some(greeting) = &mut self.greeting
+            && let Some(greeter) = &mut greeting.greeter
+        {
+            if let Err(objection) = greeter.client_said(&plain[..read], &mut greeting.onward) {
+                self.objected(objection, now);
+            }
+            self.greeting_moved();
+            return true; // what goes on from here does so in the next turn
+        }
+        self.seal_up(cx, plain, read, sealed, now);
         true
+    }
+
+    /// Seals the front of `plain` into `sealed`; without an engine it goes as it is.
+    fn seal_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: Buffer,
+        read: usize,
+        sealed: Option<Buffer>,
+        now: Instant,
+    ) {
+        self.up.out = match (&mut self.engine, sealed) {
+            (Some(engine), Some(mut sealed)) => match engine.seal(&plain[..read], &mut sealed) {
+                Ok(to) => Some(Held { buffer: sealed, from: 0, to }),
+                Err(fault) => return self.broken(cx, fault, now),
+            },
+            _ => Some(Held { buffer: plain, from: 0, to: read }),
+        };
+    }
+
+    /// Takes what the greeting has for the upstream, as far as it fits.
+    fn say_first(&mut self, into: &mut [u8]) -> Option<usize> {
+        let onward = &mut self.greeting.as_mut()?.onward.up;
+        let said = onward.len().min(into.len());
+        into[..said].copy_from_slice(&onward[..said]);
+        onward.drain(..said);
+        self.greeting_moved();
+        (said > 0).then_some(said)
     }
 
     fn take_pending(&mut self) -> Option<Held> {

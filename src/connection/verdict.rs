@@ -1,0 +1,133 @@
+//! verdict: what the end of a relay means, for the client's record and for the endpoint's breaker.
+
+use crate::establish::Target;
+use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
+use crate::relay::{Ended, How, Objection, OnTruncation, Party, Remark};
+use crate::tls;
+
+/// What the end of a relay means: for the client's record, and for the endpoint's breaker.
+pub(super) struct Verdict {
+    pub(super) outcome: Outcome,
+    pub(super) failure: Option<Failure>,
+    pub(super) class: Option<BreakerClass>,
+    pub(super) closed_by: Option<Side>,
+}
+
+/// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake.
+pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
+    let closed_by = ended.closed_by.map(side);
+    let silent = !ended.upstream_spoke;
+    let slammed = silent && early && ended.closed_by == Some(Party::Upstream);
+    let upstream = |reason, detail: &str| Failure::upstream(Stage::Relay, reason, detail);
+    let by_failure = |mut failure: Failure| {
+        if ended.greeting {
+            failure.stage = Stage::Greet;
+        }
+        let outcome = match failure.reason {
+            Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
+            // The operator knows that this server ends so: it is told, and is no trouble.
+            Reason::Truncated if target.relay.on_truncation == OnTruncation::Close => Outcome::Success,
+            _ => Outcome::Failed,
+        };
+        // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
+        // A certificate that is refused is refused to all.
+        let tells = |class: &BreakerClass| (silent && early) || *class == BreakerClass::CertificateRefused;
+        let class = failure.reason.breaker_class().filter(tells);
+        Verdict { outcome, failure: Some(failure), class, closed_by }
+    };
+    // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
+    // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
+    // And some (nginx) hang up in all order.
+    let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
+    if (slammed || matches!(how, How::TlsAlert(_) | How::TlsError(_)))
+        && let Some(late) =
+            target.tls.as_ref().and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
+    {
+        return by_failure(late);
+    }
+    let failure = match &ended.how {
+        How::Closed if slammed => upstream(Reason::EarlyClose, "the server closed before it sent a byte"),
+        How::UpstreamReset if slammed => {
+            upstream(Reason::EarlyClose, "the server reset the connection before it sent a byte")
+        }
+        How::Truncated if slammed => {
+            upstream(Reason::EarlyClose, "the server dropped the connection before it sent a byte")
+        }
+        How::Closed if ended.refusable => {
+            upstream(Reason::EarlyClose, "the server closed while the client awaited its answer")
+        }
+        How::Closed => {
+            let (outcome, failure) = match ended.remark {
+                None => (Outcome::Success, None),
+                Some(Remark { detail, mend }) => {
+                    let failure = Failure::new(Stage::Greet, Reason::BadPreface, Side::Client, detail);
+                    (Outcome::Cancelled, Some(failure.mend(mend)))
+                }
+            };
+            return Verdict { outcome, failure, class: None, closed_by };
+        }
+        How::UpstreamReset => upstream(Reason::UpstreamReset, "the server reset the connection"),
+        How::Truncated => upstream(
+            Reason::Truncated,
+            "the server ended the connection without saying that it was done (TLS close_notify): the last bytes may be missing",
+        ),
+        How::TlsAlert(_) | How::TlsError(_) => upstream(Reason::TlsProtocolError, "TLS failed"),
+        How::ClientReset => {
+            Failure::new(Stage::Relay, Reason::ClientReset, Side::Client, "the client reset the connection")
+        }
+        How::Vanished(party) => {
+            let (side, who) = match party {
+                Party::Client => (Side::Client, "client"),
+                _ => (Side::Upstream, "server"),
+            };
+            let detail = format!(
+                "the {who}'s host no longer answers, or took no data for tcp.user_timeout: TCP gave it up"
+            );
+            Failure::new(Stage::Relay, Reason::PeerVanished, side, detail)
+        }
+        How::Io { party, error } => {
+            let (reason, side) = match party {
+                Party::Client => (Reason::ClientReset, Side::Client),
+                Party::Upstream => (Reason::UpstreamReset, Side::Upstream),
+                Party::Ambassador => (Reason::ProxyInternalError, Side::Ambassador),
+            };
+            Failure::new(Stage::Relay, reason, side, error.as_str())
+        }
+        How::IdleTimeout => {
+            ours(Reason::IdleTimeout, "no byte came from either side for as long as timeouts.idle allows")
+        }
+        How::HalfCloseTimeout => {
+            let side = if ended.closed_by == Some(Party::Client) { Side::Upstream } else { Side::Client };
+            let detail =
+                "one side had closed, and the other sent nothing for as long as timeouts.half_close allows";
+            Failure::new(Stage::Relay, Reason::HalfCloseTimeout, side, detail)
+        }
+        How::LifetimeReached => ours(Reason::LifetimeReached, "it was older than timeouts.lifetime allows"),
+        How::Objected(Objection { to, detail }) => match to {
+            Party::Upstream => upstream(Reason::NegotiationError, detail),
+            Party::Client => Failure::new(Stage::Greet, Reason::BadPreface, Side::Client, detail.as_str()),
+            Party::Ambassador => ours(Reason::ProxyInternalError, detail),
+        },
+        How::Stopped => {
+            ours(Reason::Draining, "nuncio is stopping, and the time for open connections was over")
+        }
+    };
+    by_failure(failure)
+}
+
+fn ours(reason: Reason, detail: &str) -> Failure {
+    Failure::new(Stage::Relay, reason, Side::Ambassador, detail)
+}
+
+fn side(party: Party) -> Side {
+    match party {
+        Party::Client => Side::Client,
+        Party::Upstream => Side::Upstream,
+        Party::Ambassador => Side::Ambassador,
+    }
+}
+
+/// The end of a request to cancel. Its server answers by hanging up, as it likes; that says nothing about the endpoint.
+pub(super) fn of_cancelling(ended: &Ended) -> Verdict {
+    Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by: ended.closed_by.map(side) }
+}

@@ -1,0 +1,53 @@
+//! preface: reads what a client of a client-first protocol says before anything is dialled.
+//!
+//! Owns its time limit, and what a client's silence and leaving mean. Leaves the words to `protocol`.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::converse::{Trouble, converse};
+use crate::failure::{Failure, Reason, Side, Stage};
+use crate::protocol::{Opening, Protocol};
+
+/// A client whose preface came to nothing.
+#[derive(Debug)]
+pub enum Unopened {
+    /// It left, without having said a thing.
+    Left,
+    /// It gave a reason to end it, or left for one.
+    Failed(Failure),
+}
+
+/// Reads the preface within `limit`; empty where the protocol has none.
+///
+/// # Errors
+/// See [`Unopened`].
+pub async fn read<S>(client: &mut S, protocol: Protocol, limit: Duration) -> Result<Opening, Unopened>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(mut talk) = protocol.preface() else { return Ok(Opening::default()) };
+    let conversed = timeout(limit, converse(client, &mut *talk)).await;
+    let failed = |reason, detail| {
+        let failure = Failure::new(Stage::Admit, reason, Side::Client, detail);
+        Err(Unopened::Failed(failure))
+    };
+    let awaited = talk.awaits();
+    match conversed {
+        Ok(Ok(opening)) => Ok(opening),
+        Ok(Err(Trouble::Failed(failure))) => Err(Unopened::Failed(failure)),
+        Ok(Err(Trouble::Closed { spoke: false })) => Err(Unopened::Left),
+        Ok(Err(Trouble::Closed { spoke: true })) => {
+            failed(Reason::BadPreface, format!("the client closed instead of sending {awaited}"))
+        }
+        Ok(Err(Trouble::Io(error))) => {
+            failed(Reason::ClientReset, format!("the client went away instead of sending {awaited}: {error}"))
+        }
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            failed(Reason::PrefaceTimeout, format!("{awaited} did not come within {limit}"))
+        }
+    }
+}

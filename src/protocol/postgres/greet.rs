@@ -1,0 +1,188 @@
+//! Reads along while the client logs in: one message is mended, one is remembered, all else passes.
+//!
+//! A server that speaks TLS offers SCRAM bound to its channel (`SCRAM-SHA-256-PLUS`). The client, which has no TLS, takes
+//! that offer for an attack and leaves; so it is taken out of the list. BackendKeyData is remembered: whoever sends it back
+//! in a CancelRequest has to reach this very server.
+//!
+//! Messages pass as they come, held back only until they can be judged: by their first nine bytes, or whole where they are
+//! the list or the key. With the key, with an error (which ends a session that has not begun), with ReadyForQuery, and
+//! with anything that does not belong here, it is done: the peers know best what to make of that.
+
+use super::super::{KeepKey, Opening, SessionKey};
+use super::{PROCESS_ID, SECRET, length, number};
+use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
+
+/// Type and length.
+const HEADER: usize = 5;
+/// No message of the login comes near; what claims more is no message.
+const LONGEST: usize = 16 * 1024 * 1024;
+/// A longer list passes as it is: libpq itself takes none of over 2,000 bytes.
+const LONGEST_LIST: usize = 16 * 1024;
+
+/// What AuthenticationXxx asks for, as far as it matters here.
+const CLEARTEXT_PASSWORD: u32 = 3;
+const MD5_PASSWORD: u32 = 5;
+const SASL: u32 = 10;
+
+/// The client's first message goes up; whoever cancels has nothing to be read along with.
+pub(in crate::protocol) fn greet(opening: Opening, keep_key: KeepKey) -> Greeting {
+    let login = opening.cancels.is_none().then(|| Box::new(Login::new(keep_key)) as Box<dyn Greeter>);
+    Greeting { onward: Onward { up: opening.bytes, down: Vec::new() }, greeter: login }
+}
+
+/// The time from StartupMessage to BackendKeyData.
+struct Login {
+    /// Of the server's: the beginning of a message that cannot be judged yet.
+    kept: Vec<u8>,
+    /// So many bytes of the message that is passing are still to come.
+    passing: usize,
+    keep_key: Option<KeepKey>,
+    /// What the client has been asked for, and has not answered.
+    asked: Option<Asked>,
+    done: bool,
+}
+
+/// What a client may leave for.
+#[derive(Clone, Copy)]
+enum Asked {
+    Password,
+    /// By a list that had bound mechanisms.
+    PasswordUnbound,
+}
+
+impl Login {
+    fn new(keep_key: KeepKey) -> Login {
+        Login { kept: Vec::new(), passing: 0, keep_key: Some(keep_key), asked: None, done: false }
+    }
+
+    /// Looks at the message that begins in `kept`. `false`: there is too little of it yet.
+    fn judge(&mut self) -> Result<bool, Objection> {
+        let Some(kind) = self.kept.first() else { return Ok(false) };
+        if !b"RKSNv".contains(kind) {
+            self.done = true;
+            return Ok(true);
+        }
+        let Some(length) = length(&self.kept, 1) else { return Ok(false) };
+        let is_message = (4..=LONGEST).contains(&length);
+        let whole = 1 + length;
+        match kind {
+            _ if !is_message => self.done = true,
+            b'K' if !SECRET.contains(&length.saturating_sub(4 + PROCESS_ID)) => self.done = true,
+            b'K' => {
+                let Some(key) = self.kept.get(HEADER..whole) else { return Ok(false) };
+                // Before the client has it: it may be very quick to cancel.
+                if let Some(keep_key) = self.keep_key.take() {
+                    keep_key(SessionKey::new(key));
+                }
+                self.done = true;
+            }
+            b'R' if length < 8 => self.done = true,
+            b'R' => return self.judge_request(whole),
+            _ => self.passing = whole,
+        }
+        Ok(true)
+    }
+
+    /// What the server wants for a proof. A list is mended where it stands.
+    fn judge_request(&mut self, whole: usize) -> Result<bool, Objection> {
+        let Some(request) = number(&self.kept, HEADER) else { return Ok(false) };
+        let is_list = request == SASL && whole <= LONGEST_LIST;
+        let mended = match self.kept.get(..whole) {
+            None if is_list => return Ok(false),
+            Some(list) if is_list => without_bound(list)?,
+            _ => None,
+        };
+        self.asked = match request {
+            SASL if mended.is_some() => Some(Asked::PasswordUnbound),
+            SASL | CLEARTEXT_PASSWORD | MD5_PASSWORD => Some(Asked::Password),
+            _ => None,
+        };
+        self.passing = mended.as_ref().map_or(whole, Vec::len);
+        if let Some(mended) = mended {
+            self.kept.splice(..whole, mended);
+        }
+        Ok(true)
+    }
+}
+
+impl Greeter for Login {
+    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        if !heard.is_empty() {
+            self.asked = None;
+        }
+        onward.up.extend_from_slice(heard);
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        self.kept.extend_from_slice(heard);
+        while !self.done {
+            let now = self.passing.min(self.kept.len());
+            onward.down.extend(self.kept.drain(..now));
+            self.passing -= now;
+            if self.passing > 0 || !self.judge()? {
+                return Ok(());
+            }
+        }
+        onward.down.append(&mut self.kept);
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Also after the server's first messages: between two of them an ErrorResponse is what a client must reckon with.
+    fn may_refuse(&self) -> bool {
+        !self.done && self.passing == 0
+    }
+
+    fn why_left(&self) -> Option<Remark> {
+        Some(match self.asked? {
+            Asked::Password => Remark {
+                detail: "the client left when the server asked it for a password",
+                mend: "psql does so to ask its user for one, and comes again; a program has to be given its password",
+            },
+            Asked::PasswordUnbound => Remark {
+                detail: "the client left when the server asked it for a password: it has none, or insists on channel binding, \
+                         which cannot pass where TLS ends in between",
+                mend: "give the client its password (psql asks for it and comes again), and set channel_binding=prefer or \
+                       disable in it",
+            },
+        })
+    }
+}
+
+/// AuthenticationSASL without the mechanisms that are bound to a TLS channel; `None`: it has none, or is no list.
+fn without_bound(message: &[u8]) -> Result<Option<Vec<u8>>, Objection> {
+    let (head, list) = message.split_at(HEADER + 4);
+    let is_bound = |name: &[u8]| name.ends_with(b"-PLUS");
+    let (mut kept, mut rest, mut bound) = (Vec::with_capacity(message.len()), list, Vec::new());
+    kept.extend_from_slice(head);
+    loop {
+        let Some(end) = rest.iter().position(|byte| *byte == 0) else { return Ok(None) };
+        let (name, behind) = rest.split_at(end + 1);
+        match &name[..end] {
+            [] => break,
+            mechanism if is_bound(mechanism) => bound.push(mechanism),
+            _ => kept.extend_from_slice(name),
+        }
+        rest = behind;
+    }
+    if bound.is_empty() {
+        return Ok(None);
+    }
+    if kept.len() == head.len() {
+        // An empty list would do, but all that a client makes of it is "none of the mechanisms are supported".
+        return Err(Objection {
+            to: Party::Upstream,
+            detail: "the server lets a client in only by SCRAM bound to its own TLS channel, and TLS ends at nuncio: \
+                     offer SCRAM-SHA-256 there too"
+                .into(),
+        });
+    }
+    kept.extend_from_slice(rest);
+    let length = u32::try_from(kept.len() - 1).unwrap_or(u32::MAX);
+    kept[1..HEADER].copy_from_slice(&length.to_be_bytes());
+    Ok(Some(kept))
+}

@@ -1,0 +1,290 @@
+//! The beginning of a client's conversation with a server that is reached through TLS.
+//!
+//! The client asks EHLO inside TLS, and is answered without what TLS in the middle cannot keep: mechanisms that are bound
+//! to the server's TLS channel, of which the client has none, and another STARTTLS. Read along until the client goes on
+//! to what is no beginning (AUTH, MAIL, anything unknown); pipelining, line ends and every other byte stay as they are.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use super::{HELLO, is_separator, keyword};
+use crate::protocol::Negotiated;
+use crate::protocol::reply::{Reader, Seen, lines};
+use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
+
+/// What a client may say before anything that counts, each answered by one reply.
+const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
+/// Commands whose answers are awaited. Who says more at once is past the beginning.
+const MAX_AWAITED: usize = 64;
+
+/// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
+/// is not, nothing is changed: a client's own STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greeting {
+    let mut reading = Reading { secured, ..Reading::default() };
+    if negotiated.greeting.is_empty() {
+        // The server's own is still to come.
+        reading.awaited.push_back(Reply::Other);
+    }
+    Greeting {
+        onward: Onward { up: Vec::new(), down: negotiated.greeting },
+        greeter: Some(Box::new(reading)),
+    }
+}
+
+/// Reads along.
+#[derive(Default)]
+struct Reading {
+    secured: bool,
+    /// What is still to be answered, in order.
+    awaited: VecDeque<Reply>,
+    /// The reply that has begun.
+    current: Option<Reply>,
+    reader: Reader,
+    /// An EHLO's reply so far, of which nothing has gone on yet.
+    held: Vec<u8>,
+    line: Line,
+    /// The client is past the beginning: its words are of no more interest.
+    is_past: bool,
+    /// The client has said QUIT.
+    is_leaving: bool,
+    /// The server has said something since the greeting was replayed.
+    is_answering: bool,
+    /// The server's words could not be followed.
+    is_lost: bool,
+    left: WhyLeft,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    Hello,
+    Other,
+}
+
+/// The client's line so far. No word grows beyond the longest beginning and the byte that shows it is none.
+#[derive(Default)]
+struct Line {
+    /// In capitals.
+    word: Vec<u8>,
+    /// Its first word has ended.
+    is_word: bool,
+    /// The client has said something before.
+    is_later: bool,
+}
+
+/// What the client knew and did, should it leave.
+#[derive(Default)]
+struct WhyLeft {
+    said_starttls: bool,
+    /// The last that it was told is what the server offers.
+    knows_offer: bool,
+    /// Nothing was left of the mechanisms.
+    without_mechanisms: bool,
+}
+
+impl Greeter for Reading {
+    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        if self.secured && !self.line.is_later && !self.is_done() && heard.first() == Some(&0x16) {
+            return Err(Objection {
+                to: Party::Client,
+                detail: "the client began with TLS where plaintext SMTP is expected; switch TLS off in the client: \
+                         nuncio speaks TLS to the server"
+                    .into(),
+            });
+        }
+        onward.up.extend_from_slice(heard);
+        for byte in heard {
+            if self.is_done() || self.is_past {
+                break;
+            }
+            self.hear_client(*byte);
+        }
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        let mut rest = heard;
+        self.is_answering |= !heard.is_empty();
+        while !rest.is_empty() && !self.is_done() {
+            let reply = *self.current.get_or_insert_with(|| self.awaited.pop_front().unwrap_or(Reply::Other));
+            let (count, seen) = self.reader.read(rest);
+            let (of_reply, behind) = rest.split_at(count);
+            rest = behind;
+            match reply {
+                Reply::Hello => self.held.extend_from_slice(of_reply),
+                Reply::Other => onward.down.extend_from_slice(of_reply),
+            }
+            match seen {
+                None => {}
+                Some(Seen::Whole(code)) => {
+                    self.current = None;
+                    if reply == Reply::Hello {
+                        self.answer_hello(code, onward);
+                    }
+                }
+                Some(Seen::Odd | Seen::TooLong) => {
+                    onward.down.append(&mut self.held);
+                    self.is_lost = true;
+                }
+            }
+        }
+        onward.down.extend_from_slice(rest);
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_lost
+            || self.is_past && self.current != Some(Reply::Hello) && !self.awaited.contains(&Reply::Hello)
+    }
+
+    fn may_refuse(&self) -> bool {
+        if self.is_leaving {
+            return false; // many a server hangs up without a word
+        }
+        match self.current {
+            // Before the server's first word inside TLS the client is about to ask for it: 421 may come unasked.
+            None => !self.awaited.is_empty() || !self.is_answering,
+            Some(Reply::Hello) => true,
+            Some(Reply::Other) => false,
+        }
+    }
+
+    fn why_left(&self) -> Option<Remark> {
+        const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
+        let WhyLeft { said_starttls, knows_offer, without_mechanisms } = self.left;
+        if !self.secured {
+            return None;
+        }
+        if said_starttls {
+            return Some(Remark { detail: "the client insists on STARTTLS", mend: SWITCH_OFF });
+        }
+        if self.is_past || !knows_offer {
+            return None;
+        }
+        if without_mechanisms {
+            return Some(Remark {
+                detail: "the client was offered no AUTH: the server's only mechanisms are bound to its own TLS (-PLUS)",
+                mend: "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
+            });
+        }
+        Some(Remark {
+            detail: "the client left when it saw what the server offers: it may insist on STARTTLS",
+            mend: SWITCH_OFF,
+        })
+    }
+}
+
+impl Reading {
+    fn hear_client(&mut self, byte: u8) {
+        self.line.is_later = true;
+        let Line { word, is_word, .. } = &mut self.line;
+        let ends_word = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        let is_leading = matches!(byte, b' ' | b'\t') && word.is_empty();
+        if !*is_word && !is_leading {
+            match ends_word {
+                true => *is_word = true,
+                false => word.push(byte.to_ascii_uppercase()),
+            }
+            let is_beginning = |beginning: &&str| match ends_word {
+                true => beginning.as_bytes() == *word,
+                false => beginning.as_bytes().starts_with(word),
+            };
+            if !BEGINNINGS.iter().any(is_beginning) {
+                self.is_past = true;
+                return;
+            }
+        }
+        if byte == b'\n' {
+            let Line { word, .. } = mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
+            self.take_command(&word);
+        }
+    }
+
+    fn take_command(&mut self, word: &[u8]) {
+        let is_hello = word == HELLO.as_bytes();
+        self.awaited.push_back(if is_hello { Reply::Hello } else { Reply::Other });
+        self.is_past = self.awaited.len() == MAX_AWAITED;
+        self.left.said_starttls |= word == b"STARTTLS";
+        self.is_leaving |= word == b"QUIT";
+        // Who takes its leave is asked why it leaves.
+        self.left.knows_offer &= word == b"QUIT";
+    }
+
+    fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
+        let reply = mem::take(&mut self.held);
+        if code != 250 || !self.secured {
+            onward.down.extend_from_slice(&reply);
+            return;
+        }
+        let offer = offer_onward(&reply);
+        onward.down.extend_from_slice(&offer);
+        let has_auth =
+            |reply: &[u8]| lines(reply).skip(1).any(|line| keyword(line).0.eq_ignore_ascii_case(b"AUTH"));
+        self.left.knows_offer = true;
+        self.left.without_mechanisms = has_auth(&reply) && !has_auth(&offer);
+    }
+}
+
+/// The answer to EHLO without what TLS in the middle cannot keep. Its first line is the server's name and stays.
+fn offer_onward(reply: &[u8]) -> Vec<u8> {
+    let mut offer = Vec::with_capacity(reply.len());
+    let (mut last, mut was_dropped) = (0, false);
+    for (number, line) in lines(reply).enumerate() {
+        let start = offer.len();
+        match number {
+            0 => offer.extend_from_slice(line),
+            _ => put_onward(line, &mut offer),
+        }
+        was_dropped = offer.len() == start;
+        if !was_dropped {
+            last = start;
+        }
+    }
+    // The line that is now the last has to say so.
+    if was_dropped && let Some(mark) = offer.get_mut(last + 3) {
+        *mark = b' ';
+    }
+    offer
+}
+
+/// One keyword's line, changed, dropped or as it is.
+fn put_onward(line: &[u8], offer: &mut Vec<u8>) {
+    let (keyword, arguments) = keyword(line);
+    if keyword.eq_ignore_ascii_case(b"STARTTLS") {
+        return;
+    }
+    let is_bound = |mechanism: &[u8]| {
+        mechanism.len() > 5 && mechanism[mechanism.len() - 5..].eq_ignore_ascii_case(b"-PLUS")
+    };
+    if !keyword.eq_ignore_ascii_case(b"AUTH") || !arguments.split(is_separator).any(is_bound) {
+        offer.extend_from_slice(line);
+        return;
+    }
+    let start = offer.len();
+    let until = line.len() - arguments.len() - end(line).len();
+    offer.extend_from_slice(&line[..until]);
+    // The first separator stays (`AUTH=` or `AUTH `), whichever mechanism then is the first.
+    let (mut separator, mut is_empty) = (arguments.first().copied(), true);
+    for mechanism in
+        arguments.split(is_separator).filter(|mechanism| !mechanism.is_empty() && !is_bound(mechanism))
+    {
+        offer.push(separator.take().unwrap_or(b' '));
+        offer.extend_from_slice(mechanism);
+        is_empty = false;
+    }
+    match is_empty {
+        true => offer.truncate(start),
+        false => offer.extend_from_slice(end(line)),
+    }
+}
+
+/// How a line ends.
+fn end(line: &[u8]) -> &[u8] {
+    match line {
+        [.., b'\r', b'\n'] => &line[line.len() - 2..],
+        [.., b'\n'] => &line[line.len() - 1..],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests;

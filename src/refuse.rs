@@ -1,0 +1,59 @@
+//! refuse: no, in the client's own protocol and where it can read it; else a reset.
+//!
+//! Owns how long a refused client is waited for, and how many of them at a time. Leaves the words to `protocol`.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::converse::converse;
+use crate::failure::Failure;
+use crate::protocol::{Protocol, Refusal};
+use crate::relay::Leg;
+
+/// How far the conversation with the client has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Its first words were not read yet.
+    Nothing,
+    /// They were, or the protocol has none to read.
+    Opening,
+    /// It has been greeted, and awaits an answer.
+    Greeted,
+}
+
+/// Refused clients that are waited for at a time; more than these get a reset, so that refusing costs less than serving.
+static PLACES: Semaphore = Semaphore::const_new(256);
+
+/// How long a refused client may take, to say what it must before it listens and to read what we say.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a client may still send us meanwhile.
+const THROWN_AWAY: u64 = 64 * 1024;
+
+/// Tells the client why, and closes its connection when dropped.
+pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, failure: &Failure, id: &str) {
+    let greeted = heard == Heard::Greeted;
+    let told = async {
+        let words = protocol.refusal(Refusal { failure, id, greeted })?;
+        let _place = PLACES.try_acquire().ok()?;
+        timeout(PATIENCE, async {
+            if heard == Heard::Nothing
+                && let Some(mut preface) = protocol.preface()
+            {
+                converse(client, &mut *preface).await.ok()?;
+            }
+            client.write_all(&words).await.ok()?;
+            client.shutdown().await.ok()?;
+            // Closed with something unread, the kernel would reset, and the reset overtake our words.
+            tokio::io::copy(&mut client.take(THROWN_AWAY), &mut tokio::io::sink()).await.ok()
+        })
+        .await
+        .ok()?
+    };
+    if told.await.is_none() {
+        client.reset_on_close();
+    }
+}

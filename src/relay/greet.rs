@@ -1,0 +1,86 @@
+//! greet: the seam to whoever reads along at a connection's beginning, until what follows is plain relay.
+
+/// Between a client that speaks plaintext and a server that speaks TLS some first messages have to be changed: a list of
+/// mechanisms that need TLS end to end, a packet's number. A greeter sees all that both sides say until it is done.
+///
+/// However the bytes are split, what goes onward is the same. It keeps back only what it cannot judge yet.
+pub trait Greeter: Send {
+    /// The client said this.
+    ///
+    /// # Errors
+    /// The conversation cannot go on: whose fault it is, and why.
+    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection>;
+
+    /// The upstream said this.
+    ///
+    /// # Errors
+    /// As above.
+    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection>;
+
+    /// Nothing is left to change, and nothing is kept back: the bytes go as they are from here on.
+    fn is_done(&self) -> bool;
+
+    /// Would the client understand a refusal now? It awaits an answer, and has seen no part of it.
+    fn may_refuse(&self) -> bool;
+
+    /// The client leaves now: what may be the reason, where that can be told.
+    fn why_left(&self) -> Option<Remark> {
+        None
+    }
+}
+
+/// Both sides' first words, and who reads along from then on.
+#[derive(Default)]
+pub struct Greeting {
+    /// What is to be said first, before anything else in its direction.
+    pub onward: Onward,
+    /// `None`: the bytes go as they are.
+    pub greeter: Option<Box<dyn Greeter>>,
+}
+
+impl Greeting {
+    /// Would the client understand a refusal now?
+    pub(super) fn may_refuse(&self) -> bool {
+        self.onward.down.is_empty() && self.greeter.as_ref().is_some_and(|greeter| greeter.may_refuse())
+    }
+
+    /// Everything is said, and nobody reads along any more.
+    pub(super) fn is_over(&self) -> bool {
+        let done = self.greeter.as_ref().is_none_or(|greeter| greeter.is_done());
+        done && self.onward.up.is_empty() && self.onward.down.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Greeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never what is said: it may be a password.
+        f.debug_struct("Greeting").field("read_along", &self.greeter.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What goes on from here, each in its own direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Onward {
+    /// To the upstream.
+    pub up: Vec<u8>,
+    /// To the client.
+    pub down: Vec<u8>,
+}
+
+/// Why a greeter cannot let a conversation go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// Whose words it objects to.
+    pub to: super::Party,
+    /// What was wrong with them.
+    pub detail: String,
+}
+
+/// What can be said of an end that is nobody's failure, and what would mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// What was seen.
+    pub detail: &'static str,
+    /// What to do.
+    pub mend: &'static str,
+}
