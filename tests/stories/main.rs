@@ -21,6 +21,12 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_mail;
+#[cfg(test)]
+mod harness_postgres;
+#[cfg(test)]
+mod http_check;
+#[cfg(test)]
 mod idle;
 #[cfg(test)]
 mod life;
@@ -28,6 +34,8 @@ mod life;
 mod messages;
 #[cfg(test)]
 mod peers;
+#[cfg(test)]
+mod postgres;
 #[cfg(test)]
 mod probe;
 #[cfg(test)]
