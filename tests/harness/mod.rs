@@ -29,6 +29,7 @@ pub mod smtp;
 #[cfg(unix)]
 pub mod sql;
 pub mod upstream;
+pub mod wine;
 pub mod wording;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

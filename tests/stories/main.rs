@@ -48,3 +48,5 @@ mod six_endpoints;
 mod smtp;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
+mod windows;
