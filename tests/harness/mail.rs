@@ -102,7 +102,7 @@ impl MailServer {
         let (d, exim, ip, port) = (at.display(), program.display(), address.ip(), address.port());
         let config = format!(
             "exim_path = {exim}\nexim_user = mail\nexim_group = mail\nkeep_environment =\n\
-             primary_hostname = mx.upstream.test\nspool_directory = {d}/spool\nlog_file_path = {d}/log/%slog\n\
+             primary_hostname = mx.upstream.test\nsmtp_banner = mx.upstream.test ESMTP Exim\nspool_directory = {d}/spool\nlog_file_path = {d}/log/%slog\n\
              pid_file_path = {d}/spool/pid\nlocal_interfaces = {ip}.{port}\nhost_lookup =\n\
              rfc1413_query_timeout = 0s\ntls_advertise_hosts = *\ntls_certificate = {d}/spool/server.pem\n\
              tls_privatekey = {d}/spool/server.key\ntls_verify_certificates = {d}/spool/ca.pem\ntls_verify_hosts = *\n\

@@ -26,7 +26,9 @@ pub enum Step {
     Tls,
     /// Resets the connection.
     Reset,
-    /// Ends the connection without a word of TLS.
+    /// Ends the connection in order.
+    Close,
+    /// The same without a word of TLS.
     Cut,
 }
 
@@ -141,6 +143,13 @@ fn serve(
                 }
             }
             Step::Reset => return reset_on_close(stream.socket()),
+            Step::Close => {
+                if let Stream::Secured(tls) = &mut stream {
+                    tls.conn.send_close_notify();
+                    tls.flush()?;
+                }
+                return Ok(());
+            }
             Step::Cut => return Ok(()),
         }
     }
@@ -194,6 +203,18 @@ impl<S: Read + Write> Typist<S> {
             }
         }
         String::from_utf8(reply).expect("a reply is text")
+    }
+
+    /// All replies to the end.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        let mut all = String::new();
+        loop {
+            match self.reply() {
+                reply if reply.is_empty() => return all,
+                reply => all += &reply,
+            }
+        }
     }
 
     /// A line, and what it is answered.

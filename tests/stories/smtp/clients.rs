@@ -9,7 +9,7 @@ use super::super::harness::mail::Mailer;
 use super::super::harness::pki::SERVER_NAME;
 use super::super::harness::smtp::{Scripted, Step, Typist, say, starttls_then};
 use super::super::harness::{Pki, clients};
-use super::{behind, told};
+use super::{behind, told, unnumbered};
 
 /// Inside TLS a server offers SCRAM bound to its channel. The client, which has no TLS, would take that for an attack.
 #[test]
@@ -87,7 +87,11 @@ fn a_client_that_begins_with_tls_is_told_of_in_the_log() {
     drop(stream);
     assert!(!error.to_string().is_empty());
     let record = ambassador.wait_records(1).remove(0);
-    insta::assert_snapshot!(told(&record), @"");
+    insta::assert_snapshot!(unnumbered(&pki, &told(&record)), @r#"
+failed at greet: bad_preface (client)
+  the client began with TLS where plaintext SMTP is expected
+  switch TLS off in the client: nuncio speaks TLS to the server
+"#);
     assert_eq!(server.heard()[1..], ["STARTTLS"], "nothing of the client's");
 }
 
@@ -119,7 +123,26 @@ fn clients_that_insist_on_tls_of_their_own_are_told_of_in_the_log() {
         let ran = mailer.send_with(door, "no", &arguments);
         assert!(!ran.status.success(), "{ran:#?}");
         let record = &ambassador.wait_records(number + 1)[number];
-        shown += &format!("{mailer:?} {}: {}\n", arguments[0], told(record));
+        shown += &format!("{mailer:?} {}: {}\n", arguments[0], unnumbered(&pki, &told(record)));
     }
-    insta::assert_snapshot!(shown.replace(&ca, "CA"), @"");
+    insta::assert_snapshot!(shown.replace(&ca, "CA"), @r#"
+Swaks --tls: cancelled at greet: bad_preface (client)
+  the client left when it saw what the server offers: it may insist on STARTTLS
+  switch TLS off in the client: nuncio speaks TLS to the server
+Smtplib starttls: cancelled at greet: bad_preface (client)
+  the client left when it saw what the server offers: it may insist on STARTTLS
+  switch TLS off in the client: nuncio speaks TLS to the server
+Msmtp --tls=on: cancelled at greet: bad_preface (client)
+  the client left when it saw what the server offers: it may insist on STARTTLS
+  switch TLS off in the client: nuncio speaks TLS to the server
+Swaks --tls-on-connect: failed at greet: bad_preface (client)
+  the client began with TLS where plaintext SMTP is expected
+  switch TLS off in the client: nuncio speaks TLS to the server
+Smtplib tls: failed at greet: bad_preface (client)
+  the client began with TLS where plaintext SMTP is expected
+  switch TLS off in the client: nuncio speaks TLS to the server
+Msmtp --tls=on: failed at greet: bad_preface (client)
+  the client began with TLS where plaintext SMTP is expected
+  switch TLS off in the client: nuncio speaks TLS to the server
+"#);
 }

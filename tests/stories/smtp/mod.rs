@@ -29,7 +29,7 @@ fn upstream(servers: &[SocketAddr], keys: &str) -> String {
 /// A record as the log's reader meets it.
 fn told(record: &Value) -> String {
     let text = |key: &str| record[key].as_str().unwrap_or("-");
-    redacted(&format!(
+    format!(
         "{} at {}: {} ({})\n  {}\n  {}",
         text("outcome"),
         text("stage"),
@@ -37,7 +37,7 @@ fn told(record: &Value) -> String {
         text("side"),
         text("detail"),
         text("next_step")
-    ))
+    )
 }
 
 /// Without what differs from run to run: ids too.
