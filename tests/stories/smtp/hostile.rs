@@ -161,7 +161,7 @@ fn what_is_amiss_inside_tls_is_told_in_place_of_the_answer() {
         ("hangs up within its answer", vec![Step::Hear, say("250-mx.upstream.test\r\n250-SI"), Step::Cut]),
         ("says no itself", vec![Step::Hear, say("421 4.7.1 mx.upstream.test not you\r\n"), Step::Close]),
     ] {
-        let (read, told) = what_comes_of(&pki, starttls_then(&inside), "");
+        let (read, told) = what_comes_of(&pki, starttls_then(&inside), "breaker.early_close = \"1m\"\n");
         shown += &format!("{name}:\n{read}\n{told}\n");
     }
     insta::assert_snapshot!(shown, @r#"

@@ -66,7 +66,11 @@ fn mail_programs_print_why_they_are_refused() {
     let file = behind(&pki, &[free_address()], once);
     shown += &refused(&pki, "server down", &mut Ambassador::start(&file), 0);
 
-    let file = behind(&pki, &[free_address()], &format!("{once}breaker.consecutive = 1\n"));
+    let file = behind(
+        &pki,
+        &[free_address()],
+        &format!("{once}breaker = {{ consecutive = 1, open_for = \"30s\" }}\n"),
+    );
     let mut ambassador = Ambassador::start(&file);
     Typist::connect(ambassador.listener("in")).reply();
     ambassador.wait_records(1);
