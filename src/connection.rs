@@ -58,8 +58,8 @@ pub type Targets = std::collections::BTreeMap<crate::addr::UpstreamName, Arc<Tar
 ///
 /// `moved`: another reactor than this one accepted it, so that its socket has to be registered here. `held` is let go when
 /// the record is written. Everything is boxed that is large or gone when bytes are relayed: what is left is what each of
-/// thousands of idle connections pays.
-#[expect(clippy::manual_async_fn, reason = "an async fn's future holds each argument twice")]
+/// thousands of idle connections pays. Not an `async fn`, whose future would hold each argument twice.
+#[expect(clippy::manual_async_fn, reason = "an async fn's future would hold each argument twice")]
 pub fn serve<H: Send>(
     accepted: Box<Accepted>,
     listener: Arc<Listener>,
@@ -242,7 +242,8 @@ fn greet(
             session.keep(key, at);
         }
     });
-    let greeting = target.protocol.greet(opening, std::mem::take(&mut reached.negotiated), keep_key);
+    let negotiated = std::mem::take(&mut reached.negotiated);
+    let greeting = target.protocol.greet(opening, negotiated, reached.secured.is_some(), keep_key);
     (Some(Box::new(greeting)), session)
 }
 

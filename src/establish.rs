@@ -4,6 +4,10 @@
 //! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, the words before TLS to `protocol`, TLS
 //! to `tls`, and what the client is told to `connection`.
 
+mod http;
+
+pub use http::HttpCheck;
+
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -85,6 +89,8 @@ pub struct Target {
     pub tls: Option<Arc<ClientTls>>,
     /// TLS begins once it is asked for in the protocol's own words, instead of with the first byte.
     pub negotiates: bool,
+    /// What health checks ask over HTTP, where they do.
+    pub http: Option<HttpCheck>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
@@ -240,10 +246,31 @@ pub async fn look_at_endpoint(
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
+    sight: Option<&mut Sight>,
+) -> Result<Reached, Failure> {
+    let manner = Manner { tls: target.tls.as_ref(), negotiates: target.negotiates };
+    reach(target, manner, spec, deadline, trail, sight).await
+}
+
+/// How a server is spoken to.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
+    tls: Option<&'a Arc<ClientTls>>,
+    /// See [`Target::negotiates`].
+    negotiates: bool,
+}
+
+/// Any server that is spoken to on behalf of a target, with the target's TLS or other.
+async fn reach(
+    target: &Target,
+    Manner { tls, negotiates }: Manner<'_>,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    trail: &mut Trail,
     mut sight: Option<&mut Sight>,
 ) -> Result<Reached, Failure> {
     trail.times = Times { queue: trail.times.queue, ..Times::default() };
-    let server_name = match &target.tls {
+    let server_name = match tls {
         None => None,
         Some(tls) => {
             // Looked at here and not by a timer: a laptop that slept, or a clock that was set, must not use an expired
@@ -290,7 +317,10 @@ pub async fn look_at_endpoint(
     let Some((tls, name)) = server_name else {
         return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None });
     };
-    let negotiated = negotiate(target, &mut stream, bound(target.timeouts.negotiate), trail).await?;
+    let negotiated = match negotiates {
+        true => negotiate(target.protocol, &mut stream, bound(target.timeouts.negotiate), trail).await?,
+        false => Negotiated::default(),
+    };
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
@@ -307,15 +337,12 @@ pub async fn look_at_endpoint(
 
 /// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
 async fn negotiate(
-    target: &Target,
+    protocol: Protocol,
     stream: &mut TcpStream,
     limit: Duration,
     trail: &mut Trail,
 ) -> Result<Negotiated, Failure> {
-    if !target.negotiates {
-        return Ok(Negotiated::default());
-    }
-    let Some(mut talk) = target.protocol.negotiation(&own_literal(stream)) else {
+    let Some(mut talk) = protocol.negotiation(&own_literal(stream)) else {
         return Ok(Negotiated::default());
     };
     let begun = Instant::now();
@@ -335,10 +362,15 @@ async fn negotiate(
             Reason::ConnectionTerminated,
             format!("the connection broke while nuncio waited for {awaited}: {error}"),
         ),
-        Err(_) => failed(
-            Reason::NegotiationTimeout,
-            format!("{awaited} did not come within {}", humantime::format_duration(round(limit))),
-        ),
+        Err(_) => {
+            let limit = humantime::format_duration(round(limit));
+            let detail = format!("{awaited} did not come within {limit}");
+            let late = Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail);
+            Err(match talk.if_late() {
+                None => late,
+                Some(mend) => late.mend(mend),
+            })
+        }
     }
 }
 
@@ -430,6 +462,7 @@ impl health::Probe for Target {
                         (None, _) | (_, None) => Ok(()),
                     }
                 }
+                health::Kind::Http => http::check(self, spec, deadline).await,
             }
         })
     }

@@ -3,6 +3,8 @@
 //! Owns the pace: one check at a time for each endpoint, spread at the start, jittered ever after. Leaves the check
 //! itself to the [`Probe`] (a connection as `establish` would make it), and to `upstream` what its results come to.
 
+pub mod http;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -19,6 +21,8 @@ use crate::upstream::{EndpointId, EndpointSpec, Upstream};
 pub struct Settings {
     /// What is done; `None`: the deepest that the upstream has.
     pub kind: Option<Kind>,
+    /// What [`Kind::Http`] asks; without that kind, nothing.
+    pub url: Option<http::Url>,
     /// Time between two checks of an endpoint.
     pub interval: Duration,
     /// Time one may take.
@@ -35,6 +39,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             kind: None,
+            url: None,
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             rise: 2,
@@ -55,6 +60,8 @@ pub enum Kind {
     Tls,
     /// As far as the protocol goes without credentials: asks for TLS in its words, shakes hands, takes its leave.
     Protocol,
+    /// Asks a URL, of the endpoint or of somebody who knows it.
+    Http,
 }
 
 impl Kind {

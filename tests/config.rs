@@ -140,7 +140,7 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
         let line = &lines[index][2..];
         lines[index] = line;
         let Err(problems) = config::from_text("x", lines.join("\n")) else { continue };
-        let alone = ["dns =", "include =", "certificate =", "key =", "mode =", "owner =", "group ="];
+        let alone = ["dns =", "url =", "include =", "certificate =", "key =", "mode =", "owner =", "group ="];
         assert!(alone.iter().any(|key| line.starts_with(key)), "{line}\n{problems}");
     }
 }
@@ -228,6 +228,22 @@ fn an_upstream_may_stand_within_its_listener() {
     };
     assert_eq!((endpoints[0].weight, endpoints[0].backup), (7, true));
     assert_eq!(endpoints[0].server_name.as_deref(), Some("x.example"));
+}
+
+/// A pin is copied from wherever a tool printed it: curl, openssl, or nuncio itself.
+#[test]
+fn a_pin_is_taken_in_the_notation_of_each_tool() {
+    let hash = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let pins = |notation: &str| {
+        let listener = "address = '127.0.0.1:1'\nupstream = { endpoints = ['db:1'], pins = ['";
+        let text = format!("[listener.a]\n{listener}{notation}{hash}'] }}\n");
+        config::from_text("x.toml", text).unwrap().config.upstreams["a"].tls.pins.clone()
+    };
+    assert_eq!(pins("spki-sha256:").len(), 1);
+    for curl in ["sha256//", "sha256/"] {
+        assert_eq!(pins(curl), pins("spki-sha256:"));
+    }
+    assert_ne!(pins("leaf-sha256:"), pins("spki-sha256:"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dial", &["failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "upstream"]),
     ("discovery", &["addr", "failure", "upstream"]),
-    ("health", &["failure", "upstream"]),
+    ("health", &["addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
     ("admit", &["accept", "addr", "failure", "socket"]),
@@ -50,7 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What is told.
     ("metrics", &["addr", "failure", "upstream"]),
     ("record", &["addr", "failure", "metrics", "relay", "socket", "tls", "trail"]),
-    ("admin", &["addr", "drain", "metrics", "record", "upstream"]),
+    ("admin", &["accept", "addr", "drain", "metrics", "record", "upstream"]),
     // The walk, and what is written in the file for it.
     (
         "connection",
@@ -128,6 +128,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "discovery",
             "establish",
             "failure",
+            "health",
+            "protocol",
             "record",
             "service",
             "socket",
@@ -249,6 +251,7 @@ fn sources() -> Vec<Source> {
     let sources: Vec<Source> = files
         .iter()
         .filter(|file| !["tests.rs", "testkit.rs"].contains(&name_of(file).as_str()))
+        .filter(|file| file.parent().map(name_of).as_deref() != Some("tests"))
         .map(|file| {
             let path = file.strip_prefix(&root).expect("beneath it").to_string_lossy().replace('\\', "/");
             Source {

@@ -274,8 +274,7 @@ impl Setting<'_> {
 
 /// Where `tests/run` has put it.
 fn envoy_program() -> PathBuf {
-    std::env::var_os("NUNCIO_TEST_ENVOY").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/envoy/bin/envoy")),
-        PathBuf::from,
-    )
+    let tools = std::env::var_os("NUNCIO_TEST_TOOLS")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools")), PathBuf::from);
+    tools.join("envoy/bin/envoy")
 }

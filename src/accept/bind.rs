@@ -14,7 +14,13 @@ use super::unix::{Access, SocketFile};
 use crate::addr::ListenAddr;
 
 #[cfg(target_os = "linux")]
-pub use super::systemd::unused_systemd_sockets;
+pub use super::systemd::{sockets as systemd_sockets, unused_systemd_sockets};
+
+/// No system but Linux passes sockets.
+#[cfg(not(target_os = "linux"))]
+pub fn systemd_sockets(name: &str) -> Result<Vec<(ListenAddr, Socket)>, String> {
+    Err(format!("systemd:{name}: only systemd passes sockets, and it is not on this system"))
+}
 
 /// No system but Linux passes sockets.
 #[cfg(not(target_os = "linux"))]
@@ -38,8 +44,10 @@ struct Inner {
 
 /// Not registered with any reactor, so that it can move from one to another.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub enum Socket {
+    /// Of a TCP address.
     Tcp(TcpListener),
+    /// Of a path, or an abstract name.
     #[cfg(unix)]
     Unix(UnixListener),
 }
@@ -160,17 +168,12 @@ pub(super) fn bind_all(settings: &Settings, earlier: &[Bound]) -> Result<Vec<Bou
             ListenAddr::Unix(_) => {
                 return Err(format!("{address}: this system has no Unix sockets; write 127.0.0.1:PORT"));
             }
-            #[cfg(target_os = "linux")]
             ListenAddr::Systemd(name) => {
-                for (local, socket) in super::systemd::sockets(name)? {
+                for (local, socket) in systemd_sockets(name)? {
                     let refused = |error| format!("cannot listen on {address}: {error}");
                     socket.set(settings).map_err(refused)?;
                     bounds.push(Bound::new(address, local, socket));
                 }
-            }
-            #[cfg(not(target_os = "linux"))]
-            ListenAddr::Systemd(_) => {
-                return Err(format!("{address}: only systemd passes sockets, and it is not on this system"));
             }
         }
     }

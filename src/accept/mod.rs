@@ -27,7 +27,7 @@ use crate::addr::{ClientAddr, ListenAddr};
 use crate::drain;
 use crate::socket::{Stream, TcpSettings};
 
-pub use bind::{Bound, unused_systemd_sockets};
+pub use bind::{Bound, Socket, systemd_sockets, unused_systemd_sockets};
 
 /// How a listener's addresses are bound.
 #[derive(Clone, Debug, PartialEq)]

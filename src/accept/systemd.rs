@@ -30,7 +30,10 @@ pub fn unused_systemd_sockets() -> Vec<String> {
 }
 
 /// All sockets of a name: a unit with several `ListenStream=` passes several under one.
-pub(super) fn sockets(name: &str) -> Result<Vec<(ListenAddr, Socket)>, String> {
+///
+/// # Errors
+/// There is none of that name, or one that nobody can accept from.
+pub fn sockets(name: &str) -> Result<Vec<(ListenAddr, Socket)>, String> {
     let refused = |error: io::Error| format!("cannot listen on systemd:{name}: {error}");
     with_inherited(|all| {
         let mut found = Vec::new();

@@ -14,7 +14,6 @@ use hyper::{StatusCode, Uri};
 pub(super) enum Reached {
     /// Over TCP: a browser can.
     Tcp,
-    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no Unix sockets to be reached by"))]
     /// Over the Unix socket: no browser can, and its mode says who may.
     Unix,
 }

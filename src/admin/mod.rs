@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::accept::{self, Socket};
 use crate::addr::ListenAddr;
 use crate::drain::Watch;
 use crate::record::{ConnectionId, ConnectionView};
@@ -89,6 +90,35 @@ impl Admin {
     pub fn addresses(&self) -> &[ListenAddr] {
         &self.addresses
     }
+
+    fn answer_at(
+        &mut self,
+        socket: Socket,
+        local: ListenAddr,
+        site: &Arc<Site>,
+        limits: Limits,
+    ) -> io::Result<()> {
+        let site = site.clone();
+        match socket {
+            Socket::Tcp(listener) => {
+                let listener = Arc::new(TcpListener::from_std(listener)?);
+                self.tasks.spawn(answer_all(site, limits, Reached::Tcp, move || {
+                    let listener = listener.clone();
+                    async move { listener.accept().await.map(|(stream, _)| stream) }
+                }));
+            }
+            #[cfg(unix)]
+            Socket::Unix(listener) => {
+                let listener = Arc::new(tokio::net::UnixListener::from_std(listener)?);
+                self.tasks.spawn(answer_all(site, limits, Reached::Unix, move || {
+                    let listener = listener.clone();
+                    async move { listener.accept().await.map(|(stream, _)| stream) }
+                }));
+            }
+        }
+        self.addresses.push(local);
+        Ok(())
+    }
 }
 
 /// Binds every address and answers on the current runtime until the [`Admin`] is dropped. Either all are bound or none.
@@ -122,22 +152,14 @@ fn serve_within(
         match address {
             ListenAddr::Tcp(tcp) => {
                 let listener = bind_tcp(*tcp).map_err(failed)?;
-                admin.addresses.push(ListenAddr::Tcp(listener.local_addr().map_err(failed)?));
-                admin.tasks.spawn(answer_all(Arc::clone(&site), limits, Reached::Tcp, move || {
-                    let listener = listener.clone();
-                    async move { listener.accept().await.map(|(stream, _)| stream) }
-                }));
+                let local = ListenAddr::Tcp(listener.local_addr().map_err(failed)?);
+                admin.answer_at(Socket::Tcp(listener), local, &site, limits).map_err(failed)?;
             }
             #[cfg(unix)]
             ListenAddr::Unix(path) => {
                 let (listener, file) = bind_unix(path).map_err(failed)?;
                 admin.files.push(file);
-                admin.addresses.push(address.clone());
-                let listener = Arc::new(listener);
-                admin.tasks.spawn(answer_all(Arc::clone(&site), limits, Reached::Unix, move || {
-                    let listener = listener.clone();
-                    async move { listener.accept().await.map(|(stream, _)| stream) }
-                }));
+                admin.answer_at(Socket::Unix(listener), address.clone(), &site, limits).map_err(failed)?;
             }
             #[cfg(not(unix))]
             ListenAddr::Unix(_) => {
@@ -145,10 +167,22 @@ fn serve_within(
                     "admin.address {address}: this system has no Unix sockets; use 127.0.0.1:PORT"
                 ));
             }
-            ListenAddr::Systemd(_) => {
-                return Err(format!(
-                    "admin.address {address}: the admin binds its own sockets; use IP:PORT or unix:/PATH"
-                ));
+            ListenAddr::Systemd(name) => {
+                let inherited =
+                    accept::systemd_sockets(name).map_err(|error| format!("admin.address: {error}"))?;
+                for (local, socket) in inherited {
+                    // As the file's own addresses are held to; there is no token to tell other hosts apart.
+                    if let ListenAddr::Tcp(tcp) = local
+                        && !tcp.ip().to_canonical().is_loopback()
+                    {
+                        return Err(format!(
+                            "admin.address {address}: other hosts could reach {tcp}; \
+                             write ListenStream=127.0.0.1:{} in the .socket unit",
+                            tcp.port()
+                        ));
+                    }
+                    admin.answer_at(socket, local, &site, limits).map_err(failed)?;
+                }
             }
         }
     }
@@ -211,18 +245,18 @@ where
     }
 }
 
-fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Arc<TcpListener>> {
+fn bind_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener).map(Arc::new)
+    Ok(listener)
 }
 
 #[cfg(unix)]
-fn bind_unix(path: &std::path::Path) -> io::Result<(tokio::net::UnixListener, SocketFile)> {
+fn bind_unix(path: &std::path::Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
-    let bind = || tokio::net::UnixListener::bind(path);
+    let bind = || UnixListener::bind(path);
     let listener = bind().or_else(|error| {
         // A file that a killed process left behind refuses; one that somebody listens at does not. What is no socket is
         // never removed.
@@ -237,6 +271,7 @@ fn bind_unix(path: &std::path::Path) -> io::Result<(tokio::net::UnixListener, So
         Err(error)
     })?;
     let file = SocketFile::new(path)?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
     Ok((listener, file))
 }

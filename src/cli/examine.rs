@@ -2,6 +2,8 @@
 //!
 //! Goes the same way as a connection (`establish`), so that what it finds is what a client would meet.
 
+mod health;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::health::Health;
 use super::rows::{Rows, count, joined};
 use crate::addr::UpstreamName;
 use crate::config::Config;
@@ -49,6 +52,8 @@ pub(super) struct Examination {
     chain: Vec<PeerFacts>,
     /// Of the leaf: of its key, and of itself.
     pins: Vec<String>,
+    /// What its health check says beside that; `None`: it is one that would see no more.
+    health: Option<Health>,
     pub(super) fault: Option<Fault>,
     #[serde(skip)]
     now: Date,
@@ -124,9 +129,10 @@ pub(super) async fn examine(config: &Config, only: Option<&str>) -> Result<Vec<E
     for (name, found) in all(sets).await.into_iter().flatten() {
         // A target each: with sessions shared, the second endpoint would resume the first one's and show no certificate.
         let target = service::lone_target(config, &name, &resolver)?;
+        let limit = config.upstreams.get(&name).map_or(PROOF, |written| written.health.timeout);
         looks.push(async move {
             match found {
-                Ok(spec) => look_at(&name, &target, &spec).await,
+                Ok(spec) => look_at(&name, &target, &spec, limit).await,
                 Err((endpoint, failure)) => Examination::not_found(&name, endpoint, &failure),
             }
         });
@@ -175,7 +181,8 @@ async fn endpoints(
     }
 }
 
-async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examination {
+/// `limit`: what a health check may take.
+async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec, limit: Duration) -> Examination {
     let mut trail = Trail::default();
     let mut sight = Sight::new();
     let deadline = Instant::now() + target.timeouts.establish;
@@ -223,6 +230,7 @@ async fn look_at(upstream: &str, target: &Target, spec: &EndpointSpec) -> Examin
         client_certificate,
         chain: seen.chain.iter().map(tls::describe_peer).collect(),
         pins,
+        health: Health::ask(target, spec, limit).await,
         fault: failure.as_ref().map(Fault::from),
         now: Date::of(SystemTime::now()),
     }
@@ -280,6 +288,7 @@ impl Examination {
             client_certificate: None,
             chain: Vec::new(),
             pins: Vec::new(),
+            health: None,
             fault: Some(Fault::from(failure)),
             now: Date::of(SystemTime::now()),
         }
@@ -370,6 +379,9 @@ impl Examination {
     }
 
     fn end(&self, rows: &mut Rows) {
+        if let Some(health) = &self.health {
+            health.tell(rows);
+        }
         rows.row("verdict", &self.verdict);
         if let Some(fault) = &self.fault {
             rows.row("cause", &fault.detail);

@@ -57,8 +57,7 @@ enum Command {
 /// `--config`, where a command reads a file.
 #[derive(Args, Clone)]
 struct ConfigFlag {
-    /// The configuration. Without it: /etc/nuncio/nuncio.toml; for an ordinary user on a terminal also ./nuncio.toml.
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", help = config_help())]
     config: Option<PathBuf>,
 }
 
@@ -91,6 +90,14 @@ const REFUSED: u8 = 3;
 /// It loads, but a fault was found.
 const FAULT: u8 = 4;
 
+fn config_help() -> String {
+    let file = crate::config::default_file();
+    format!(
+        "The configuration. Without it: {}; for an ordinary user on a terminal also ./nuncio.toml",
+        file.display()
+    )
+}
+
 impl ConfigFlag {
     /// It was on the command line.
     fn is_given(&self) -> bool {
@@ -106,22 +113,11 @@ impl ConfigFlag {
         if let Some(path) = &self.config {
             return path.clone();
         }
-        let system = default_file();
+        let system = crate::config::default_file();
         let here = PathBuf::from("nuncio.toml");
         let at_a_terminal = std::io::stdin().is_terminal() && !crate::socket::users::is_privileged();
         if !system.exists() && at_a_terminal && here.exists() { here } else { system }
     }
-}
-
-#[cfg(not(windows))]
-fn default_file() -> PathBuf {
-    "/etc/nuncio/nuncio.toml".into()
-}
-
-#[cfg(windows)]
-fn default_file() -> PathBuf {
-    let data = std::env::var_os("ProgramData").unwrap_or_else(|| r"C:\ProgramData".into());
-    PathBuf::from(data).join("nuncio").join("nuncio.toml")
 }
 
 /// Logging to stderr. `level` is a filter of `tracing`; NUNCIO_LOG wins over the file, for one run. The last lines are

@@ -10,15 +10,23 @@ use super::{ConfigFlag, FAILED, REFUSED, complain, runtime, start_logging};
 use crate::config::{self, Config};
 use crate::service::{self, Service};
 
+#[cfg(unix)]
 const SIGNALS: &str = "\
 SIGTERM or Ctrl-C stops it: open connections get drain_timeout, a second signal ends them at once.
-SIGHUP reads the configuration again; one that is refused changes nothing.
+SIGHUP reads the configuration again; one that is refused changes nothing.";
+
+#[cfg(windows)]
+const SIGNALS: &str = "\
+Ctrl-C or Ctrl-Break stops it: open connections get drain_timeout, a second one ends them at once.
+Where the console is closed they get three seconds. A changed configuration is read at the next start.";
+
+const MORE: &str = "\
 NUNCIO_LOG=debug in the environment says more.
 
 Exit codes: 0 stopped, 3 the configuration or what it loads is refused, 2 wrong usage.";
 
 #[derive(clap::Args)]
-#[command(after_help = SIGNALS)]
+#[command(after_help = format!("{SIGNALS}\n{MORE}"))]
 pub(super) struct Flags {
     #[command(flatten)]
     config: ConfigFlag,

@@ -6,13 +6,12 @@
 use toml::de::DeValue;
 
 use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
-use super::pin::PinText;
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, Ip, KernelTime, Level, Listen, Mode, Network, Rate, ServerName, Size,
-    Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
+    Rate, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
 use crate::protocol::Protocol;
@@ -181,9 +180,12 @@ sections! {
 
     /// `[upstream.NAME.health]`
     struct Health {
-        /// off, tcp (connects), tls (connects and shakes hands) or protocol (asks for TLS in the protocol's words, shakes
-        /// hands and takes its leave). Without it: the deepest that the upstream has.
+        /// off, tcp (connects), tls (connects and shakes hands), protocol (asks for TLS in the protocol's words, shakes hands
+        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside.
         kind: Choice<health::Kind> = example("tls");
+        /// With kind = "http": what is asked, with the endpoint's {host} and {port} filled in. 2xx means up. With https,
+        /// the upstream's identity counts, and the certificate must carry the URL's host.
+        url: HealthUrl = example("https://{host}:8008/primary");
         /// Time between two checks of an endpoint.
         interval: Time = default("5s");
         /// How long one may take.
@@ -378,9 +380,13 @@ impl Choices for Balance {
 }
 
 impl Choices for health::Kind {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("tcp", Self::Tcp), ("tls", Self::Tls), ("protocol", Self::Protocol)];
-    const LATER: &'static [&'static str] = &["http"];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("protocol", Self::Protocol),
+        ("http", Self::Http),
+    ];
 }
 
 impl Choices for Format {

@@ -17,6 +17,19 @@ use super::syntax;
 /// No configuration is larger; a device or a database given by mistake is.
 const LARGEST: u64 = 4 << 20;
 
+/// The file of the service, where none is named.
+#[cfg(not(windows))]
+pub fn default_file() -> PathBuf {
+    "/etc/nuncio/nuncio.toml".into()
+}
+
+/// The file of the service, where none is named.
+#[cfg(windows)]
+pub fn default_file() -> PathBuf {
+    let data = std::env::var_os("ProgramData").unwrap_or_else(|| r"C:\ProgramData".into());
+    PathBuf::from(data).join("nuncio").join("nuncio.toml")
+}
+
 /// Reads a file and what it includes. `None`: something could not be read as TOML, and was noted; what the rest means
 /// cannot be told without it.
 pub(super) fn files(path: &Path, reader: &mut Reader) -> Option<(File, Vec<PathBuf>)> {
@@ -119,11 +132,14 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
 
 fn unreadable(path: &Path, error: &io::Error) -> (String, String) {
     let (message, mend) = match error.kind() {
-        ErrorKind::NotFound => (
-            "there is no such file",
-            "name the file with --config FILE, as in nuncio check --config FILE; without it, /etc/nuncio/nuncio.toml \
-             is read, and for an ordinary user on a terminal also ./nuncio.toml",
-        ),
+        ErrorKind::NotFound => {
+            let mend = format!(
+                "name the file with --config FILE, as in nuncio check --config FILE; without it, {} is read, and for an \
+                 ordinary user on a terminal also ./nuncio.toml",
+                default_file().display()
+            );
+            return ("there is no such file".into(), mend);
+        }
         ErrorKind::IsADirectory => {
             let mend = format!("name a file in it, as in {}", path.join("nuncio.toml").display());
             return ("is a directory".into(), mend);

@@ -209,6 +209,14 @@ fn who_may_come(written: &file::Listener, reader: &mut Reader) {
     }
     let remote = networks.iter().find(|network| !network.value.addr().to_canonical().is_loopback());
     for users in [&written.allow_users, &written.allow_groups] {
+        if let Some(users) = users.given().filter(|users| cfg!(not(unix)) && !users.value.is_empty()) {
+            reader.problem(
+                &users.place,
+                "this system does not tell who is behind a connection",
+                "remove it; every user of this host may connect then",
+            );
+            continue;
+        }
         if let (Some(users), Some(network)) = (users.given(), remote)
             && !users.value.is_empty()
         {
@@ -245,6 +253,7 @@ fn for_unix_only(written: &file::Listener, reader: &mut Reader) {
             true => {
                 "remove it; for a systemd socket, its unit says so (SocketMode=, SocketUser=, SocketGroup=)"
             }
+            false if cfg!(not(unix)) => "remove it",
             false => "remove it, or listen on unix:/PATH; over TCP, allow_users says who may come",
         };
         reader.problem(place, "is for Unix sockets, and there is none", mend);

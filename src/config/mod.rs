@@ -11,7 +11,6 @@ mod file;
 mod kinds;
 mod load;
 mod meaning;
-mod pin;
 mod problem;
 mod reader;
 mod reference;
@@ -24,6 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use load::default_file;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 

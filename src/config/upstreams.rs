@@ -9,6 +9,7 @@ use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::Host;
 use crate::discovery::Source;
+use crate::health::http::Url;
 use crate::protocol::Protocol;
 use crate::tls::Mode;
 use crate::upstream::EndpointSpec;
@@ -162,8 +163,9 @@ fn without_tls(written: &file::Upstream, reader: &mut Reader) {
     }
     let of_endpoints = written.endpoints.value().into_iter().flatten();
     let of_endpoints = of_endpoints.filter_map(|entry| place(&entry.value.server_name, |_| true));
+    let asks_https = written.health.value().and_then(|health| health.url.value()).is_some_and(Url::is_https);
     let keys = [
-        place(&written.identity, |_| true),
+        place(&written.identity, |_| !asks_https),
         place(&written.server_name, |_| true),
         place(&written.alpn, |alpn| !alpn.is_empty()),
         place(&written.pins, |pins| !pins.is_empty()),
@@ -235,9 +237,22 @@ fn health(written: file::Health, tls: Mode, reader: &mut Reader) -> health::Sett
         let mend = "write kind = \"tcp\", or remove it";
         reader.problem(&kind.place, "checks TLS, and this upstream has tls = \"off\"", mend);
     }
+    let asks = written.kind.value() == Some(&health::Kind::Http);
+    match (&written.kind, &written.url) {
+        (Field::Given(kind), Field::Absent) if asks => {
+            let mend = "add for example: url = \"https://{host}:8008/primary\"";
+            reader.problem(&kind.place, "asks a URL, and there is none", mend);
+        }
+        (Field::Given(_) | Field::Absent, Field::Given(url)) if !asks => {
+            let mend = "write kind = \"http\", or remove it";
+            reader.problem(&url.place, "is asked only by kind = \"http\"", mend);
+        }
+        _ => {}
+    }
     let default = health::Settings::default();
     health::Settings {
         kind: written.kind.taken(),
+        url: written.url.taken(),
         interval: written.interval.or(default.interval),
         timeout: written.timeout.or(default.timeout),
         rise: written.rise.or(default.rise),

@@ -14,6 +14,8 @@ use super::problem::Place;
 use super::reader::{Reader, quoted};
 use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
+use crate::health::http::Url;
+use crate::tls::Pin;
 
 /// Replaces `${NAME}` by the variable's value and `$$` by a dollar.
 pub(super) fn expand(text: &str, environment: fn(&str) -> Option<String>) -> Result<String, Fault> {
@@ -89,8 +91,6 @@ macro_rules! word {
         }
     };
 }
-
-pub(super) use word;
 
 word! {
     /// A duration above zero.
@@ -259,6 +259,14 @@ word! {
 }
 
 word! {
+    /// What a health check asks.
+    HealthUrl -> Url, "a URL", "\"https://{host}:8008/primary\"", None, |text| {
+        let mend = "write for example \"https://{host}:8008/primary\"";
+        Url::parse(text).map_err(|error| split_mend(&error, mend))
+    }
+}
+
+word! {
     /// SNI, and the name that a certificate must carry.
     ServerName -> String, "a server's name", "\"db.example.com\"", None, |text| {
         let mend = "write a name or an address as in the server's certificate, such as \"db.example.com\"";
@@ -277,7 +285,15 @@ word! {
     }
 }
 
-/// The parsers of `addr` put what to write behind what is wrong; here each has a line of its own.
+word! {
+    /// The hash of a key or a certificate.
+    PinText -> Pin, "a pin", "\"spki-sha256:...\"", None, |text| {
+        let mend = "write spki-sha256: (the key's) or leaf-sha256: (the certificate's) and the SHA-256 in hex or base64; nuncio probe prints both";
+        text.parse().map_err(|error: String| split_mend(&error, mend))
+    }
+}
+
+/// The parsers of `addr`, `health` and `tls` put what to write behind what is wrong; here each has a line of its own.
 fn split_mend(error: &str, otherwise: &str) -> Fault {
     let (message, mend) = match (error.split_once(" (write "), error.split_once(": write ")) {
         (Some((message, mend)), _) => (message, format!("write {}", mend.trim_end_matches(')'))),
@@ -320,6 +336,15 @@ impl Kind for Listen {
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<ListenAddr> {
         let text = string(value, place, reader, "an address", "\"127.0.0.1:5432\"", None)?;
         match text.parse() {
+            Ok(ListenAddr::Unix(_)) if cfg!(not(unix)) => {
+                reader.problem(place, "this system has no Unix sockets", "write 127.0.0.1:PORT");
+                None
+            }
+            Ok(ListenAddr::Systemd(_)) if cfg!(not(target_os = "linux")) => {
+                let message = "only systemd passes sockets, and it is not on this system";
+                reader.problem(place, message, "write 127.0.0.1:PORT");
+                None
+            }
             Ok(ListenAddr::Unix(path)) => {
                 let path = reader.directory(place.file).join(path);
                 // sockaddr_un has 108 bytes on Linux, 104 on the BSDs and macOS, the closing zero included.

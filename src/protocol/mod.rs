@@ -76,6 +76,11 @@ pub trait Talk: Send {
     /// What it waits for, as in "the server's answer to SSLRequest".
     fn awaits(&self) -> &'static str;
 
+    /// What may be amiss should that not come in time; `None`: nothing in particular.
+    fn if_late(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The peer ended the conversation; `Some` where that means something in particular.
     fn ended(&self, _heard: &[u8]) -> Option<Failure> {
         None
@@ -168,12 +173,18 @@ impl Protocol {
         }
     }
 
-    /// Brings both sides together once the upstream is established.
-    pub fn greet(self, opening: Opening, negotiated: Negotiated, keep_key: KeepKey) -> Greeting {
+    /// Brings both sides together once the upstream is established; `secured`: through TLS.
+    pub fn greet(
+        self,
+        opening: Opening,
+        negotiated: Negotiated,
+        secured: bool,
+        keep_key: KeepKey,
+    ) -> Greeting {
         match self {
             Protocol::Tcp => Greeting::default(),
             Protocol::Postgres => postgres::greet(opening, keep_key),
-            Protocol::Smtp => smtp::greet(negotiated),
+            Protocol::Smtp => smtp::greet(negotiated, secured),
         }
     }
 

@@ -1,11 +1,14 @@
 //! Signals and the service manager: stop, stop now, reload, ready.
 //!
-//! SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads. Windows has Ctrl-C only, until it runs as a service.
+//! SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads. On Windows Ctrl-C and Ctrl-Break drain, and a
+//! console that is closed, in the time that Windows gives; there is nothing that reloads.
+
+use std::sync::Arc;
 
 use super::Service;
 
 /// Serves until told to stop, then drains. Returns how many connections had to be ended.
-pub async fn serve_until_stopped(service: &Service, mut signals: Signals) -> usize {
+pub async fn serve_until_stopped(service: &Arc<Service>, mut signals: Signals) -> usize {
     manager::ready();
     while let Signal::Reload = signals.next().await {
         manager::reloading();
@@ -27,6 +30,7 @@ pub async fn serve_until_stopped(service: &Service, mut signals: Signals) -> usi
 }
 
 enum Signal {
+    #[cfg_attr(windows, expect(dead_code, reason = "no event of the console means it"))]
     Reload,
     Stop,
 }
@@ -67,32 +71,60 @@ impl Signals {
     }
 }
 
-/// What stops a service.
-#[cfg(not(unix))]
-pub struct Signals;
+/// The events of the console that a service heeds. Until they are listened to, each of them ends the process: so that
+/// comes first.
+#[cfg(windows)]
+pub struct Signals {
+    interrupt: tokio::signal::windows::CtrlC,
+    break_key: tokio::signal::windows::CtrlBreak,
+    close: tokio::signal::windows::CtrlClose,
+    shutdown: tokio::signal::windows::CtrlShutdown,
+    /// When the open connections have to end, where Windows does not let a process drain for as long as it likes.
+    latest: Option<tokio::time::Instant>,
+}
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl Signals {
+    /// Windows ends a process five seconds after its console was closed, whatever it is doing: records that are not
+    /// written by then are lost.
+    const LAST: std::time::Duration = std::time::Duration::from_secs(3);
+
     /// Begins to listen.
     ///
     /// # Errors
     /// Where the system refuses.
     pub fn listen() -> std::io::Result<Signals> {
-        Ok(Signals)
+        use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+        Ok(Signals {
+            interrupt: ctrl_c()?,
+            break_key: ctrl_break()?,
+            close: ctrl_close()?,
+            shutdown: ctrl_shutdown()?,
+            latest: None,
+        })
     }
 
     async fn next(&mut self) -> Signal {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => Signal::Stop,
-            Err(error) => {
-                tracing::warn!("Ctrl-C cannot be listened to ({error}): end the process to stop");
-                std::future::pending().await
-            }
+        let hurried = tokio::select! {
+            _ = self.interrupt.recv() => false,
+            _ = self.break_key.recv() => false,
+            _ = self.close.recv() => true,
+            _ = self.shutdown.recv() => true,
+        };
+        if hurried {
+            self.latest = Some(tokio::time::Instant::now() + Signals::LAST);
         }
+        Signal::Stop
     }
 
     async fn stop(&mut self) {
-        self.next().await;
+        // A drain that has time can still be hurried: any second event ends it at once.
+        match self.latest {
+            Some(latest) => drop(tokio::time::timeout_at(latest, self.next()).await),
+            None => {
+                self.next().await;
+            }
+        }
     }
 }
 
@@ -123,7 +155,8 @@ mod manager {
     }
 }
 
-#[cfg(not(unix))]
+/// There is nobody to tell.
+#[cfg(windows)]
 mod manager {
     pub(super) fn ready() {}
     pub(super) fn reloading() {}

@@ -83,10 +83,14 @@ impl TcpSettings {
         let socket = SockRef::from(socket);
         socket.set_tcp_nodelay(true)?;
         if let Some(time) = self.keepalive {
-            let keepalive = TcpKeepalive::new().with_time(time);
-            socket.set_tcp_keepalive(
-                &keepalive.with_interval(self.keepalive_interval).with_retries(self.keepalive_count),
-            )?;
+            let keepalive = TcpKeepalive::new().with_time(time).with_interval(self.keepalive_interval);
+            match socket.set_tcp_keepalive(&keepalive.clone().with_retries(self.keepalive_count)) {
+                // Windows knows the count since Windows 10 (1703) and Server 2019; before that it asks ten times.
+                Err(error) if cfg!(windows) && error.raw_os_error() == Some(NO_SUCH_OPTION) => {
+                    socket.set_tcp_keepalive(&keepalive)?;
+                }
+                set => set?,
+            }
         }
         #[cfg(target_os = "linux")]
         if self.user_timeout.is_some() {
@@ -95,6 +99,9 @@ impl TcpSettings {
         Ok(())
     }
 }
+
+/// WSAENOPROTOOPT
+const NO_SUCH_OPTION: i32 = 10042;
 
 /// What the kernel measured of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -175,7 +175,11 @@ impl ClientTls {
                 format!(
                     "our certificate {subject} in {file} expired at {until}, {ago} ago (it is {now} here)"
                 ),
-                "have it renewed, put it in the file's place, and let nuncio read it: systemctl reload nuncio, or SIGHUP",
+                if cfg!(unix) {
+                    "have it renewed, put it in the file's place, and let nuncio read it: systemctl reload nuncio, or SIGHUP"
+                } else {
+                    "have it renewed, put it in the file's place, and start nuncio again"
+                },
             );
         }
         if facts.not_before > now {

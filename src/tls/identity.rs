@@ -319,9 +319,16 @@ fn look_at_permissions(path: &Path, notes: &mut Notes) {
     }
 }
 
-/// Windows protects files by lists that have no such summary.
+/// Windows protects files by lists that have no such summary. Who relies on the look is told that there is none.
 #[cfg(not(unix))]
-fn look_at_permissions(_path: &Path, _notes: &mut Notes) {}
+fn look_at_permissions(path: &Path, notes: &mut Notes) {
+    if notes.strict {
+        notes.problems.push(format!(
+            "key {}: who can read it is not looked at on this system; take out `key_permissions`, and look with icacls",
+            path.display()
+        ));
+    }
+}
 
 #[cfg(test)]
 mod tests;

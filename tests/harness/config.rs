@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 
-use super::pki::{Pki, SERVER_NAME};
+use super::pki::{Leaf, Pki, SERVER_NAME};
 
 /// `[listener.in]` and `[upstream.up]`; `upstream` is the rest of the upstream's section, and may open others beneath it.
 pub fn mtls(pki: &Pki, upstream: &str) -> String {
-    let (ca, certificate, key) = (pki.ca(), &pki.client.certificate, &pki.client.key);
+    mtls_as(pki, &pki.client, upstream)
+}
+
+/// The same with another certificate of ours.
+pub fn mtls_as(pki: &Pki, client: &Leaf, upstream: &str) -> String {
+    let (ca, certificate, key) = (pki.ca(), &client.certificate, &client.key);
     format!(
         "[identity.test]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n\
          [listener.in]\naddress = \"127.0.0.1:0\"\nupstream = \"up\"\n\

@@ -10,13 +10,25 @@ pub mod config;
 pub mod hostile;
 pub mod http;
 pub mod knot;
+#[cfg(unix)]
+pub mod mail;
+#[cfg(unix)]
+pub mod patroni;
 pub mod peer;
+#[cfg(unix)]
+pub mod pgbouncer;
 pub mod pki;
+#[cfg(unix)]
+pub mod postgres;
 pub mod process;
+pub mod programs;
 pub mod records;
 pub mod scene;
 pub mod servers;
+#[cfg(unix)]
+pub mod sql;
 pub mod upstream;
+pub mod wine;
 pub mod wording;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

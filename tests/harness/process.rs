@@ -97,6 +97,20 @@ impl Process {
         })
     }
 
+    /// Sends a signal and waits for the end, unless it has ended already. One that is late is killed with its owner.
+    #[cfg(unix)]
+    pub fn end(&mut self, signal: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        // An error: it ends just now.
+        Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.pid())]).status().ok();
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Its open descriptors.
     #[cfg(target_os = "linux")]
     pub fn descriptors(&self) -> usize {

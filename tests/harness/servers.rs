@@ -1,13 +1,14 @@
 //! Real servers with TLS that demands a client certificate, each on a port of its own and gone when dropped.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::pki::{Pki, fixture};
 use super::process::Process;
+use super::programs::tool;
 use super::{PATIENCE, free_address};
 
 /// A running server.
@@ -116,7 +117,7 @@ impl Server {
                 "clusters": [{"name": "behind", "connect_timeout": "3s", "load_assignment": {"cluster_name": "behind",
                     "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint(behind)}}]}]}}]}});
             std::fs::write(&file, config.to_string()).expect("envoy.json is written");
-            let mut command = Command::new(envoy_program());
+            let mut command = Command::new(tool("envoy/bin/envoy"));
             command.arg("-c").arg(file).args([
                 "--concurrency",
                 "1",
@@ -140,12 +141,4 @@ impl Server {
 
 fn files(pki: &Pki) -> [String; 3] {
     [&pki.ca(), &pki.server.certificate, &pki.server.key].map(|path| path.display().to_string())
-}
-
-/// Envoy where `tests/run` has put it.
-pub fn envoy_program() -> PathBuf {
-    std::env::var_os("NUNCIO_TEST_ENVOY").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/envoy/bin/envoy")),
-        PathBuf::from,
-    )
 }

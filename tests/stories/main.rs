@@ -21,6 +21,12 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_mail;
+#[cfg(test)]
+mod harness_postgres;
+#[cfg(test)]
+mod http_check;
+#[cfg(test)]
 mod idle;
 #[cfg(test)]
 mod life;
@@ -29,6 +35,8 @@ mod messages;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod probe;
 #[cfg(test)]
 mod real_servers;
@@ -36,3 +44,5 @@ mod real_servers;
 mod six_endpoints;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
+mod windows;

@@ -17,12 +17,12 @@ const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "S
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
-/// The server's greeting for the client, and who reads along. Only for an upstream with TLS: towards one without, a
-/// client's own STARTTLS is its own business.
-pub(in crate::protocol) fn greet(negotiated: Negotiated) -> Greeting {
-    let mut reading = Reading::default();
+/// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
+/// is not, nothing is changed: a client's own STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greeting {
+    let mut reading = Reading { secured, ..Reading::default() };
     if negotiated.greeting.is_empty() {
-        // It comes through TLS.
+        // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
     }
     Greeting {
@@ -34,6 +34,7 @@ pub(in crate::protocol) fn greet(negotiated: Negotiated) -> Greeting {
 /// Reads along.
 #[derive(Default)]
 struct Reading {
+    secured: bool,
     /// What is still to be answered, in order.
     awaited: VecDeque<Reply>,
     /// The reply that has begun.
@@ -44,6 +45,10 @@ struct Reading {
     line: Line,
     /// The client is past the beginning: its words are of no more interest.
     is_past: bool,
+    /// The client has said QUIT.
+    is_leaving: bool,
+    /// The server has said something since the greeting was replayed.
+    is_answering: bool,
     /// The server's words could not be followed.
     is_lost: bool,
     left: WhyLeft,
@@ -78,7 +83,7 @@ struct WhyLeft {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if !self.line.is_later && !self.is_done() && heard.first() == Some(&0x16) {
+        if self.secured && !self.line.is_later && !self.is_done() && heard.first() == Some(&0x16) {
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client began with TLS where plaintext SMTP is expected; switch TLS off in the client: \
@@ -98,6 +103,7 @@ impl Greeter for Reading {
 
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         let mut rest = heard;
+        self.is_answering |= !heard.is_empty();
         while !rest.is_empty() && !self.is_done() {
             let reply = *self.current.get_or_insert_with(|| self.awaited.pop_front().unwrap_or(Reply::Other));
             let (count, seen) = self.reader.read(rest);
@@ -131,8 +137,12 @@ impl Greeter for Reading {
     }
 
     fn may_refuse(&self) -> bool {
+        if self.is_leaving {
+            return false; // many a server hangs up without a word
+        }
         match self.current {
-            None => !self.awaited.is_empty(),
+            // Before the server's first word inside TLS the client is about to ask for it: 421 may come unasked.
+            None => !self.awaited.is_empty() || !self.is_answering,
             Some(Reply::Hello) => true,
             Some(Reply::Other) => false,
         }
@@ -141,6 +151,9 @@ impl Greeter for Reading {
     fn why_left(&self) -> Option<Remark> {
         const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
         let WhyLeft { said_starttls, knows_offer, without_mechanisms } = self.left;
+        if !self.secured {
+            return None;
+        }
         if said_starttls {
             return Some(Remark { detail: "the client insists on STARTTLS", mend: SWITCH_OFF });
         }
@@ -191,13 +204,14 @@ impl Reading {
         self.awaited.push_back(if is_hello { Reply::Hello } else { Reply::Other });
         self.is_past = self.awaited.len() == MAX_AWAITED;
         self.left.said_starttls |= word == b"STARTTLS";
+        self.is_leaving |= word == b"QUIT";
         // Who takes its leave is asked why it leaves.
         self.left.knows_offer &= word == b"QUIT";
     }
 
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
         let reply = mem::take(&mut self.held);
-        if code != 250 {
+        if code != 250 || !self.secured {
             onward.down.extend_from_slice(&reply);
             return;
         }
@@ -246,16 +260,22 @@ fn put_onward(line: &[u8], offer: &mut Vec<u8>) {
         return;
     }
     let start = offer.len();
-    let until = line.len() - arguments.len() - end(line).len();
-    offer.extend_from_slice(&line[..until]);
-    // The first separator stays (`AUTH=` or `AUTH `), whichever mechanism then is the first.
-    let (mut separator, mut is_empty) = (arguments.first().copied(), true);
-    for mechanism in
-        arguments.split(is_separator).filter(|mechanism| !mechanism.is_empty() && !is_bound(mechanism))
-    {
-        offer.push(separator.take().unwrap_or(b' '));
+    offer.extend_from_slice(&line[..line.len() - arguments.len() - end(line).len()]);
+    let (mut rest, mut first_gap, mut is_empty) = (arguments, None, true);
+    while !rest.is_empty() {
+        let (gap, behind) =
+            rest.split_at(rest.iter().position(|byte| !is_separator(byte)).unwrap_or(rest.len()));
+        let (mechanism, behind) =
+            behind.split_at(behind.iter().position(is_separator).unwrap_or(behind.len()));
+        rest = behind;
+        if is_bound(mechanism) {
+            // It stays `AUTH=` or `AUTH `, whichever mechanism is now the first.
+            first_gap = first_gap.or(is_empty.then_some(gap));
+            continue;
+        }
+        offer.extend_from_slice(first_gap.take().unwrap_or(gap));
         offer.extend_from_slice(mechanism);
-        is_empty = false;
+        is_empty &= mechanism.is_empty();
     }
     match is_empty {
         true => offer.truncate(start),

@@ -188,6 +188,13 @@ impl Talk for Negotiation {
         }
     }
 
+    fn if_late(&self) -> Option<&'static str> {
+        (self.awaited == Awaited::Greeting && self.reply.is_empty()).then_some(
+            "if this port speaks TLS from its first byte (465), set tls = \"direct\"; if the server greets late on \
+             purpose or looks its clients up in a slow DNS, raise timeouts.negotiate",
+        )
+    }
+
     fn ended(&self, heard: &[u8]) -> Option<Failure> {
         let said = [&self.reply, heard].concat();
         if let Some(odd) = odd_line(&said, true) {

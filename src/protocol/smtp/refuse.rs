@@ -135,10 +135,10 @@ mod tests {
     /// Whatever a detail holds: it is one reply of printable ASCII, in lines that every client takes.
     #[test]
     fn every_reason_with_any_words_is_one_reply() {
-        for seed in 0..5_000 {
+        for seed in 0..1_000 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let alphabet: Vec<char> = "ab  \r\n\t\0\u{7f}é…\u{202e}😀%-".chars().collect();
-            let longest = *rng.choice([1, 100, 3000].as_slice()).unwrap();
+            let longest = *rng.choice([1, 100, 1500].as_slice()).unwrap();
             let detail: String =
                 (0..rng.usize(0..longest)).map(|_| *rng.choice(&alphabet).unwrap()).collect();
             let reason = *rng.choice(Reason::ALL).unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::super::harness::ambassador::{Ambassador, refused};
 use super::super::harness::process::run_by;
-use super::super::harness::{PATIENCE, clients};
+use super::super::harness::{PATIENCE, clients, http};
 use super::{World, echoes, listener_at, we_are_root};
 
 /// A connection to a Unix socket that gives up as a test should.
@@ -150,6 +150,30 @@ fn sockets_of_systemd_are_served_by_name_and_a_spare_one_is_told_of() {
         nuncio.process().lines().iter().filter(|line| line.contains("that no listener uses")).count(),
         1
     );
+}
+
+/// The admin's sockets may be systemd's too: then it can be asked while nuncio restarts. One that other hosts could reach is
+/// as wrong as such an address in the file.
+#[test]
+fn the_admin_answers_on_sockets_of_systemd_if_they_are_local() {
+    let world = World::new();
+    let path = world.pki.directory().join("admin.sock");
+    let config =
+        world.up() + &listener_at("in", "systemd:orders", "") + "[admin]\naddress = \"systemd:admin\"\n";
+    let places = format!("0,0,{}", path.display());
+    let nuncio = activated(&config, "orders:admin:admin", &places);
+    assert_eq!(nuncio.get("/healthz").body, "ok\n");
+    assert_ne!(nuncio.admin(), nuncio.listener("in"));
+    let request = "GET /healthz HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\n\r\n";
+    assert_eq!(http::request_on(unix(&path), request).unwrap().body, "ok\n");
+    drop(nuncio);
+
+    let open = ACTIVATE.replace("\"127.0.0.1\"", "\"0.0.0.0\"");
+    let (code, said) = refused(&config.replace("systemd:orders", "127.0.0.1:0"), |command| {
+        run_by(command, "python3", &["-c", &open, "admin", "0"]);
+    });
+    assert_eq!(code, Some(3));
+    assert!(said.contains("other hosts could reach 0.0.0.0:"), "{said}");
 }
 
 /// A listener's socket of systemd goes with a reload and comes back with the next one.

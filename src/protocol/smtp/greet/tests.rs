@@ -1,3 +1,5 @@
+//! Conversations of which the greeter hears both sides, in any pieces.
+
 use super::*;
 use Party::{Client, Upstream};
 
@@ -13,7 +15,7 @@ struct After {
 
 /// Lets both sides say their parts, in pieces of at most `longest` bytes; from when it is done, bytes go as they are.
 fn say(greeting: &str, turns: Turns<'_>, longest: usize, rng: &mut fastrand::Rng) -> After {
-    let Greeting { mut onward, greeter } = greet(Negotiated { greeting: greeting.into() });
+    let Greeting { mut onward, greeter } = greet(Negotiated { greeting: greeting.into() }, true);
     let mut greeter = greeter.expect("somebody reads along");
     for (party, words) in turns {
         let mut rest = words.as_bytes();
@@ -71,6 +73,8 @@ fn mechanisms_bound_to_tls_are_taken_out_and_nothing_else_is_changed() {
             "250-mx\r\n250-AUTH=LOGIN\r\n250 HELP\r\n",
         ),
         ("250-mx\r\n250 AUTH SCRAM-SHA-256-PLUS\tLOGIN\r\n", "250-mx\r\n250 AUTH LOGIN\r\n"),
+        // With the gap before it, and no byte more.
+        ("250-mx\r\n250 AUTH  A\tX-PLUS B  X-PLUS \r \n", "250-mx\r\n250 AUTH  A B \r \n"),
         // Nothing is left: the line goes, and if it was the last, the one before it is now.
         ("250-mx\r\n250-AUTH SCRAM-SHA-256-PLUS\r\n250 HELP\r\n", "250-mx\r\n250 HELP\r\n"),
         ("250-mx\r\n250-SIZE\r\n250 AUTH SCRAM-SHA-256-PLUS\r\n", "250-mx\r\n250 SIZE\r\n"),
@@ -203,8 +207,10 @@ fn a_refusal_is_possible_while_an_answer_is_awaited_and_none_of_it_was_seen() {
         ("", &[(Upstream, "220-mx\r\n")], false),
         ("", &[(Upstream, "220 mx\r\n")], false),
         ("", &[(Client, "EHLO me\r\n"), (Upstream, "220 mx\r\n")], true),
-        ("220 mx\r\n", &[], false),
-        ("220 mx\r\n", &[(Client, "EHLO me")], false),
+        // It reads the refusal when it has said its first command.
+        ("220 mx\r\n", &[], true),
+        ("220 mx\r\n", &[(Client, "EHLO me")], true),
+        ("220 mx\r\n", &[(Client, "QUIT\r\n")], false),
         ("220 mx\r\n", &[(Client, "EHLO me\r\n")], true),
         // It is read as a whole before any of it goes on.
         ("220 mx\r\n", &[(Client, "EHLO me\r\n"), (Upstream, "250-mx\r\n250")], true),
@@ -212,6 +218,7 @@ fn a_refusal_is_possible_while_an_answer_is_awaited_and_none_of_it_was_seen() {
         ("220 mx\r\n", &[(Client, "EHLO me\r\n"), offer, (Client, "NOOP\r\n")], true),
         ("220 mx\r\n", &[(Client, "EHLO me\r\n"), offer, (Client, "NOOP\r\n"), (Upstream, "2")], false),
         ("220 mx\r\n", &[(Client, "NOOP\r\nRSET\r\n"), (Upstream, "250 ok\r\n")], true),
+        ("220 mx\r\n", &[(Client, "EHLO me\r\n"), offer, (Client, "QUIT\r\n")], false),
         // Unasked.
         ("220 mx\r\n", &[(Upstream, "421 4.4.2 mx Error: timeout")], false),
     ] {
@@ -222,7 +229,7 @@ fn a_refusal_is_possible_while_an_answer_is_awaited_and_none_of_it_was_seen() {
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
     for greeting in ["", "220 mx\r\n"] {
-        let mut greeter = greet(Negotiated { greeting: greeting.into() }).greeter.unwrap();
+        let mut greeter = greet(Negotiated { greeting: greeting.into() }, true).greeter.unwrap();
         let mut onward = Onward::default();
         let objection = greeter.client_said(b"\x16\x03\x01\x02\0", &mut onward).unwrap_err();
         assert_eq!((objection.to, onward), (Client, Onward::default()));
@@ -282,7 +289,7 @@ fn what_cannot_be_followed_passes_as_it_is() {
 
 #[test]
 fn neither_endless_words_nor_endless_commands_are_kept() {
-    let mut reading = Reading::default();
+    let mut reading = Reading { secured: true, ..Reading::default() };
     for (words, times) in [("EHLO ", 1), ("x", 100_000), ("\r\n", 1), (" ", 100_000), ("NOOP\r\n", 10_000)] {
         for _ in 0..times {
             reading.client_said(words.as_bytes(), &mut Onward::default()).unwrap();
@@ -347,4 +354,25 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
             turns.iter().filter(|(party, _)| *party == Client).map(|(_, words)| *words).collect();
         assert_eq!(whole.up, said, "seed {seed}");
     }
+}
+
+/// Towards a server without TLS the client may ask for it itself: to take that away would be to strip its protection.
+#[test]
+fn towards_a_server_without_tls_nothing_is_changed() {
+    let Greeting { mut onward, greeter } = greet(Negotiated::default(), false);
+    let mut greeter = greeter.unwrap();
+    let offer = "250-mx\r\n250-AUTH X-PLUS\r\n250 STARTTLS\r\n";
+    greeter.upstream_said(b"220 mx\r\n", &mut onward).unwrap();
+    greeter.client_said(b"EHLO me\r\n", &mut onward).unwrap();
+    assert!(greeter.may_refuse());
+    greeter.upstream_said(offer.as_bytes(), &mut onward).unwrap();
+    greeter.client_said(b"STARTTLS\r\n", &mut onward).unwrap();
+    greeter.upstream_said(b"220 go\r\n", &mut onward).unwrap();
+    assert_eq!((greeter.is_done(), greeter.why_left()), (false, None));
+    greeter.client_said(b"\x16\x03\x01", &mut onward).unwrap();
+    assert!(greeter.is_done());
+    assert_eq!(onward.down, ["220 mx\r\n", offer, "220 go\r\n"].concat().as_bytes());
+    // From the first byte: the server will know what to make of it.
+    let mut greeter = greet(Negotiated::default(), false).greeter.unwrap();
+    assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
 }

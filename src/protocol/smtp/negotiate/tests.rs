@@ -1,3 +1,5 @@
+//! Servers that are willing, servers that are not, and servers that are none: what is made of them, however they speak.
+
 use super::*;
 
 /// Servers that say yes: greeting, answer to EHLO, answer to STARTTLS.
@@ -112,6 +114,15 @@ fn each_word_waits_for_its_reply() {
         assert_eq!(negotiation.hear(&mut hears.into(), &mut said), Ok(None));
         assert_eq!((String::from_utf8(said).unwrap().as_str(), negotiation.awaits()), (says, awaits));
     }
+}
+
+/// A port that speaks TLS from its first byte awaits our ClientHello, and we its greeting.
+#[test]
+fn a_server_that_stays_silent_may_wait_for_tls() {
+    let mut negotiation = Negotiation::new("me");
+    assert!(negotiation.if_late().is_some_and(|mend| mend.contains("tls = \"direct\"")));
+    assert_eq!(negotiation.hear(&mut b"220 mx\r\n".to_vec(), &mut Vec::new()), Ok(None));
+    assert_eq!(negotiation.if_late(), None);
 }
 
 /// The name comes from the system: it must not become a command of its own.
