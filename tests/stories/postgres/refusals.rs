@@ -1,0 +1,317 @@
+//! No, as clients print it: the same words from psql and psycopg, an SQLSTATE for programs, and the id of the record.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::harness::ambassador::Ambassador;
+use super::super::harness::peer::Peer;
+use super::super::harness::pki::{By, SERVER_NAME, Valid};
+use super::super::harness::postgres::{self, Postgres, Release, Setup};
+use super::super::harness::programs::Running;
+use super::super::harness::scene::story;
+use super::super::harness::sql::{self, Driver};
+use super::super::harness::wording::redacted;
+use super::super::harness::{PATIENCE, Pki, eventually, free_address};
+use super::{behind, behind_as, through};
+
+/// What clients meet is their own doing: nothing checks beside them, and no circuit opens after a few.
+const ALONE: &str = "health.kind = \"off\"\nbreaker.consecutive = \"off\"\n";
+
+/// A refusal is prompt: psql's own start included, on a busy machine.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// Asks with psql, with psycopg, which must say the same, and with asyncpg, which tells the SQLSTATE: what psql prints,
+/// the code, and how each was recorded.
+#[track_caller]
+fn told(nuncio: &mut Ambassador) -> String {
+    let conninfo = through(nuncio);
+    let [psql, record] = ask(nuncio, Driver::Psql, &conninfo);
+    let [psycopg, _] = ask(nuncio, Driver::Psycopg, &conninfo);
+    let words = psql.strip_prefix("psql: error: ").unwrap();
+    assert_eq!(psycopg.strip_prefix("OperationalError: connection failed: "), Some(words));
+    let [asyncpg, _] = ask(nuncio, Driver::Asyncpg, &conninfo);
+    let code = asyncpg.split(':').next().unwrap();
+    redacted(&format!("{psql}\n{code}\n{record}"))
+}
+
+/// What a client prints, and its record. Ports and the record's id, which the client must have been told, are replaced.
+#[track_caller]
+fn ask(nuncio: &mut Ambassador, driver: Driver, conninfo: &str) -> [String; 2] {
+    let before = nuncio.records().len();
+    let begun = Instant::now();
+    let ran = driver.ask(conninfo, "select 1");
+    assert!(begun.elapsed() < PROMPT, "{:?}: {ran:#?}", begun.elapsed());
+    let record = nuncio.wait_records(before + 1).remove(before);
+    let id = record["id"].as_str().unwrap();
+    if ran.stderr.contains("nuncio: ") {
+        assert!(ran.stderr.contains(&format!("; record {id}")), "{ran:#?} {record}");
+    }
+    let port = format!("port {}", nuncio.listener("in").port());
+    [ran.refusal().replace(id, "ID").replace(&port, "port PORT"), story(&record)]
+}
+
+/// Nothing listens there.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_server_is_down() {
+    let pki = Pki::generate();
+    let mut nuncio = Ambassador::start(&behind(&pki, &[free_address()], ALONE));
+    insta::assert_snapshot!(told(&mut nuncio), @"");
+}
+
+/// After failures in a row nobody is sent there for a while.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_circuit_is_open() {
+    let pki = Pki::generate();
+    let keys = "health.kind = \"off\"\nbreaker.consecutive = 1\nbreaker.open_for = \"60s\"\n";
+    let mut nuncio = Ambassador::start(&behind(&pki, &[free_address()], keys));
+    let conninfo = through(&nuncio);
+    ask(&mut nuncio, Driver::Psql, &conninfo);
+    insta::assert_snapshot!(told(&mut nuncio), @"");
+}
+
+/// The checks have found nobody who is well.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn no_server_is_healthy() {
+    let pki = Pki::generate();
+    let endpoint = free_address();
+    let keys = "health.interval = \"100ms\"\nhealth.fall = 1\n";
+    let mut nuncio = Ambassador::start(&behind(&pki, &[endpoint], keys));
+    nuncio.wait_metric("nuncio_health_checks_total", &[("result", "failure")], |failed| failed >= 1.0);
+    nuncio.wait_metric("nuncio_endpoint_up", &[], |up| up == 0.0);
+    insta::assert_snapshot!(told(&mut nuncio), @"");
+}
+
+/// The server's certificate is of a CA that is not ours.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_server_has_a_certificate_of_another_ca() {
+    let pki = Pki::generate();
+    let foreign = pki.issue("foreign", &[SERVER_NAME], By::Foreign, Valid::Now);
+    let server = Postgres::with(&pki, &Setup { server: Some(&foreign), ..Setup::default() });
+    let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ALONE));
+    let told = told(&mut nuncio).replace(&pki.directory().display().to_string(), "/etc/nuncio");
+    insta::assert_snapshot!(told, @"");
+}
+
+/// The server does not trust the issuer of our certificate. With TLS 1.3 it says so when the client's first message is on its
+/// way already, with TLS 1.2 in the handshake; the client is told the same.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_server_refuses_our_certificate() {
+    let pki = Pki::generate();
+    let server = Postgres::start(&pki);
+    let stranger = pki.issue("stranger", &["app"], By::Foreign, Valid::Now);
+    let mut both = String::new();
+    for version in ["1.3", "1.2"] {
+        let keys = format!("{ALONE}tls_max = \"{version}\"\n");
+        let mut nuncio = Ambassador::start(&behind_as(&pki, &stranger, &[server.address()], &keys));
+        both += &format!("TLS {version}\n{}\n\n", told(&mut nuncio));
+    }
+    insta::assert_snapshot!(both, @"");
+}
+
+/// The same by the newest server, which a client of TLS from the first byte meets.
+#[test]
+#[ignore = "needs postgresql, also the newest, and clients in Python: tests/run installs them"]
+fn the_newest_server_refuses_our_certificate() {
+    let pki = Pki::generate();
+    let server = Postgres::with(&pki, &Setup { release: Release::Newest, ..Setup::default() });
+    let stranger = pki.issue("stranger", &["app"], By::Foreign, Valid::Now);
+    for tls in ["negotiate", "direct"] {
+        let keys = format!("{ALONE}tls = \"{tls}\"\n");
+        let mut nuncio = Ambassador::start(&behind_as(&pki, &stranger, &[server.address()], &keys));
+        let conninfo = through(&nuncio);
+        let [words, record] = ask(&mut nuncio, Driver::Asyncpg, &conninfo);
+        assert!(words.starts_with("InvalidAuthorizationSpecificationError 28000: nuncio: "), "{words}");
+        assert!(record.contains("/client_certificate_refused/upstream"), "{record}");
+    }
+}
+
+/// `ssl = off`.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_server_has_no_tls() {
+    let pki = Pki::generate();
+    let setup = Setup { hba: postgres::PASSWORD_ONLY, settings: &["ssl=off"], ..Setup::default() };
+    let server = Postgres::with(&pki, &setup);
+    let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ALONE));
+    insta::assert_snapshot!(told(&mut nuncio), @"");
+}
+
+/// What the server itself refuses inside TLS passes as it is: pg_hba.conf, a certificate of another role, no more places.
+#[test]
+#[ignore = "needs postgresql-15: tests/run installs it"]
+fn what_the_server_refuses_is_in_its_own_words() {
+    let pki = Pki::generate();
+    let client = postgres::client(&pki);
+    let mut all = String::new();
+    let mut refused = |name: &str, nuncio: &mut Ambassador| {
+        let conninfo = through(nuncio);
+        let [words, record] = ask(nuncio, Driver::Psql, &conninfo);
+        all += &format!("{name}: {words}\n{record}\n");
+    };
+    for (name, hba) in [("reject", postgres::REJECT), ("no entry", postgres::NO_ENTRY)] {
+        let server = Postgres::with(&pki, &Setup { hba, ..Setup::default() });
+        refused(name, &mut Ambassador::start(&behind(&pki, &[server.address()], ALONE)));
+    }
+    let settings = &["max_connections=4", "superuser_reserved_connections=3"];
+    let server = Postgres::with(&pki, &Setup { settings, ..Setup::default() });
+    let mut nuncio = Ambassador::start(&behind_as(&pki, &client, &[server.address()], ALONE));
+    let _only = sql::sleeping_psql(Release::Debian, &through(&nuncio), &[&server]);
+    refused("too many", &mut nuncio);
+    refused(
+        "another role",
+        &mut Ambassador::start(&behind_as(&pki, &pki.client, &[server.address()], ALONE)),
+    );
+    insta::assert_snapshot!(all, @"");
+}
+
+/// No place at the upstream comes free in time.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_upstream_has_no_place_left() {
+    let pki = Pki::generate();
+    let server = Postgres::start(&pki);
+    let keys = format!("{ALONE}limits.connections = 1\nlimits.queue_timeout = \"300ms\"\n");
+    let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], &keys));
+    let _only = sql::sleeping_psql(Release::Debian, &through(&nuncio), &[&server]);
+    insta::assert_snapshot!(told(&mut nuncio), @"");
+}
+
+/// The listener's own cap.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_listener_has_no_place_left() {
+    let pki = Pki::generate();
+    let server = Postgres::start(&pki);
+    let file =
+        behind(&pki, &[server.address()], ALONE).replace("[upstream.up]", "connections = 1\n[upstream.up]");
+    let mut nuncio = Ambassador::start(&file);
+    let _only = sql::sleeping_psql(Release::Debian, &through(&nuncio), &[&server]);
+    insta::assert_snapshot!(told(&mut nuncio), @"");
+}
+
+/// Another user of this host than those who may.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn the_client_may_not_come_in() {
+    let pki = Pki::generate();
+    let file = behind(&pki, &[free_address()], ALONE)
+        .replace("[upstream.up]", "allow_users = [\"daemon\"]\n[upstream.up]");
+    let mut nuncio = Ambassador::start(&file);
+    let told = told(&mut nuncio);
+    let us = told.split("user ").nth(1).unwrap().split(" may not").next().unwrap().to_owned();
+    insta::assert_snapshot!(told.replace(&us, "USER (uid N)"), @"");
+}
+
+/// SIGTERM while a client waits for a place: it is told when the time is up, and who comes later finds nobody listening.
+#[test]
+#[ignore = "needs postgresql-15: tests/run installs it"]
+fn nuncio_is_stopping() {
+    let pki = Pki::generate();
+    let server = Postgres::start(&pki);
+    let keys = format!(
+        "{ALONE}limits.connections = 1\nlimits.queue_timeout = \"60s\"\ntimeouts.establish = \"60s\"\n"
+    );
+    let file = behind(&pki, &[server.address()], &keys);
+    let mut nuncio = Ambassador::start(&format!("drain_timeout = \"1s\"\ndrain_jitter = \"0s\"\n{file}"));
+    let conninfo = through(&nuncio);
+    let only = sql::sleeping_psql(Release::Debian, &conninfo, &[&server]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| sql::psql(Release::Debian, &conninfo, "select 1"));
+        nuncio.wait_state("/api/v1/connections", "one waits in the queue", |live| {
+            let live = live["connections"].as_array()?;
+            live.iter().any(|connection| connection["stage"] == "queue").then_some(())
+        });
+        nuncio.process().signal("TERM");
+        nuncio.wait_line("draining");
+        let late = sql::psql(Release::Debian, &conninfo, "select 1");
+        assert!(late.refusal().contains("Connection refused"), "{late:#?}");
+        let ran = waiting.join().unwrap();
+        assert!(nuncio.process().wait_exit(PATIENCE).success());
+        let records = nuncio.records();
+        let find = |stage: &str| records.iter().find(|record| record["stage"] == stage).unwrap();
+        let record = find("queue");
+        let words = ran.refusal().replace(record["id"].as_str().unwrap(), "ID");
+        let words = words.replace(conninfo.split(['=', ' ']).nth(3).unwrap(), "PORT");
+        let whole = format!("{words}\n{}\n\n{}\n{}", story(record), only_words(only), story(find("relay")));
+        insta::assert_snapshot!(whole, @"");
+    });
+}
+
+/// What a client in the middle of a statement says.
+fn only_words(only: Running) -> String {
+    only.finish(sql::LIMIT).refusal().to_owned()
+}
+
+/// Someone on the way puts words of their own behind the server's yes, in the same packet or in the next: nothing of the
+/// client's goes there, neither its name nor its password.
+#[test]
+#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
+fn bytes_behind_the_servers_yes_are_refused() {
+    let pki = Pki::generate();
+    let injected = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    let mut both = String::new();
+    for (name, packets) in [
+        ("at once", vec![[b"S", &injected[..]].concat()]),
+        ("right behind", vec![b"S".to_vec(), injected.to_vec()]),
+    ] {
+        let (heard, all) = channel();
+        let heard = Mutex::new(heard);
+        let peer = Peer::start(move |stream| {
+            // An error: nuncio was faster to leave.
+            inject(stream, &packets, &heard).ok();
+        });
+        let mut nuncio = Ambassador::start(&behind(&pki, &[peer.address()], ALONE));
+        both += &format!("{name}: {}\n\n", told(&mut nuncio));
+        drop(peer);
+        let all: Vec<Vec<u8>> = all.try_iter().collect();
+        assert_eq!(all.len(), 9, "three clients, three attempts each");
+        for heard in all {
+            assert!(!heard.windows(4).any(|four| four == b"user"), "{heard:?}");
+        }
+    }
+    insta::assert_snapshot!(both, @"");
+}
+
+fn inject(mut stream: TcpStream, packets: &[Vec<u8>], heard: &Mutex<Sender<Vec<u8>>>) -> std::io::Result<()> {
+    let mut request = [0; 8];
+    stream.read_exact(&mut request)?;
+    for packet in packets {
+        stream.write_all(packet)?;
+    }
+    let mut rest = Vec::new();
+    // An error: a reset, since nuncio had not read all that was injected.
+    stream.read_to_end(&mut rest).ok();
+    let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    heard.send(rest).map_err(std::io::Error::other)
+}
+
+/// Checks go as far as the handshake, and the server's log has not a line of them, nor of the leaving.
+#[test]
+#[ignore = "needs postgresql, also the newest: tests/run installs it"]
+fn checks_leave_nothing_in_the_servers_log() {
+    let pki = Pki::generate();
+    for (release, tls) in
+        [(Release::Debian, "negotiate"), (Release::Newest, "negotiate"), (Release::Newest, "direct")]
+    {
+        let setup = Setup { release, settings: &["log_connections=off"], ..Setup::default() };
+        let server = Postgres::with(&pki, &setup);
+        let keys = format!("tls = \"{tls}\"\nhealth.interval = \"50ms\"\n");
+        let before = server.log();
+        let nuncio = Ambassador::start(&behind(&pki, &[server.address()], &keys));
+        nuncio.wait_metric("nuncio_health_checks_total", &[("result", "success")], |passed| passed >= 10.0);
+        assert_eq!(nuncio.metric("nuncio_health_checks_total", &[("result", "failure")]), 0.0);
+        assert_eq!(server.log(), before, "{release:?} {tls}");
+        // It would have been seen there.
+        let over = format!("{} connect_timeout=5", through(&nuncio).replace("correct-horse", "wrong"));
+        sql::psql(release, &over, "select 1").refusal();
+        eventually("a line of a client", PATIENCE, || (server.log() != before).then_some(()));
+    }
+}
