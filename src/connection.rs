@@ -328,7 +328,7 @@ fn broken_socket(error: &std::io::Error) -> Box<Ending> {
 }
 
 fn draining(stage: Stage) -> Failure {
-    Failure::new(stage, Reason::Draining, Side::Ambassador, "nuncio is shutting down")
+    Failure::new(stage, Reason::Draining, Side::Ambassador, "shutting down: no new connections are taken")
 }
 
 fn no_such_upstream(route: &route::Route) -> Failure {

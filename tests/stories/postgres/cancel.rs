@@ -140,9 +140,7 @@ fn a_server_that_has_left_the_set_is_still_reached() {
     let [first, others @ ..] = addresses(&servers);
     let mut nuncio = Ambassador::start(&behind(&pki, &[first], BY_TURNS));
     let psql = sql::sleeping_psql(Release::Debian, &through(&nuncio), &[&servers[0]]);
-    // The same port as before, which libpq sends its request to.
-    let file = behind(&pki, &others, BY_TURNS).replace("127.0.0.1:0", &nuncio.listener("in").to_string());
-    nuncio.reloaded(&file);
+    nuncio.reloaded(&behind(&pki, &others, BY_TURNS));
     psql.signal("INT");
     assert_cancelled(&psql.finish(sql::LIMIT));
     for record in nuncio.wait_records(2) {

@@ -47,7 +47,38 @@ fn what_a_client_insists_on_is_in_the_log() {
         let record = nuncio.wait_records(count + 1).pop().unwrap();
         all += &format!("{demand}, {release:?}\n{}\n{}\n\n", ran.refusal(), told(&record));
     }
-    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @"");
+    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @r#"
+sslmode=require, Debian
+psql: error: connection to server at "127.0.0.1", port PORT failed: server does not support SSL, but SSL was required
+failed admit/bad_preface/client by ambassador
+  the client left when its SSLRequest was answered no: it insists on TLS of its own
+  set sslmode=disable or prefer in the client: nuncio speaks TLS to the server
+
+sslmode=require, Newest
+psql: error: connection to server at "127.0.0.1", port PORT failed: server does not support SSL, but SSL was required
+failed admit/bad_preface/client by ambassador
+  the client left when its SSLRequest was answered no: it insists on TLS of its own
+  set sslmode=disable or prefer in the client: nuncio speaks TLS to the server
+
+sslmode=require sslnegotiation=direct, Newest
+psql: error: connection to server at "127.0.0.1", port PORT failed: SSL error: wrong version number
+This may indicate that the server does not support any SSL protocol version between TLSv1.2 and TLSv1.3.
+failed admit/bad_preface/client by ambassador
+  the client itself starts TLS with its first byte (sslnegotiation=direct?)
+  set sslmode=disable in the client: nuncio speaks TLS to the server
+
+channel_binding=require, Debian
+psql: error: connection to server at "127.0.0.1", port PORT failed: channel binding required, but SSL not in use
+cancelled greet/bad_preface/client by client; ok
+  the client left when the server asked it for a password: it has none, or insists on channel binding, which cannot pass where TLS ends in between
+  give the client its password (psql asks for it and comes again), and set channel_binding=prefer or disable in it
+
+channel_binding=require, Newest
+psql: error: connection to server at "127.0.0.1", port PORT failed: channel binding required, but SSL not in use
+cancelled greet/bad_preface/client by client; ok
+  the client left when the server asked it for a password: it has none, or insists on channel binding, which cannot pass where TLS ends in between
+  give the client its password (psql asks for it and comes again), and set channel_binding=prefer or disable in it
+"#);
 }
 
 /// A program without a password for a server that wants one.
@@ -92,7 +123,11 @@ fn gssapi_encryption_is_declined() {
     stream.read_exact(&mut [0]).unwrap();
     drop(stream);
     let record = nuncio.wait_records(3).pop().unwrap();
-    insta::assert_snapshot!(told(&record), @"");
+    insta::assert_snapshot!(told(&record), @r"
+failed admit/bad_preface/client by ambassador
+  the client left when its GSSENCRequest was answered no: it insists on GSSAPI encryption of its own
+  set gssencmode=disable or prefer in the client: nuncio speaks TLS to the server
+");
 }
 
 /// StartupMessage of protocol 3.0.
@@ -134,7 +169,32 @@ fn who_speaks_nothing_or_something_else_is_told_so() {
         let sqlstate = answer.split('\0').find(|field| field.starts_with('C')).unwrap_or("-");
         all += &format!("{name}: {sqlstate} {}\n", told(&record));
     }
-    insta::assert_snapshot!(all, @"");
+    insta::assert_snapshot!(all, @r"
+nothing: C08P01 failed admit/preface_timeout/client by ambassador
+  the client's startup message did not come within 300ms
+  is this the protocol that the client speaks?
+half a message: C08P01 failed admit/preface_timeout/client by ambassador
+  the client's startup message did not come within 300ms
+  is this the protocol that the client speaks?
+only SSLRequest: C08P01 failed admit/preface_timeout/client by ambassador
+  the client's startup message, after no to its SSLRequest did not come within 300ms
+  is this the protocol that the client speaks?
+HTTP: C08P01 failed admit/bad_preface/client by ambassador
+  the client speaks HTTP, not PostgreSQL
+  is this the protocol that the client speaks?
+PROXY protocol: C08P01 failed admit/bad_preface/client by ambassador
+  the client begins with a PROXY protocol header, not with PostgreSQL's startup message
+  is this the protocol that the client speaks?
+a ClientHello: C08P01 failed admit/bad_preface/client by ambassador
+  the client itself starts TLS with its first byte (sslnegotiation=direct?)
+  set sslmode=disable in the client: nuncio speaks TLS to the server
+noise: C08P01 failed admit/bad_preface/client by ambassador
+  the client's first message would have 2779096485 bytes: this is not PostgreSQL
+  is this the protocol that the client speaks?
+protocol 2: C08P01 failed admit/bad_preface/client by ambassador
+  the client speaks protocol 2.0, of before PostgreSQL 7.4
+  use a newer driver: no server since PostgreSQL 14 speaks it either
+");
 }
 
 /// A client that never says what it wants does not keep nuncio from ending.
@@ -143,15 +203,19 @@ fn a_silent_client_is_refused_when_the_drain_ends() {
     let pki = Pki::generate();
     let file = behind(&pki, &[free_address()], "health.kind = \"off\"\n")
         .replace("[upstream.up]", "preface_timeout = \"1h\"\n[upstream.up]");
-    let mut nuncio = Ambassador::start(&format!("drain_timeout = \"300ms\"\n{file}"));
+    let mut nuncio = Ambassador::start(&format!("drain_timeout = \"300ms\"\ndrain_jitter = \"0s\"\n{file}"));
     let mut stream = clients::connect(nuncio.listener("in"));
     stream.write_all(&SSL_REQUEST).unwrap();
     stream.read_exact(&mut [0]).unwrap();
     let begun = Instant::now();
     nuncio.process().signal("TERM");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("\0C57P03\0Mnuncio: nuncio is shutting down\0"), "{answer:?}");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.contains("\0C57P03\0Mnuncio: shutting down: no new connections are taken\0"),
+        "{answer:?}"
+    );
     drop(stream);
     assert!(nuncio.process().wait_exit(PATIENCE).success());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

@@ -30,11 +30,12 @@ fn told(nuncio: &mut Ambassador) -> String {
     let conninfo = through(nuncio);
     let [psql, record] = ask(nuncio, Driver::Psql, &conninfo);
     let [psycopg, _] = ask(nuncio, Driver::Psycopg, &conninfo);
+    let (psql, psycopg) = (redacted(&psql), redacted(&psycopg));
     let words = psql.strip_prefix("psql: error: ").unwrap();
     assert_eq!(psycopg.strip_prefix("OperationalError: connection failed: "), Some(words));
     let [asyncpg, _] = ask(nuncio, Driver::Asyncpg, &conninfo);
     let code = asyncpg.split(':').next().unwrap();
-    redacted(&format!("{psql}\n{code}\n{record}"))
+    format!("{psql}\n{code}\n{record}")
 }
 
 /// What a client prints, and its record. Ports and the record's id, which the client must have been told, are replaced.
@@ -59,7 +60,13 @@ fn ask(nuncio: &mut Ambassador, driver: Driver, conninfo: &str) -> [String; 2] {
 fn the_server_is_down() {
     let pki = Pki::generate();
     let mut nuncio = Ambassador::start(&behind(&pki, &[free_address()], ALONE));
-    insta::assert_snapshot!(told(&mut nuncio), @"");
+    insta::assert_snapshot!(told(&mut nuncio), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: 127.0.0.1:PORT refused the connection
+DETAIL:  stage connect, reason connection_refused, side upstream; record ID
+HINT:  is the server running, and does it listen on this address and port?
+CannotConnectNowError 57P03
+failed connect/connection_refused/upstream by ambassador; connect/connection_refused, connect/connection_refused, connect/connection_refused
+"#);
 }
 
 /// After failures in a row nobody is sent there for a while.
@@ -71,7 +78,13 @@ fn the_circuit_is_open() {
     let mut nuncio = Ambassador::start(&behind(&pki, &[free_address()], keys));
     let conninfo = through(&nuncio);
     ask(&mut nuncio, Driver::Psql, &conninfo);
-    insta::assert_snapshot!(told(&mut nuncio), @"");
+    insta::assert_snapshot!(told(&mut nuncio), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: 127.0.0.1:PORT: circuit open after 1 × connection refused, tries again in N s
+DETAIL:  stage route, reason circuit_open, side upstream; record ID
+HINT:  mend the endpoint's own failure, named in /api/v1/upstreams; the circuit closes by itself
+CannotConnectNowError 57P03
+refused route/circuit_open/upstream by ambassador
+"#);
 }
 
 /// The checks have found nobody who is well.
@@ -84,7 +97,13 @@ fn no_server_is_healthy() {
     let mut nuncio = Ambassador::start(&behind(&pki, &[endpoint], keys));
     nuncio.wait_metric("nuncio_health_checks_total", &[("result", "failure")], |failed| failed >= 1.0);
     nuncio.wait_metric("nuncio_endpoint_up", &[], |up| up == 0.0);
-    insta::assert_snapshot!(told(&mut nuncio), @"");
+    insta::assert_snapshot!(told(&mut nuncio), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: 127.0.0.1:PORT: health check failed: connect: connection_refused (upstream): 127.0.0.1:PORT refused the connection; is the server running, and does it listen on this address and port?
+DETAIL:  stage route, reason destination_unavailable, side upstream; record ID
+HINT:  see which endpoints are down in /api/v1/upstreams, and why
+CannotConnectNowError 57P03
+failed route/destination_unavailable/upstream by ambassador
+"#);
 }
 
 /// The server's certificate is of a CA that is not ours.
@@ -96,7 +115,13 @@ fn the_server_has_a_certificate_of_another_ca() {
     let server = Postgres::with(&pki, &Setup { server: Some(&foreign), ..Setup::default() });
     let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ALONE));
     let told = told(&mut nuncio).replace(&pki.directory().display().to_string(), "/etc/nuncio");
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: the server's certificate CN=upstream.test was not signed by the CN=nuncio test CA in /etc/nuncio/ca.pem: there are two of that name
+DETAIL:  stage handshake, reason tls_certificate_error, side upstream; record ID
+HINT:  put the newer CA certificate into /etc/nuncio/ca.pem, beside the old one
+ClientCannotConnectError 08001
+failed handshake/tls_certificate_error/upstream by ambassador; handshake/tls_certificate_error, handshake/tls_certificate_error, handshake/tls_certificate_error
+"#);
 }
 
 /// The server does not trust the issuer of our certificate. With TLS 1.3 it says so when the client's first message is on its
@@ -113,7 +138,22 @@ fn the_server_refuses_our_certificate() {
         let mut nuncio = Ambassador::start(&behind_as(&pki, &stranger, &[server.address()], &keys));
         both += &format!("TLS {version}\n{}\n\n", told(&mut nuncio));
     }
-    insta::assert_snapshot!(both, @"");
+    let both = both.replace(&pki.directory().display().to_string(), "/etc/nuncio");
+    insta::assert_snapshot!(both, @r#"
+TLS 1.3
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); it says that it accepts certificates issued by CN=nuncio test CA
+DETAIL:  stage greet, reason client_certificate_refused, side upstream; record ID
+HINT:  the server's CA file has another CN=nuncio test CA, an older or a newer one: put the one that issued our certificate beside it
+InvalidAuthorizationSpecificationError 28000
+failed greet/client_certificate_refused/upstream by upstream; ok
+
+TLS 1.2
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); it says that it accepts certificates issued by CN=nuncio test CA
+DETAIL:  stage handshake, reason client_certificate_refused, side upstream; record ID
+HINT:  the server's CA file has another CN=nuncio test CA, an older or a newer one: put the one that issued our certificate beside it
+InvalidAuthorizationSpecificationError 28000
+failed handshake/client_certificate_refused/upstream by ambassador; handshake/client_certificate_refused, handshake/client_certificate_refused, handshake/client_certificate_refused
+"#);
 }
 
 /// The same by the newest server, which a client of TLS from the first byte meets.
@@ -141,7 +181,13 @@ fn the_server_has_no_tls() {
     let setup = Setup { hba: postgres::PASSWORD_ONLY, settings: &["ssl=off"], ..Setup::default() };
     let server = Postgres::with(&pki, &setup);
     let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ALONE));
-    insta::assert_snapshot!(told(&mut nuncio), @"");
+    insta::assert_snapshot!(told(&mut nuncio), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: the server answered no to SSLRequest: it has no TLS
+DETAIL:  stage negotiate, reason negotiation_refused, side upstream; record ID
+HINT:  set ssl = on in its postgresql.conf, with ssl_cert_file and ssl_key_file; or, where the network is trusted, tls = "off" here
+ConnectionRejectionError 08004
+failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
+"#);
 }
 
 /// What the server itself refuses inside TLS passes as it is: pg_hba.conf, a certificate of another role, no more places.
@@ -169,7 +215,16 @@ fn what_the_server_refuses_is_in_its_own_words() {
         "another role",
         &mut Ambassador::start(&behind_as(&pki, &pki.client, &[server.address()], ALONE)),
     );
-    insta::assert_snapshot!(all, @"");
+    insta::assert_snapshot!(all, @r#"
+reject: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  pg_hba.conf rejects connection for host "127.0.0.1", user "app", database "app", SSL encryption
+success by upstream; ok
+no entry: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  no pg_hba.conf entry for host "127.0.0.1", user "app", database "app", SSL encryption
+success by upstream; ok
+too many: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  remaining connection slots are reserved for non-replication superuser connections
+success by upstream; ok
+another role: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  password authentication failed for user "app"
+success by upstream; ok
+"#);
 }
 
 /// No place at the upstream comes free in time.
@@ -181,7 +236,13 @@ fn the_upstream_has_no_place_left() {
     let keys = format!("{ALONE}limits.connections = 1\nlimits.queue_timeout = \"300ms\"\n");
     let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], &keys));
     let _only = sql::sleeping_psql(Release::Debian, &through(&nuncio), &[&server]);
-    insta::assert_snapshot!(told(&mut nuncio), @"");
+    insta::assert_snapshot!(told(&mut nuncio), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: none of the 1 places (limits.connections) came free within N s (limits.queue_timeout)
+DETAIL:  stage queue, reason queue_timeout, side ambassador; record ID
+HINT:  raise limits.connections, or find out why connections are held so long
+TooManyConnectionsError 53300
+failed queue/queue_timeout/ambassador by ambassador
+"#);
 }
 
 /// The listener's own cap.
@@ -194,7 +255,13 @@ fn the_listener_has_no_place_left() {
         behind(&pki, &[server.address()], ALONE).replace("[upstream.up]", "connections = 1\n[upstream.up]");
     let mut nuncio = Ambassador::start(&file);
     let _only = sql::sleeping_psql(Release::Debian, &through(&nuncio), &[&server]);
-    insta::assert_snapshot!(told(&mut nuncio), @"");
+    insta::assert_snapshot!(told(&mut nuncio), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: as many connections of this listener are open as may be: 1 (`connections`)
+DETAIL:  stage admit, reason connection_limit_reached, side ambassador; record ID
+HINT:  raise the limit that the detail names, or find who holds the connections
+TooManyConnectionsError 53300
+refused admit/connection_limit_reached/ambassador by ambassador
+"#);
 }
 
 /// Another user of this host than those who may.
@@ -207,7 +274,13 @@ fn the_client_may_not_come_in() {
     let mut nuncio = Ambassador::start(&file);
     let told = told(&mut nuncio);
     let us = told.split("user ").nth(1).unwrap().split(" may not").next().unwrap().to_owned();
-    insta::assert_snapshot!(told.replace(&us, "USER (uid N)"), @"");
+    insta::assert_snapshot!(told.replace(&us, "USER (uid N)"), @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: user USER (uid N) may not use this listener
+DETAIL:  stage admit, reason admission_denied, side client; record ID
+HINT:  add the user to the listener's `allow_users` (or `allow_groups`): USER (uid N)
+InvalidAuthorizationSpecificationError 28000
+refused admit/admission_denied/client by ambassador
+"#);
 }
 
 /// SIGTERM while a client waits for a place: it is told when the time is up, and who comes later finds nobody listening.
@@ -225,9 +298,8 @@ fn nuncio_is_stopping() {
     let only = sql::sleeping_psql(Release::Debian, &conninfo, &[&server]);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| sql::psql(Release::Debian, &conninfo, "select 1"));
-        nuncio.wait_state("/api/v1/connections", "one waits in the queue", |live| {
-            let live = live["connections"].as_array()?;
-            live.iter().any(|connection| connection["stage"] == "queue").then_some(())
+        nuncio.wait_state("/api/v1/upstreams", "one waits in the queue", |upstreams| {
+            (upstreams[0]["waiting"] == 1).then_some(())
         });
         nuncio.process().signal("TERM");
         nuncio.wait_line("draining");
@@ -241,7 +313,18 @@ fn nuncio_is_stopping() {
         let words = ran.refusal().replace(record["id"].as_str().unwrap(), "ID");
         let words = words.replace(conninfo.split(['=', ' ']).nth(3).unwrap(), "PORT");
         let whole = format!("{words}\n{}\n\n{}\n{}", story(record), only_words(only), story(find("relay")));
-        insta::assert_snapshot!(whole, @"");
+        insta::assert_snapshot!(whole, @r#"
+psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: shutting down: no new connections are taken
+DETAIL:  stage queue, reason draining, side ambassador; record ID
+HINT:  connect again: another instance, or this one after its restart, will answer
+refused queue/draining/ambassador by ambassador
+
+server closed the connection unexpectedly
+	This probably means the server terminated abnormally
+	before or while processing the request.
+connection to server was lost
+cancelled relay/draining/ambassador by ambassador; ok
+"#);
     });
 }
 
@@ -277,7 +360,19 @@ fn bytes_behind_the_servers_yes_are_refused() {
             assert!(!heard.windows(4).any(|four| four == b"user"), "{heard:?}");
         }
     }
-    insta::assert_snapshot!(both, @"");
+    insta::assert_snapshot!(both, @r#"
+at once: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: N bytes in plaintext behind the answer to SSLRequest: someone may be injecting them (CVE-2021-23222)
+DETAIL:  stage negotiate, reason negotiation_error, side upstream; record ID
+HINT:  find out who is on the way to the server: no PostgreSQL server sends them
+ClientCannotConnectError 08001
+failed negotiate/negotiation_error/upstream by ambassador; negotiate/negotiation_error, negotiate/negotiation_error, negotiate/negotiation_error
+
+right behind: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: N bytes in plaintext behind the answer to SSLRequest: someone may be injecting them (CVE-2021-23222)
+DETAIL:  stage negotiate, reason negotiation_error, side upstream; record ID
+HINT:  find out who is on the way to the server: no PostgreSQL server sends them
+ClientCannotConnectError 08001
+failed negotiate/negotiation_error/upstream by ambassador; negotiate/negotiation_error, negotiate/negotiation_error, negotiate/negotiation_error
+"#);
 }
 
 fn inject(mut stream: TcpStream, packets: &[Vec<u8>], heard: &Mutex<Sender<Vec<u8>>>) -> std::io::Result<()> {
