@@ -143,6 +143,7 @@ async fn walk(
     };
     let opening = opening.map_err(|unopened| match unopened {
         Unopened::Left => Stop::Over(left(Gone::Silently, &Trail::default(), Duration::ZERO)),
+        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
         Unopened::Failed(failure) => Stop::No(Heard::Opening, failure),
     })?;
 
@@ -317,6 +318,10 @@ fn left(gone: Gone, trail: &Trail, waited: Duration) -> Box<Ending> {
         }
     };
     let quiet = failure.is_none() && trail.attempts.is_empty() && waited < PROBE;
+    left_for(failure, quiet)
+}
+
+fn left_for(failure: Option<Failure>, quiet: bool) -> Box<Ending> {
     Box::new(Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet })
 }
 

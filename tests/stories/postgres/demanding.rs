@@ -50,13 +50,13 @@ fn what_a_client_insists_on_is_in_the_log() {
     insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @r#"
 sslmode=require, Debian
 psql: error: connection to server at "127.0.0.1", port PORT failed: server does not support SSL, but SSL was required
-failed admit/bad_preface/client by ambassador
+cancelled admit/bad_preface/client by client
   the client left when its SSLRequest was answered no: it insists on TLS of its own
   set sslmode=disable or prefer in the client: nuncio speaks TLS to the server
 
 sslmode=require, Newest
 psql: error: connection to server at "127.0.0.1", port PORT failed: server does not support SSL, but SSL was required
-failed admit/bad_preface/client by ambassador
+cancelled admit/bad_preface/client by client
   the client left when its SSLRequest was answered no: it insists on TLS of its own
   set sslmode=disable or prefer in the client: nuncio speaks TLS to the server
 
@@ -124,7 +124,7 @@ fn gssapi_encryption_is_declined() {
     drop(stream);
     let record = nuncio.wait_records(3).pop().unwrap();
     insta::assert_snapshot!(told(&record), @r"
-failed admit/bad_preface/client by ambassador
+cancelled admit/bad_preface/client by client
   the client left when its GSSENCRequest was answered no: it insists on GSSAPI encryption of its own
   set gssencmode=disable or prefer in the client: nuncio speaks TLS to the server
 ");

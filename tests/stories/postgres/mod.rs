@@ -8,6 +8,7 @@ mod cancel;
 mod demanding;
 mod failover;
 mod login;
+mod negotiation;
 mod refusals;
 
 use std::net::SocketAddr;

@@ -1,24 +1,19 @@
 //! No, as clients print it: the same words from psql and psycopg, an SQLSTATE for programs, and the id of the record.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::harness::ambassador::Ambassador;
-use super::super::harness::peer::Peer;
 use super::super::harness::pki::{By, SERVER_NAME, Valid};
 use super::super::harness::postgres::{self, Postgres, Release, Setup};
 use super::super::harness::programs::Running;
 use super::super::harness::scene::story;
 use super::super::harness::sql::{self, Driver};
 use super::super::harness::wording::redacted;
-use super::super::harness::{PATIENCE, Pki, eventually, free_address};
+use super::super::harness::{PATIENCE, Pki, free_address};
 use super::{behind, behind_as, through};
 
 /// What clients meet is their own doing: nothing checks beside them, and no circuit opens after a few.
-const ALONE: &str = "health.kind = \"off\"\nbreaker.consecutive = \"off\"\n";
+pub(super) const ALONE: &str = "health.kind = \"off\"\nbreaker.consecutive = \"off\"\n";
 
 /// A refusal is prompt: psql's own start included, on a busy machine.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -26,7 +21,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// Asks with psql, with psycopg, which must say the same, and with asyncpg, which tells the SQLSTATE: what psql prints,
 /// the code, and how each was recorded.
 #[track_caller]
-fn told(nuncio: &mut Ambassador) -> String {
+pub(super) fn told(nuncio: &mut Ambassador) -> String {
     let conninfo = through(nuncio);
     let [psql, record] = ask(nuncio, Driver::Psql, &conninfo);
     let [psycopg, _] = ask(nuncio, Driver::Psycopg, &conninfo);
@@ -331,82 +326,4 @@ cancelled relay/draining/ambassador by ambassador; ok
 /// What a client in the middle of a statement says.
 fn only_words(only: Running) -> String {
     only.finish(sql::LIMIT).refusal().to_owned()
-}
-
-/// Someone on the way puts words of their own behind the server's yes, in the same packet or in the next: nothing of the
-/// client's goes there, neither its name nor its password.
-#[test]
-#[ignore = "needs postgresql and clients in Python: tests/run installs them"]
-fn bytes_behind_the_servers_yes_are_refused() {
-    let pki = Pki::generate();
-    let injected = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
-    let mut both = String::new();
-    for (name, packets) in [
-        ("at once", vec![[b"S", &injected[..]].concat()]),
-        ("right behind", vec![b"S".to_vec(), injected.to_vec()]),
-    ] {
-        let (heard, all) = channel();
-        let heard = Mutex::new(heard);
-        let peer = Peer::start(move |stream| {
-            // An error: nuncio was faster to leave.
-            inject(stream, &packets, &heard).ok();
-        });
-        let mut nuncio = Ambassador::start(&behind(&pki, &[peer.address()], ALONE));
-        both += &format!("{name}: {}\n\n", told(&mut nuncio));
-        drop(peer);
-        let all: Vec<Vec<u8>> = all.try_iter().collect();
-        assert_eq!(all.len(), 9, "three clients, three attempts each");
-        for heard in all {
-            assert!(!heard.windows(4).any(|four| four == b"user"), "{heard:?}");
-        }
-    }
-    insta::assert_snapshot!(both, @r#"
-at once: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: N bytes in plaintext behind the answer to SSLRequest: someone may be injecting them (CVE-2021-23222)
-DETAIL:  stage negotiate, reason negotiation_error, side upstream; record ID
-HINT:  find out who is on the way to the server: no PostgreSQL server sends them
-ClientCannotConnectError 08001
-failed negotiate/negotiation_error/upstream by ambassador; negotiate/negotiation_error, negotiate/negotiation_error, negotiate/negotiation_error
-
-right behind: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  nuncio: N bytes in plaintext behind the answer to SSLRequest: someone may be injecting them (CVE-2021-23222)
-DETAIL:  stage negotiate, reason negotiation_error, side upstream; record ID
-HINT:  find out who is on the way to the server: no PostgreSQL server sends them
-ClientCannotConnectError 08001
-failed negotiate/negotiation_error/upstream by ambassador; negotiate/negotiation_error, negotiate/negotiation_error, negotiate/negotiation_error
-"#);
-}
-
-fn inject(mut stream: TcpStream, packets: &[Vec<u8>], heard: &Mutex<Sender<Vec<u8>>>) -> std::io::Result<()> {
-    let mut request = [0; 8];
-    stream.read_exact(&mut request)?;
-    for packet in packets {
-        stream.write_all(packet)?;
-    }
-    let mut rest = Vec::new();
-    // An error: a reset, since nuncio had not read all that was injected.
-    stream.read_to_end(&mut rest).ok();
-    let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-    heard.send(rest).map_err(std::io::Error::other)
-}
-
-/// Checks go as far as the handshake, and the server's log has not a line of them, nor of the leaving.
-#[test]
-#[ignore = "needs postgresql, also the newest: tests/run installs it"]
-fn checks_leave_nothing_in_the_servers_log() {
-    let pki = Pki::generate();
-    for (release, tls) in
-        [(Release::Debian, "negotiate"), (Release::Newest, "negotiate"), (Release::Newest, "direct")]
-    {
-        let setup = Setup { release, settings: &["log_connections=off"], ..Setup::default() };
-        let server = Postgres::with(&pki, &setup);
-        let keys = format!("tls = \"{tls}\"\nhealth.interval = \"50ms\"\n");
-        let before = server.log();
-        let nuncio = Ambassador::start(&behind(&pki, &[server.address()], &keys));
-        nuncio.wait_metric("nuncio_health_checks_total", &[("result", "success")], |passed| passed >= 10.0);
-        assert_eq!(nuncio.metric("nuncio_health_checks_total", &[("result", "failure")]), 0.0);
-        assert_eq!(server.log(), before, "{release:?} {tls}");
-        // It would have been seen there.
-        let over = format!("{} connect_timeout=5", through(&nuncio).replace("correct-horse", "wrong"));
-        sql::psql(release, &over, "select 1").refusal();
-        eventually("a line of a client", PATIENCE, || (server.log() != before).then_some(()));
-    }
 }
