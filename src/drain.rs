@@ -3,23 +3,29 @@
 //! One [`Drain`] says when, any number of [`Watch`]es hear it. It begins (accept no more, say "draining" to who asks),
 //! and then it ends: each connection at its own moment before the deadline, so that the clients of a whole fleet do not
 //! all come back in the same instant. What a connection does at its end is its own business.
+//!
+//! Thousands of idle connections wait for it, and busy ones ask at every wake: one that waits costs its waker's place in
+//! a list that all share, and one that asks takes no lock while there is no news.
 
 use std::future::{self, Future};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The side that begins and ends it. Dropped, it leaves things as they stand.
 #[derive(Debug)]
 pub struct Drain {
-    phase: watch::Sender<Phase>,
+    shared: Arc<Shared>,
 }
 
 /// The side that hears of it: cheap to clone, cheap to wait on.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    phase: watch::Receiver<Phase>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +42,27 @@ struct Deadline {
     spread: Duration,
 }
 
+#[derive(Debug)]
+struct Shared {
+    /// How often the phase changed; it is told without the lock whether there is news.
+    changes: AtomicU32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    waiting: Vec<Option<Waker>>,
+    /// Places in `waiting` that nobody has.
+    free: Vec<u32>,
+}
+
 impl Drain {
     /// A drain that has not begun.
     pub fn new() -> (Drain, Watch) {
-        let (sender, receiver) = watch::channel(Phase::Serving);
-        (Drain { phase: sender }, Watch { phase: receiver })
+        let state = State { phase: Phase::Serving, waiting: Vec::new(), free: Vec::new() };
+        let shared = Arc::new(Shared { changes: AtomicU32::new(0), state: Mutex::new(state) });
+        (Drain { shared: shared.clone() }, Watch { shared })
     }
 
     /// Begins: nothing new is accepted, what is open may finish, until [`Drain::end_now`].
@@ -57,73 +79,156 @@ impl Drain {
 
     /// Every connection ends now.
     pub fn end_now(&self) {
-        self.phase.send_replace(Phase::Ended);
+        self.shared.change(|_| Some(Phase::Ended));
     }
 
     /// Another way to hear of it.
     pub fn watch(&self) -> Watch {
-        Watch { phase: self.phase.subscribe() }
+        Watch { shared: self.shared.clone() }
     }
 
     /// A second beginning changes nothing: connections already go by the first one's deadline.
     fn begin(&self, deadline: Option<Deadline>) {
-        self.phase.send_if_modified(|phase| {
-            let begins = matches!(phase, Phase::Serving);
-            if begins {
-                *phase = Phase::Draining(deadline);
-            }
-            begins
-        });
+        self.shared.change(|phase| matches!(phase, Phase::Serving).then_some(Phase::Draining(deadline)));
     }
 }
 
 impl Watch {
     /// Whether it has begun.
     pub fn is_draining(&self) -> bool {
-        !matches!(*self.phase.borrow(), Phase::Serving)
+        self.shared.changes() > 0
     }
 
     /// Resolves when it begins.
     pub fn started(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut phase = self.phase.clone();
-        async move {
-            if phase.wait_for(|phase| !matches!(phase, Phase::Serving)).await.is_err() {
-                future::pending().await
-            }
-        }
+        let mut news = News::of(&self.shared);
+        future::poll_fn(move |cx| match news.look(cx) {
+            Some(Phase::Draining(_) | Phase::Ended) => Poll::Ready(()),
+            Some(Phase::Serving) | None => Poll::Pending,
+        })
     }
 
     /// Resolves when this connection must end. `share` (0 to 1, drawn once a connection) is its place in the spread:
     /// 0 ends at the deadline, 1 is the first to go.
-    ///
-    /// Thousands of idle connections each hold this future, so that the timer is made only once the drain has begun.
-    pub fn ended(&self, share: f64) -> impl Future<Output = ()> + Send + use<> {
-        let share = share_of(share);
-        let mut phase = self.phase.clone();
-        async move {
-            loop {
-                let end = match *phase.borrow_and_update() {
-                    Phase::Ended => return,
-                    Phase::Serving | Phase::Draining(None) => None,
-                    Phase::Draining(Some(Deadline { at, spread })) => Some(at - spread.mul_f64(share)),
-                };
-                let its_turn = async {
-                    match end {
-                        Some(end) => Box::pin(tokio::time::sleep_until(end)).await,
-                        None => future::pending().await,
-                    }
-                };
-                let news = async {
-                    if phase.changed().await.is_err() {
-                        future::pending().await // nobody is left who could change it
-                    }
-                };
-                tokio::select! {
-                    () = its_turn => return,
-                    () = news => {}
-                }
+    pub fn ended(&self, share: f64) -> End {
+        End { news: News::of(&self.shared), share: share_of(share), its_turn: None }
+    }
+}
+
+/// See [`Watch::ended`].
+#[derive(Debug)]
+pub struct End {
+    news: News,
+    share: f64,
+    /// Made only once the drain has begun.
+    its_turn: Option<Pin<Box<Sleep>>>,
+}
+
+impl Future for End {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.news.look(cx) {
+            Some(Phase::Ended) => return Poll::Ready(()),
+            Some(Phase::Draining(Some(Deadline { at, spread }))) => {
+                let at = at - spread.mul_f64(self.share);
+                self.its_turn = Some(Box::pin(sleep_until(at)));
             }
+            Some(Phase::Serving | Phase::Draining(None)) | None => {}
         }
+        match &mut self.its_turn {
+            Some(its_turn) => its_turn.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// One who waits for the phase to change, with a place in the list from its first look until it is dropped.
+#[derive(Debug)]
+struct News {
+    shared: Arc<Shared>,
+    /// How many changes it has seen.
+    seen: u32,
+    /// Its place in the list, while it has one.
+    place: u32,
+    /// The waker that is there.
+    waker: Option<Waker>,
+}
+
+impl News {
+    fn of(shared: &Arc<Shared>) -> News {
+        News { shared: shared.clone(), seen: 0, place: 0, waker: None }
+    }
+
+    /// The phase, if it may be another than at the last look. Else, and after it, a change will wake.
+    fn look(&mut self, cx: &Context<'_>) -> Option<Phase> {
+        let will_wake = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if will_wake && self.shared.changes() == self.seen {
+            return None;
+        }
+        if !will_wake {
+            self.leave();
+        }
+        let mut state = self.shared.state();
+        if !will_wake {
+            self.place = state.enter(cx.waker().clone());
+            self.waker = Some(cx.waker().clone());
+        }
+        self.seen = self.shared.changes();
+        Some(state.phase)
+    }
+
+    fn leave(&mut self) {
+        if self.waker.take().is_some() {
+            // In two steps: what a waker does when it is dropped must not happen under the lock.
+            let waker = self.shared.state().leave(self.place);
+            drop(waker);
+        }
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changes(&self) -> u32 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Puts the next phase in, if there is one, and wakes everybody.
+    fn change(&self, next: impl FnOnce(Phase) -> Option<Phase>) {
+        let mut state = self.state();
+        let Some(phase) = next(state.phase) else { return };
+        state.phase = phase;
+        self.changes.fetch_add(1, Ordering::Release);
+        let wakers: Vec<Waker> = state.waiting.iter().flatten().cloned().collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Gives the place that it took.
+    fn enter(&mut self, waker: Waker) -> u32 {
+        let place = self.free.pop().unwrap_or(self.waiting.len() as u32);
+        match self.waiting.get_mut(place as usize) {
+            Some(free) => *free = Some(waker),
+            None => self.waiting.push(Some(waker)),
+        }
+        place
+    }
+
+    /// Gives the waker back that was there.
+    fn leave(&mut self, place: u32) -> Option<Waker> {
+        self.free.push(place);
+        self.waiting[place as usize].take()
     }
 }
 
@@ -198,10 +303,36 @@ mod tests {
         assert!(ends_after(&watch, 0.0).await >= LIMIT);
     }
 
+    /// Connections come and go, and with them their wakers: what is left behind is as long as the most that ever waited.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_no_longer_there_leaves_its_place_to_the_next() {
+        let (drain, watch) = Drain::new();
+        for _ in 0..3 {
+            let waits = || timeout(LIMIT, watch.ended(0.0));
+            let (first, second) = tokio::join!(waits(), waits());
+            assert!(first.is_err() && second.is_err());
+        }
+        let state = watch.shared.state();
+        assert_eq!((state.waiting.len(), state.free.len()), (2, 2));
+        assert!(state.waiting.iter().all(Option::is_none));
+        drop((state, drain));
+    }
+
+    /// A future may be polled by one task first and by another later; the other is the one to wake.
+    #[tokio::test(start_paused = true)]
+    async fn it_is_heard_in_another_task_than_where_the_waiting_began() {
+        let (drain, watch) = Drain::new();
+        let mut end = watch.ended(0.0);
+        assert!(timeout(LIMIT, &mut end).await.is_err());
+        let elsewhere = tokio::spawn(end);
+        tokio::task::yield_now().await;
+        drain.end_now();
+        timeout(Duration::from_secs(1), elsewhere).await.unwrap().unwrap();
+    }
+
     #[test]
     fn an_idle_connection_pays_little_for_watching() {
-        let (_drain, watch) = Drain::new();
-        let future = watch.ended(0.5);
-        assert!(size_of_val(&future) <= 256, "{} bytes", size_of_val(&future));
+        let in_the_list = size_of::<Option<Waker>>() + size_of::<u32>();
+        assert!(size_of::<End>() + in_the_list <= 68, "{} + {in_the_list} bytes", size_of::<End>());
     }
 }

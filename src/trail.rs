@@ -71,17 +71,32 @@ impl Attempt {
 
 /// How long each step took; `None`: the step was not taken, or not finished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct Times<T = Duration> {
     /// Waiting for a place.
-    pub queue: Option<Duration>,
+    pub queue: Option<T>,
     /// Name to addresses.
-    pub resolve: Option<Duration>,
+    pub resolve: Option<T>,
     /// TCP.
-    pub connect: Option<Duration>,
+    pub connect: Option<T>,
     /// Through an outbound proxy.
-    pub proxy: Option<Duration>,
+    pub proxy: Option<T>,
     /// The plaintext messages before TLS.
-    pub negotiate: Option<Duration>,
+    pub negotiate: Option<T>,
     /// TLS.
-    pub handshake: Option<Duration>,
+    pub handshake: Option<T>,
+}
+
+impl<T> Times<T> {
+    /// The same times, told otherwise.
+    pub fn map<U>(self, told: impl Fn(T) -> U + Copy) -> Times<U> {
+        let Times { queue, resolve, connect, proxy, negotiate, handshake } = self;
+        Times {
+            queue: queue.map(told),
+            resolve: resolve.map(told),
+            connect: connect.map(told),
+            proxy: proxy.map(told),
+            negotiate: negotiate.map(told),
+            handshake: handshake.map(told),
+        }
+    }
 }

@@ -129,6 +129,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "establish",
             "failure",
             "health",
+            "protocol",
             "record",
             "service",
             "socket",

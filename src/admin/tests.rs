@@ -77,7 +77,7 @@ async fn every_page_answers_and_none_may_be_cached() {
     let house = house(&[]);
     let client = ClientAddr::Tcp("127.0.0.1:5".parse().unwrap());
     let ended = Record::open(&house.journal, &"orders".into(), &client, Instant::now());
-    let id = ended.id;
+    let id = ended.id();
     ended.close(Ending {
         outcome: Outcome::Success,
         failure: None,
@@ -117,7 +117,7 @@ async fn connections_are_filtered_and_counted() {
     let open: Vec<_> = ["a", "a", "b"]
         .map(|upstream| {
             let mut record = Record::open(&house.journal, &"l".into(), &client, Instant::now());
-            record.upstream = Some(upstream.into());
+            record.draft().upstream = Some(upstream.into());
             record.relaying();
             record
         })

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::rows::{Rows, count};
 use crate::config::{self, Config};
 use crate::discovery::Source;
+use crate::protocol::Protocol;
 use crate::tls::{self, Date, Identity, PeerFacts};
 use crate::upstream::EndpointSpec;
 
@@ -34,7 +35,9 @@ struct Upstream {
     /// As written; with `dns`, none.
     endpoints: Vec<Endpoint>,
     dns: Option<String>,
-    /// `direct` or `off`.
+    /// `tcp`, `postgres`, ...
+    protocol: &'static str,
+    /// `negotiate`, `direct` or `off`.
     tls: &'static str,
     /// `ca`, `system`, `pins` or `anything`; with TLS off, none.
     trusts: Option<&'static str>,
@@ -133,6 +136,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         name: name.to_owned(),
         endpoints,
         dns,
+        protocol: written.protocol.name(),
         tls: match mode {
             tls::Mode::Off => "off",
             tls::Mode::Negotiate => "negotiate",
@@ -175,15 +179,23 @@ impl Upstream {
             let marks: String = marks.into_iter().flatten().collect();
             rows.row(if place == 0 { "endpoints" } else { "" }, format!("{}{marks}", endpoint.address));
         }
+        if self.protocol != Protocol::Tcp.name() {
+            rows.row("protocol", self.protocol);
+        }
         let by = match self.trusts {
-            None => "off: everything goes in plaintext",
-            Some("pins") => "from the first byte; the server by its pin",
-            Some("anything") => "from the first byte; any server is taken",
-            Some("ca") => "from the first byte; the server by the CA of the identity",
-            Some(_) => "from the first byte; the server by the system's roots",
+            None => "everything goes in plaintext",
+            Some("pins") => "the server by its pin",
+            Some("anything") => "any server is taken",
+            Some("ca") => "the server by the CA of the identity",
+            Some(_) => "the server by the system's roots",
+        };
+        let begins = match self.tls {
+            "negotiate" => "asked for in the protocol's words; ",
+            "direct" => "from the first byte; ",
+            _ => "off: ",
         };
         let name = self.server_name.as_ref().map(|name| format!(", as {name}")).unwrap_or_default();
-        rows.row("tls", format!("{by}{name}"));
+        rows.row("tls", format!("{begins}{by}{name}"));
         if let Some(identity) = &self.identity {
             rows.row("identity", identity);
         }

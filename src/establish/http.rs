@@ -48,7 +48,7 @@ pub(super) async fn check(target: &Target, spec: &EndpointSpec, deadline: Instan
     let way = reach(target, manner, &server, deadline, &mut trail, None).await;
     let Reached { mut stream, secured, .. } = way.map_err(|failure| question.explain(failure))?;
     let (Some(secured), Some(tls)) = (secured, &http.tls) else { return question.ask(stream).await };
-    let (answer, refusal) = secured.converse(&mut stream, tls, |stream| question.ask(stream)).await;
+    let (answer, refusal) = secured.carry(&mut stream, tls, |stream| question.ask(stream)).await;
     match refusal {
         Some(refusal) if answer.is_err() => Err(question.explain(refusal)),
         Some(_) | None => answer,

@@ -11,6 +11,8 @@ mod greet;
 mod negotiate;
 mod preface;
 mod refuse;
+#[cfg(test)]
+mod tests;
 
 use super::{Facts, First};
 

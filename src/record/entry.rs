@@ -1,13 +1,14 @@
 //! What others may see of a connection while it goes on, and what the counters have of it so far.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::ConnectionId;
 use super::view::{AttemptView, ConnectionView, Millis, State, Timestamp, TlsView};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
-use crate::metrics::{Series, Timed, held};
+use crate::metrics::{Series, Timed};
 use crate::relay::Flow;
 use crate::trail::{Attempt, Times};
 
@@ -19,10 +20,10 @@ pub(super) struct Entry {
     pub(super) client: ClientAddr,
     pub(super) accepted: Instant,
     pub(super) opened: SystemTime,
-    pub(super) flow: Arc<Flow>,
+    pub(super) flow: Flow,
     /// How much of the flow the counters have already.
     pub(super) counted: Counted,
-    pub(super) relaying: OnceLock<Box<Relaying>>,
+    pub(super) relaying: OnceLock<Relaying>,
 }
 
 #[derive(Debug, Default)]
@@ -30,8 +31,6 @@ pub(super) struct Counted {
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
     pub(super) first_byte: AtomicBool,
-    /// Exchanges by bucket; empty until there is one.
-    pub(super) waits: Mutex<Vec<u32>>,
 }
 
 /// What is known once the connection is established, and does not change after.
@@ -39,11 +38,54 @@ pub(super) struct Counted {
 pub(super) struct Relaying {
     pub(super) upstream: Option<UpstreamName>,
     pub(super) endpoint: Option<Arc<str>>,
-    pub(super) attempts: Box<[Attempt]>,
-    pub(super) times: Times,
+    pub(super) attempts: Attempts,
+    pub(super) times: Times<Took>,
     pub(super) tls: Option<Arc<TlsView>>,
     pub(super) user: Option<u32>,
     pub(super) series: Arc<Series>,
+}
+
+/// The attempts at a connection. Most have one, which worked, at the endpoint that the record has anyway.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    failed: Box<[Attempt]>,
+    worked: Option<Took>,
+}
+
+impl Attempts {
+    /// `endpoint`: where the connection is, if it is.
+    pub(super) fn new(mut all: Vec<Attempt>, endpoint: Option<&Arc<str>>) -> Attempts {
+        let last = all.pop_if(|last| last.stage.is_none() && Some(&last.endpoint) == endpoint);
+        Attempts { failed: all.into_boxed_slice(), worked: last.map(|last| Took::from(last.took)) }
+    }
+
+    fn views(&self, endpoint: Option<&Arc<str>>) -> Box<[AttemptView]> {
+        let failed = self.failed.iter().map(AttemptView::from);
+        let worked = endpoint.zip(self.worked).map(|(endpoint, took)| AttemptView {
+            endpoint: endpoint.clone(),
+            stage: None,
+            reason: None,
+            ms: Millis(took.into()),
+        });
+        failed.chain(worked).collect()
+    }
+}
+
+/// How long a step took, in four bytes: to the microsecond, as it is shown, and up to 71 minutes, which no step takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took(NonZeroU32);
+
+impl From<Duration> for Took {
+    fn from(duration: Duration) -> Self {
+        let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+        Took(NonZeroU32::MIN.saturating_add(micros))
+    }
+}
+
+impl From<Took> for Duration {
+    fn from(took: Took) -> Self {
+        Duration::from_micros(u64::from(took.0.get() - 1))
+    }
 }
 
 impl Entry {
@@ -61,24 +103,13 @@ impl Entry {
         {
             upstream.stage(Timed::FirstByte, took);
         }
-        let mut told = held(&self.counted.waits);
-        for (place, (took, count)) in self.flow.waits().enumerate() {
-            if count == 0 {
-                continue;
-            }
-            if told.len() <= place {
-                told.resize(place + 1, 0);
-            }
-            let new = count.saturating_sub(told[place]);
-            if new > 0 {
-                told[place] = count;
-                upstream.exchanges(took, u64::from(new));
-            }
+        for (took, count) in self.flow.untold() {
+            upstream.exchanges(took, u64::from(count));
         }
     }
 
     pub(super) fn view(&self, known: Option<&Relaying>, duration: Duration) -> ConnectionView {
-        let times = known.map(|known| known.times).unwrap_or_default();
+        let times = known.map(|known| known.times.map(|took| Millis(took.into()))).unwrap_or_default();
         let (sent, received) = (self.flow.sent(), self.flow.received());
         let exchanges = Some(self.flow.exchanges()).filter(|exchanges| exchanges.count > 0);
         let state = if self.relaying.get().is_some() { State::Relaying } else { State::Establishing };
@@ -98,15 +129,13 @@ impl Entry {
             closed_by: None,
             detail: None,
             next_step: None,
-            attempts: known
-                .map(|known| known.attempts.iter().map(AttemptView::from).collect())
-                .unwrap_or_default(),
-            queue_ms: times.queue.map(Millis),
-            resolve_ms: times.resolve.map(Millis),
-            connect_ms: times.connect.map(Millis),
-            proxy_ms: times.proxy.map(Millis),
-            negotiate_ms: times.negotiate.map(Millis),
-            handshake_ms: times.handshake.map(Millis),
+            attempts: known.map(|known| known.attempts.views(known.endpoint.as_ref())).unwrap_or_default(),
+            queue_ms: times.queue,
+            resolve_ms: times.resolve,
+            connect_ms: times.connect,
+            proxy_ms: times.proxy,
+            negotiate_ms: times.negotiate,
+            handshake_ms: times.handshake,
             first_byte_ms: self.flow.first_byte().map(Millis),
             duration_ms: Millis(duration),
             bytes_sent: sent,
@@ -123,7 +152,7 @@ impl Entry {
 
     /// As it is now.
     pub(super) fn now(&self) -> ConnectionView {
-        self.view(self.relaying.get().map(|relaying| &**relaying), self.accepted.elapsed())
+        self.view(self.relaying.get(), self.accepted.elapsed())
     }
 }
 

@@ -23,8 +23,8 @@ const TARGET: &str = "nuncio::record";
 const REMEMBERED: usize = 1024;
 /// Parts of the table, each with its own lock, so that reactors seldom meet and a look at all holds none up for long.
 const SHARDS: usize = 16;
-/// Certificates remembered before those that no connection uses are let go.
-const PEERS: usize = 64;
+/// Kinds of TLS sessions remembered before those that no connection uses are let go.
+const SESSIONS: usize = 64;
 
 type Shard = Mutex<HashMap<ConnectionId, Arc<Entry>>>;
 
@@ -36,7 +36,7 @@ pub struct Journal {
     wanted: fn(Level) -> bool,
     open: [Shard; SHARDS],
     ended: Mutex<VecDeque<Arc<ConnectionView>>>,
-    peers: Mutex<HashMap<u64, Weak<PeerView>>>,
+    sessions: Mutex<HashMap<u64, Weak<TlsView>>>,
     hasher: RandomState,
     output: OnceLock<Output>,
     sink: Mutex<Option<Sink>>,
@@ -69,7 +69,7 @@ impl Journal {
             wanted,
             open: Default::default(),
             ended: Mutex::default(),
-            peers: Mutex::default(),
+            sessions: Mutex::default(),
             hasher: RandomState::new(),
             output: OnceLock::new(),
             sink: Mutex::new(Some(Sink(to))),
@@ -139,24 +139,25 @@ impl Journal {
         }
     }
 
-    /// A handshake's summary without the certificate: what it says is kept once for all connections that saw the same.
+    /// A handshake's summary without the certificate: what it says is kept once for all connections that agreed on the same.
     pub(super) fn smaller(&self, summary: tls::Summary) -> Arc<TlsView> {
         let tls::Summary { version, suite, group, resumed, alpn, peer } = summary;
+        let key = self.hasher.hash_one((version, suite, group, resumed, &alpn, peer.as_deref()));
+        let mut sessions = held(&self.sessions);
+        if let Some(known) = sessions.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
         let peer = peer.map(|certificate| {
-            let key = self.hasher.hash_one(certificate.as_ref());
-            let mut peers = held(&self.peers);
-            if let Some(known) = peers.get(&key).and_then(Weak::upgrade) {
-                return known;
-            }
             let facts = tls::describe_peer(&certificate);
-            let view = Arc::new(PeerView { subject: facts.subject, san: facts.san });
-            if peers.len() >= PEERS {
-                peers.retain(|_, peer| peer.strong_count() > 0);
-            }
-            peers.insert(key, Arc::downgrade(&view));
-            view
+            PeerView { subject: facts.subject, san: facts.san }
         });
-        Arc::new(TlsView { version, suite, group, resumed, alpn: alpn.map(String::into_boxed_str), peer })
+        let alpn = alpn.map(String::into_boxed_str);
+        let view = Arc::new(TlsView { version, suite, group, resumed, alpn, peer });
+        if sessions.len() >= SESSIONS {
+            sessions.retain(|_, session| session.strong_count() > 0);
+        }
+        sessions.insert(key, Arc::downgrade(&view));
+        view
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {

@@ -23,7 +23,7 @@ use crate::socket::TcpFacts;
 use crate::tls;
 use crate::trail::{Attempt, Times};
 
-use self::entry::{Counted, Entry, Relaying};
+use self::entry::{Attempts, Counted, Entry, Relaying, Took};
 
 pub use self::id::ConnectionId;
 pub use self::journal::Journal;
@@ -43,30 +43,33 @@ pub enum Format {
 /// The record of one connection, filled in on its way.
 #[derive(Debug)]
 pub struct Record {
-    /// Its name.
-    pub id: ConnectionId,
+    /// The step that it is in.
+    pub stage: Stage,
+    /// What the kernel says of the upstream's leg, at its end. Boxed: until then it is nothing.
+    pub tcp: Option<Box<TcpFacts>>,
+    journal: Arc<Journal>,
+    entry: Arc<Entry>,
+    /// Only while there is something that the entry has not got.
+    draft: Option<Box<Draft>>,
+    open: Option<Open>,
+    written: bool,
+}
+
+/// What is filled in on the way. [`Record::relaying`] moves it to where it takes less room.
+#[derive(Debug, Default)]
+pub struct Draft {
     /// Where it was routed to.
     pub upstream: Option<UpstreamName>,
     /// The endpoint it is tried with, or was last.
     pub endpoint: Option<Arc<str>>,
-    /// The step that it is in.
-    pub stage: Stage,
-    /// Every endpoint tried, in order; the one that worked too. [`Record::relaying`] takes them over.
+    /// Every endpoint tried, in order; the one that worked too.
     pub attempts: Vec<Attempt>,
     /// How long each step took.
     pub times: Times,
-    /// What the TLS handshake came to. [`Record::relaying`] takes it over, in a smaller form.
-    pub tls: Option<Box<tls::Summary>>,
-    /// What the kernel says of the upstream's leg, at its end.
-    pub tcp: Option<TcpFacts>,
+    /// What the TLS handshake came to.
+    pub tls: Option<tls::Summary>,
     /// The user that the client's process runs as.
     pub user: Option<u32>,
-    /// What is moved. Shared with the relay.
-    pub flow: Arc<Flow>,
-    journal: Arc<Journal>,
-    entry: Arc<Entry>,
-    open: Option<Open>,
-    written: bool,
 }
 
 /// How a connection ended.
@@ -86,14 +89,13 @@ pub struct Ending {
 impl Record {
     /// Opens the record of a connection that was accepted at `at`.
     pub fn open(journal: &Arc<Journal>, listener: &ListenerName, client: &ClientAddr, at: Instant) -> Record {
-        let flow = Arc::new(Flow::default());
         let entry = Arc::new(Entry {
             id: ConnectionId::next(),
             listener: listener.clone(),
             client: client.clone(),
             accepted: at,
             opened: SystemTime::now().checked_sub(at.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH),
-            flow: flow.clone(),
+            flow: Flow::default(),
             counted: Counted::default(),
             relaying: OnceLock::new(),
         });
@@ -102,22 +104,31 @@ impl Record {
             ClientAddr::Unix { uid } => *uid,
             ClientAddr::Tcp(_) => None,
         };
+        let draft = Draft { user, ..Draft::default() };
         Record {
-            id: entry.id,
-            upstream: None,
-            endpoint: None,
             stage: Stage::Admit,
-            attempts: Vec::new(),
-            times: Times::default(),
-            tls: None,
             tcp: None,
-            user,
-            flow,
             journal: journal.clone(),
             entry,
+            draft: Some(Box::new(draft)),
             open: None,
             written: false,
         }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> ConnectionId {
+        self.entry.id
+    }
+
+    /// What is moved; the relay writes it.
+    pub fn flow(&self) -> &Flow {
+        &self.entry.flow
+    }
+
+    /// To fill it in.
+    pub fn draft(&mut self) -> &mut Draft {
+        self.draft.get_or_insert_default()
     }
 
     /// The connection is established: from here on it counts as open, and others see where it goes.
@@ -132,7 +143,7 @@ impl Record {
         }
         self.open = Some(relaying.series.opened());
         // It was empty just now, and only this record sets it.
-        drop(self.entry.relaying.set(Box::new(relaying)));
+        drop(self.entry.relaying.set(relaying));
     }
 
     /// Writes the record.
@@ -142,20 +153,21 @@ impl Record {
 
     /// Moves what was filled in to where it takes less room, and counts the steps.
     fn known(&mut self) -> Relaying {
-        let series =
-            self.journal.metrics.series(&self.entry.listener, self.upstream.as_ref(), self.endpoint.as_ref());
+        let Draft { upstream, endpoint, attempts, times, tls, user } =
+            self.draft.take().map(|draft| *draft).unwrap_or_default();
+        let series = self.journal.metrics.series(&self.entry.listener, upstream.as_ref(), endpoint.as_ref());
         if let Some(upstream) = &series.upstream {
-            for (stage, took) in steps(&self.times) {
+            for (stage, took) in steps(&times) {
                 upstream.stage(stage, took);
             }
         }
         Relaying {
-            upstream: self.upstream.clone(),
-            endpoint: self.endpoint.clone(),
-            attempts: std::mem::take(&mut self.attempts).into_boxed_slice(),
-            times: self.times,
-            tls: self.tls.take().map(|summary| self.journal.smaller(*summary)),
-            user: self.user,
+            attempts: Attempts::new(attempts, endpoint.as_ref()),
+            upstream,
+            endpoint,
+            times: times.map(Took::from),
+            tls: tls.map(|summary| self.journal.smaller(summary)),
+            user,
             series,
         }
     }
@@ -168,7 +180,7 @@ impl Record {
         let made;
         let entry = self.entry.clone();
         let known = match entry.relaying.get() {
-            Some(relaying) => &**relaying,
+            Some(relaying) => relaying,
             None => {
                 made = self.known();
                 &made
@@ -183,7 +195,7 @@ impl Record {
         self.open = None;
         let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
-        view.ended(ending, stage, self.tcp);
+        view.ended(ending, stage, self.tcp.as_deref());
         self.journal.leave(&entry, view, quiet);
     }
 }
@@ -211,7 +223,7 @@ impl Drop for Record {
 }
 
 impl ConnectionView {
-    fn ended(&mut self, ending: Ending, stage: Option<Stage>, tcp: Option<TcpFacts>) {
+    fn ended(&mut self, ending: Ending, stage: Option<Stage>, tcp: Option<&TcpFacts>) {
         let Ending { outcome, failure, closed_by, quiet: _ } = ending;
         self.state = State::Ended;
         self.outcome = Some(outcome);

@@ -150,7 +150,7 @@ pub struct TlsView {
     pub alpn: Option<Box<str>>,
     /// Who the server says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer: Option<Arc<PeerView>>,
+    pub peer: Option<PeerView>,
 }
 
 /// Who the server says it is.
@@ -163,7 +163,7 @@ pub struct PeerView {
 }
 
 /// A duration, written as milliseconds to the microsecond.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub struct Millis(pub Duration);
 
 impl Display for Millis {

@@ -2,22 +2,46 @@
 //!
 //! One relay writes, so plain loads and stores do: no locked instruction for each buffer.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Eight buckets for three doublings, so a percentile is right to ±14 %, from 20 µs to 335 s. A histogram that is right to
 /// two digits costs kilobytes, and there is one of these for each connection.
-const BUCKETS: usize = 64;
+const BUCKETS: usize = PARTS * PART;
 const FLOOR_MICROS: f32 = 20.0;
 const PER_DOUBLING: f32 = 8.0 / 3.0;
 
+/// The buckets of three doublings stand together, and only where an answer took so long: most connections need few of the
+/// parts, and those that were never used none.
+const PART: usize = 8;
+const PARTS: usize = 8;
+
 /// Counters of one connection.
+#[derive(Default)]
 pub struct Flow {
     sent: AtomicU64,
     received: AtomicU64,
     /// Microseconds plus one; zero: none yet.
     first_byte: AtomicU64,
-    waits: [AtomicU32; BUCKETS],
+    waits: Waits,
+}
+
+/// A list of parts, in the order in which they were needed.
+#[derive(Default)]
+struct Waits(OnceLock<Box<Part>>);
+
+struct Part {
+    number: usize,
+    buckets: [Bucket; PART],
+    next: Waits,
+}
+
+#[derive(Default)]
+struct Bucket {
+    count: AtomicU32,
+    /// How many of them [`Flow::untold`] has given away.
+    told: AtomicU32,
 }
 
 /// How the upstream answered.
@@ -29,17 +53,6 @@ pub struct Exchanges {
     pub p50: Option<Duration>,
     /// The same in 99 of 100.
     pub p99: Option<Duration>,
-}
-
-impl Default for Flow {
-    fn default() -> Self {
-        Flow {
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            first_byte: AtomicU64::new(0),
-            waits: [const { AtomicU32::new(0) }; BUCKETS],
-        }
-    }
 }
 
 impl std::fmt::Debug for Flow {
@@ -71,7 +84,10 @@ impl Flow {
 
     /// How the upstream answered so far.
     pub fn exchanges(&self) -> Exchanges {
-        let waits = self.waits.each_ref().map(|wait| u64::from(wait.load(Relaxed)));
+        let mut waits = [0; BUCKETS];
+        for (place, bucket) in self.waits.buckets() {
+            waits[place] = u64::from(bucket.count.load(Relaxed));
+        }
         let count = waits.iter().sum();
         let percentile = |share: f64| {
             let wanted = ((count as f64 * share).ceil() as u64).max(1);
@@ -84,9 +100,13 @@ impl Flow {
         Exchanges { count, p50: percentile(0.5).map(middle), p99: percentile(0.99).map(middle) }
     }
 
-    /// How many exchanges took about how long: every bucket by its middle, always all of them and in the same order.
-    pub fn waits(&self) -> impl Iterator<Item = (Duration, u32)> {
-        self.waits.iter().enumerate().map(|(place, wait)| (middle(place), wait.load(Relaxed)))
+    /// How many exchanges took about how long that were not told before: each is told once, whoever asks and when.
+    pub fn untold(&self) -> impl Iterator<Item = (Duration, u32)> {
+        self.waits.buckets().filter_map(|(place, bucket)| {
+            let count = bucket.count.load(Relaxed);
+            let new = count.saturating_sub(bucket.told.fetch_max(count, Relaxed));
+            (new > 0).then(|| (middle(place), new))
+        })
     }
 
     pub(crate) fn add_sent(&self, bytes: usize) {
@@ -102,8 +122,30 @@ impl Flow {
     }
 
     pub(crate) fn answered_after(&self, took: Duration) {
-        let wait = &self.waits[bucket(took)];
-        wait.store(wait.load(Relaxed).saturating_add(1), Relaxed);
+        let place = bucket(took);
+        let count = &self.waits.part(place / PART).buckets[place % PART].count;
+        count.store(count.load(Relaxed).saturating_add(1), Relaxed);
+    }
+}
+
+impl Waits {
+    /// The part of that number, made if nothing needed it before.
+    fn part(&self, number: usize) -> &Part {
+        let mut at = self;
+        loop {
+            let new = || Box::new(Part { number, buckets: Default::default(), next: Waits::default() });
+            let part = at.0.get_or_init(new);
+            if part.number == number {
+                return part;
+            }
+            at = &part.next;
+        }
+    }
+
+    /// All buckets that there are, each with its place among [`BUCKETS`].
+    fn buckets(&self) -> impl Iterator<Item = (usize, &Bucket)> {
+        std::iter::successors(self.0.get(), |part| part.next.0.get())
+            .flat_map(|part| (part.number * PART..).zip(&part.buckets))
     }
 }
 
@@ -127,8 +169,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_pays_less_than_three_hundred_bytes() {
-        assert!(size_of::<Flow>() <= 300, "{}", size_of::<Flow>());
+    fn a_connection_pays_forty_bytes_and_ninety_for_each_magnitude_of_its_answers() {
+        assert!(size_of::<Flow>() <= 40, "{}", size_of::<Flow>());
+        assert!(size_of::<Part>() <= 88, "{}", size_of::<Part>());
+    }
+
+    #[test]
+    fn each_exchange_is_told_once() {
+        let flow = Flow::default();
+        assert_eq!(flow.untold().count(), 0);
+        let (fast, slow) = (Duration::from_micros(300), Duration::from_secs(2));
+        flow.answered_after(slow);
+        flow.answered_after(fast);
+        flow.answered_after(fast);
+        let mut counts: Vec<u32> = flow.untold().map(|(_, count)| count).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 2]);
+        assert_eq!(flow.untold().count(), 0);
+        flow.answered_after(fast);
+        let told: Vec<_> = flow.untold().collect();
+        assert_eq!(told, [(middle(bucket(fast)), 1)]);
     }
 
     #[test]

@@ -13,14 +13,13 @@ mod greet;
 mod limits;
 pub mod pool;
 mod pump;
-mod stop;
 #[cfg(test)]
 pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -143,6 +142,8 @@ pub struct Ended {
 
 /// Relays until it ended, one way or another, `greeting` first. The caller drops both legs afterwards: where a reset is due, it has been arranged.
 ///
+/// `stop` is asked at every wake of the connection: with no news it must answer without a lock.
+///
 /// Not an `async fn`, whose future would hold each argument twice; with many idle connections its size matters.
 pub fn run<'a, C, U, E, S>(
     client: &'a mut C,
@@ -157,20 +158,17 @@ where
     C: Leg,
     U: Leg,
     E: Engine,
-    S: Future<Output = ()> + Send,
+    S: Future<Output = ()> + Send + Unpin,
 {
     let mut pump = pump::Pump::new(client, upstream, engine, greeting, settings, flow);
-    async move {
-        let mut stop = pin!(stop);
-        let mut bell = stop::Bell::default();
-        let mut stopped = false;
-        poll_fn(|cx| {
-            if !stopped && bell.poll(cx, stop.as_mut()) {
-                stopped = true;
-                return pump.cut(cx, How::Stopped, Instant::now());
-            }
-            pump.poll(cx)
-        })
-        .await
-    }
+    let mut stop = Some(stop);
+    poll_fn(move |cx| {
+        if let Some(asked) = &mut stop
+            && Pin::new(asked).poll(cx).is_ready()
+        {
+            stop = None;
+            return pump.cut(cx, How::Stopped, Instant::now());
+        }
+        pump.poll(cx)
+    })
 }

@@ -44,7 +44,7 @@ pub(super) struct Pump<'a, C, U, E> {
     /// How an upstream that takes no more data ended it, if it has no last words.
     unwritable: Option<Box<How>>,
     /// Who closed first, and when.
-    first_to_close: Option<(Party, Instant)>,
+    first_to_close: Option<Box<(Party, Instant)>>,
     on_truncation: OnTruncation,
     /// Data of the client was not taken.
     lost: bool,
@@ -197,11 +197,11 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     }
 
     fn closed_first(&self) -> Option<Party> {
-        self.first_to_close.map(|(party, _)| party)
+        self.first_to_close.as_ref().map(|first| first.0)
     }
 
     fn ended(&self, how: How, closed_by: Option<Party>) -> Ended {
-        let closed_at = self.first_to_close.map_or_else(Instant::now, |(_, at)| at);
+        let closed_at = self.first_to_close.as_ref().map_or_else(Instant::now, |first| first.1);
         let closed_after = closed_at.saturating_duration_since(self.start);
         let greeter = self.greeting.as_ref().and_then(|greeting| greeting.greeter.as_ref());
         Ended {
@@ -245,7 +245,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     }
 
     fn closes(&mut self, party: Party, now: Instant) {
-        self.first_to_close.get_or_insert((party, now));
+        self.first_to_close.get_or_insert_with(|| Box::new((party, now)));
         self.limits.half_closed(now);
     }
 }

@@ -20,6 +20,7 @@ use crate::tls::unbuffered::Unbuffered;
 
 mod breaking;
 mod closing;
+mod greeting;
 mod limits;
 
 /// A relay at work, and what the test looks at.
@@ -33,9 +34,23 @@ struct Relay {
 
 impl Relay {
     fn start<A, B>(
+        client: Wire<A>,
+        upstream: Wire<B>,
+        engine: Option<Carried<Unbuffered>>,
+        settings: Settings,
+    ) -> Relay
+    where
+        A: Ware + 'static,
+        B: Ware + 'static,
+    {
+        Relay::greeting(client, upstream, engine, None, settings)
+    }
+
+    fn greeting<A, B>(
         mut client: Wire<A>,
         mut upstream: Wire<B>,
         engine: Option<Carried<Unbuffered>>,
+        greeting: Option<Box<Greeting>>,
         settings: Settings,
     ) -> Relay
     where
@@ -52,7 +67,7 @@ impl Relay {
                     std::future::pending::<()>().await; // nobody can stop it any more
                 }
             };
-            run(&mut client, &mut upstream, engine, None, &settings, &counted, stop).await
+            run(&mut client, &mut upstream, engine, greeting, &settings, &counted, Box::pin(stop)).await
         });
         Relay { task, flow, client: client_seen, upstream: upstream_seen, stop }
     }
@@ -80,13 +95,26 @@ where
     B: Ware + 'static,
     S: Ware + 'static,
 {
+    let (carried, server) = secured(versions, &mut upstream, server).await;
+    (Relay::start(client, upstream, Some(carried), settings), within(server).await.unwrap())
+}
+
+/// Our end of a TLS connection, and the server's, which may need our next words before it is there.
+async fn secured<B, S>(
+    versions: &[&'static SupportedProtocolVersion],
+    upstream: &mut Wire<B>,
+    server: S,
+) -> (Carried<Unbuffered>, JoinHandle<TlsStream<S>>)
+where
+    B: Ware + 'static,
+    S: Ware + 'static,
+{
     let pki = Pki::new();
     let acceptor = TlsAcceptor::from(Arc::new(pki.server(versions)));
     let server = tokio::spawn(async move { acceptor.accept(server).await.unwrap() });
     let mut progress = Progress::default();
-    let secured = within(handshake(&mut upstream, pki.client(), server_name(), &mut progress)).await.unwrap();
-    let relay = Relay::start(client, upstream, Some(secured.carried), settings);
-    (relay, within(server).await.unwrap())
+    let secured = within(handshake(upstream, pki.client(), server_name(), &mut progress)).await.unwrap();
+    (secured.carried, server)
 }
 
 async fn tls_in_memory(settings: Settings) -> (Relay, DuplexStream, TlsStream<DuplexStream>) {

@@ -1,7 +1,7 @@
 //! From a configuration to running parts. Everything that can be refused is built first; only then anything changes.
 //!
 //! Owns the comparison of an old with a new configuration: what did not change is kept, with its state, so that a reload
-//! touches no connection, no breaker and no count that it need not touch.
+//! touches no connection, no breaker and no count that it need not touch. Leaves what a single piece needs to `load`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,18 +11,18 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::Foundation;
+use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::connection::{Listener, Targets};
 use crate::drain::Drain;
-use crate::establish::{HttpCheck, Target};
+use crate::establish::Target;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
-use crate::tls::{self, ClientTls, Identity};
+use crate::tls::Identity;
 use crate::upstream::{EndpointSpec, Upstream};
 use crate::{discovery, health};
 
@@ -330,28 +330,23 @@ fn load_identities(
     problems: &mut Vec<String>,
 ) -> BTreeMap<String, Arc<Identity>> {
     let mut identities = BTreeMap::new();
-    for (name, settings) in &config.identities {
-        match Identity::load(name, settings) {
-            Ok(identity) => {
-                for warning in &identity.warnings {
-                    tracing::warn!("{warning}");
-                }
-                // Unchanged files keep their generation, and with it the sessions that may be resumed.
-                let known = old.identities.get(name);
-                let kept = known.filter(|known| known.generation == identity.generation);
-                // At a start that is better than nothing; what works now is not given up for it.
-                let works = known.is_some_and(|known| known.faults.is_empty());
-                if works && kept.is_none() && !identity.faults.is_empty() {
-                    problems.extend(identity.faults);
-                    continue;
-                }
-                for fault in &identity.faults {
-                    tracing::error!("{fault}");
-                }
-                identities.insert(name.clone(), kept.cloned().unwrap_or_else(|| Arc::new(identity)));
-            }
-            Err(found) => problems.extend(found),
+    for (name, identity) in load::identities(config, problems) {
+        for warning in &identity.warnings {
+            tracing::warn!("{warning}");
         }
+        // Unchanged files keep their generation, and with it the sessions that may be resumed.
+        let known = old.identities.get(&name);
+        let kept = known.filter(|known| known.generation == identity.generation);
+        // At a start that is better than nothing; what works now is not given up for it.
+        let works = known.is_some_and(|known| known.faults.is_empty());
+        if works && kept.is_none() && !identity.faults.is_empty() {
+            problems.extend(identity.faults);
+            continue;
+        }
+        for fault in &identity.faults {
+            tracing::error!("{fault}");
+        }
+        identities.insert(name, kept.cloned().unwrap_or_else(|| Arc::new(identity)));
     }
     identities
 }
@@ -382,9 +377,9 @@ fn build_target(
     let identity = identity.map(Arc::as_ref);
     let tls = match known.filter(|running| running.written.tls == written.tls && same_identity) {
         Some(running) => running.target.tls.clone(),
-        None => client_tls(written, identity)?,
+        None => load::client_tls(written, identity)?,
     };
-    let http = http_check(written, identity)?;
+    let http = load::http_check(written, identity)?;
     let upstream = match known {
         // Its settings become the new ones when the plan is put into effect.
         Some(running) => running.target.upstream.clone(),
@@ -399,123 +394,6 @@ fn build_target(
             upstream
         }
     };
-    let target = target(written, upstream, tls, http, foundation.resolver.clone());
+    let target = load::target(written, upstream, tls, http, foundation.resolver.clone());
     Ok((Arc::new(target), false))
-}
-
-fn client_tls(
-    written: &config::Upstream,
-    identity: Option<&Identity>,
-) -> Result<Option<Arc<ClientTls>>, Vec<String>> {
-    match written.tls.mode {
-        tls::Mode::Off => Ok(None),
-        tls::Mode::Negotiate | tls::Mode::Direct => {
-            ClientTls::new(&written.tls, identity).map(|tls| Some(Arc::new(tls)))
-        }
-    }
-}
-
-/// What the health checks ask over HTTP. Of the upstream's TLS settings only those count that speak of the network between:
-/// names, pins and ALPN are those of another server, and what opens that one to anybody opens this one to nobody.
-fn http_check(
-    written: &config::Upstream,
-    identity: Option<&Identity>,
-) -> Result<Option<HttpCheck>, Vec<String>> {
-    let Some(url) = &written.health.url else { return Ok(None) };
-    let settings = tls::Settings { post_quantum: written.tls.post_quantum, ..tls::Settings::default() };
-    let tls = match url.is_https() {
-        true => Some(Arc::new(ClientTls::new(&settings, identity)?)),
-        false => None,
-    };
-    Ok(Some(HttpCheck { url: url.clone(), tls }))
-}
-
-/// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.
-pub(crate) fn lone_target(
-    config: &Config,
-    name: &UpstreamName,
-    resolver: &crate::discovery::Resolver,
-) -> Result<Target, Vec<String>> {
-    let Some(written) = config.upstreams.get(name) else {
-        return Err(vec![format!("there is no upstream '{name}'")]);
-    };
-    let identity = match &written.identity {
-        None => None,
-        Some(identity) => match config.identities.get(identity) {
-            Some(settings) => Some(Identity::load(identity, settings)?),
-            None => return Err(vec![format!("there is no identity '{identity}'")]),
-        },
-    };
-    let tls = client_tls(written, identity.as_ref())?;
-    let http = http_check(written, identity.as_ref())?;
-    let upstream = Upstream::new(
-        name.clone(),
-        written.set.clone(),
-        &written.retry,
-        fastrand::u64(..),
-        Arc::new(Unheard),
-    );
-    Ok(target(written, upstream, tls, http, resolver.clone()))
-}
-
-/// Loads all that a configuration names, without binding or dialling.
-pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<String>> {
-    let mut problems = Vec::new();
-    let mut identities = BTreeMap::new();
-    for (name, settings) in &config.identities {
-        match Identity::load(name, settings) {
-            Ok(identity) => drop(identities.insert(name.clone(), identity)),
-            Err(found) => problems.extend(found),
-        }
-    }
-    for (name, written) in &config.upstreams {
-        let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
-        let has_its_identity = written.identity.is_none() || identity.is_some();
-        if has_its_identity
-            && let Err(found) = client_tls(written, identity).and_then(|_| http_check(written, identity))
-        {
-            problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
-        }
-    }
-    for (name, written) in &config.listeners {
-        if let Err(problem) = Gate::new(&written.admit) {
-            problems.push(format!("listener.{name}: {problem}"));
-        }
-    }
-    if problems.is_empty() { Ok(identities.into_values().collect()) } else { Err(problems) }
-}
-
-fn target(
-    written: &config::Upstream,
-    upstream: Arc<Upstream>,
-    tls: Option<Arc<ClientTls>>,
-    http: Option<HttpCheck>,
-    resolver: crate::discovery::Resolver,
-) -> Target {
-    Target {
-        upstream,
-        resolver,
-        set_name: match &written.source {
-            discovery::Source::Dns(name) => Some(name.host.clone()),
-            discovery::Source::Fixed(_) => None,
-        },
-        dial: written.dial.clone(),
-        protocol: written.protocol,
-        tls,
-        negotiates: written.tls.mode == tls::Mode::Negotiate,
-        http,
-        timeouts: written.timeouts.clone(),
-        retry: written.retry.clone(),
-        relay: written.relay.clone(),
-        early_close: written.set.breaker.early_close,
-    }
-}
-
-/// Nobody watches.
-struct Unheard;
-
-impl crate::upstream::Observer for Unheard {
-    fn breaker(&self, _: &str, _: &str, _: crate::upstream::State, _: &str) {}
-    fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
-    fn panic(&self, _: &str, _: bool) {}
 }

@@ -1,14 +1,15 @@
 //! The service: puts the parts together, reloads them, tells how they are, and ends them in order.
 //!
-//! Owns the life of the process. Leaves building and comparing configurations to `compose`, threads to `reactors`,
-//! signals and systemd to `signals`, and every connection to `connection`.
+//! Owns the life of the process. Leaves building and comparing configurations to `compose` (and `load`), threads to
+//! `reactors`, signals and systemd to `signals`, and every connection to `connection`.
 
 mod compose;
+mod load;
 mod reactors;
 mod signals;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
@@ -24,14 +25,15 @@ use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::{Observer, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
-pub(crate) use self::compose::{load_everything, lone_target};
+pub(crate) use self::load::{load_everything, lone_target};
 pub use self::signals::{Signals, serve_until_stopped};
 
 /// The running ambassador.
 pub struct Service {
     file: Option<PathBuf>,
     foundation: Arc<Foundation>,
-    state: Mutex<Current>,
+    /// Read while a reload builds, which may take long; written only to put it into effect, and to close.
+    state: RwLock<Current>,
     drain: Drain,
     admin: OnceLock<admin::Admin>,
     since: (Instant, SystemTime),
@@ -84,7 +86,7 @@ impl Service {
         let service = Arc::new(Service {
             file,
             foundation,
-            state: Mutex::new(Current { config, parts: Parts::default(), reloads: 0, last_problem: None }),
+            state: RwLock::new(Current { config, parts: Parts::default(), reloads: 0, last_problem: None }),
             drain,
             admin: OnceLock::new(),
             since: (Instant::now(), SystemTime::now()),
@@ -95,7 +97,7 @@ impl Service {
             (Ok(plan), Ok(admin)) => (plan, admin),
             (plan, admin) => return Err(plan.err().into_iter().flatten().chain(admin.err()).collect()),
         };
-        plan.install(&mut service.current().parts, &service.foundation);
+        plan.install(&mut service.change().parts, &service.foundation);
         service.tell_certificates();
         for name in accept::unused_systemd_sockets() {
             tracing::warn!(
@@ -111,14 +113,22 @@ impl Service {
         Ok(service)
     }
 
-    /// Reads the file again and puts it into effect whole, or changes nothing.
+    /// Reads the file again and puts it into effect whole, or changes nothing. One at a time.
     ///
     /// # Errors
     /// Every problem of the new file.
-    pub async fn reload(&self) -> Result<(), Vec<String>> {
-        let result = self.replace();
+    pub async fn reload(self: &Arc<Self>) -> Result<(), Vec<String>> {
+        // Files on a network, users in a directory: neither may hold up the connections of this reactor.
+        let service = self.clone();
+        let built = tokio::task::spawn_blocking(move || service.build()).await;
+        let built = built.unwrap_or_else(|panicked| Err(vec![format!("reading it failed: {panicked}")]));
+        let result = built.map(|(config, plan)| {
+            let mut current = self.change();
+            plan.install(&mut current.parts, &self.foundation);
+            current.config = config;
+        });
         self.foundation.metrics.reload(result.is_ok());
-        let mut current = self.current();
+        let mut current = self.change();
         match &result {
             Ok(()) => {
                 current.reloads += 1;
@@ -131,7 +141,7 @@ impl Service {
         result
     }
 
-    fn replace(&self) -> Result<(), Vec<String>> {
+    fn build(&self) -> Result<(Config, Plan), Vec<String>> {
         let Some(file) = &self.file else {
             return Err(vec!["started without a file: nothing to reload".into()]);
         };
@@ -139,21 +149,19 @@ impl Service {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let mut current = self.current();
+        let current = self.current();
         for key in needs_restart(&current.config, &loaded.config) {
             tracing::warn!("{key} changed: it takes effect at the next start");
         }
         let plan = Plan::build(&loaded.config, &current.parts, &self.foundation)?;
-        plan.install(&mut current.parts, &self.foundation);
-        current.config = loaded.config;
-        Ok(())
+        Ok((loaded.config, plan))
     }
 
     /// Stops accepting, lets connections finish up to `drain_timeout` (or until `now` resolves), then ends them.
     /// Returns how many had to be ended.
     pub async fn drain(&self, now: impl Future<Output = ()>) -> usize {
         let (closed, timeout, jitter) = {
-            let mut current = self.current();
+            let mut current = self.change();
             let closed = current.parts.close_doors();
             (closed, current.config.drain_timeout, current.config.drain_jitter)
         };
@@ -194,8 +202,12 @@ impl Service {
         self.foundation.permits.acquire_many(self.foundation.capacity).await.ok();
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> RwLockReadGuard<'_, Current> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Current> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_certificates(&self) {

@@ -3,10 +3,12 @@
 //! SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads. On Windows Ctrl-C and Ctrl-Break drain, and a
 //! console that is closed, in the time that Windows gives; there is nothing that reloads.
 
+use std::sync::Arc;
+
 use super::Service;
 
 /// Serves until told to stop, then drains. Returns how many connections had to be ended.
-pub async fn serve_until_stopped(service: &Service, mut signals: Signals) -> usize {
+pub async fn serve_until_stopped(service: &Arc<Service>, mut signals: Signals) -> usize {
     manager::ready();
     while let Signal::Reload = signals.next().await {
         manager::reloading();

@@ -1,13 +1,13 @@
 //! TLS towards the upstream: what was configured, as one client configuration per upstream and identity generation.
 //!
 //! `identity` loads who we are and whom we trust, `client` makes a configuration of it and runs handshakes (`handshake`),
-//! `verify` judges the server, `unbuffered` is the engine that the relay drives afterwards (`proof` and `converse`: health checks). Every handshake that fails is
+//! `verify` judges the server, `unbuffered` is the engine that the relay drives afterwards (`proof` and `carry`: health checks). Every handshake that fails is
 //! explained by `diagnose` and its helpers: `refusal` (why we refused the server), `alert` (why the server refused us),
 //! `greeting` (what it speaks instead of TLS).
 
 mod alert;
+mod carry;
 mod client;
-mod converse;
 mod diagnose;
 mod greeting;
 pub mod handshake;

@@ -56,10 +56,13 @@ impl FromStr for Pin {
             (Pin::Spki, hash)
         } else {
             let mend = match decode(text) {
-                Some(_) => {
+                Some(hash) if hash.len() == 32 => {
                     format!("write spki-sha256:{text} for a key, leaf-sha256:{text} for a certificate")
                 }
-                None => "write spki-sha256:… or leaf-sha256:… with the SHA-256 in base64 or hex".into(),
+                Some(_) | None => {
+                    "write spki-sha256:… or leaf-sha256:… with the SHA-256 in base64 or hex; nuncio probe prints both"
+                        .into()
+                }
             };
             return Err(format!("'{text}' does not say what it pins: {mend}"));
         };

@@ -32,6 +32,12 @@ impl Ambassador {
     /// The same with a command that `change` has had its hands on: environment, arguments.
     #[track_caller]
     pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Ambassador {
+        Ambassador::start_within(PATIENCE, config, change)
+    }
+
+    /// The same for a command that takes longer to start.
+    #[track_caller]
+    pub fn start_within(limit: Duration, config: &str, change: impl FnOnce(&mut Command)) -> Ambassador {
         let directory = TempDir::with_prefix("nuncio-").expect("a directory for the configuration");
         let file = directory.path().join("nuncio.toml");
         std::fs::write(&file, complete(config)).expect("the configuration is written");
@@ -40,7 +46,7 @@ impl Ambassador {
         change(&mut command);
         let mut process = Process::start("nuncio", &mut command);
         // The admin's line is the last of the start.
-        let (listeners, admin) = process.wait("it listens everywhere", PATIENCE, |process| {
+        let (listeners, admin) = process.wait("it listens everywhere", limit, |process| {
             let lines = process.lines();
             lines.iter().any(|line| is_admin(line)).then(|| bound(&lines))
         });

@@ -28,6 +28,7 @@ pub mod servers;
 #[cfg(unix)]
 pub mod sql;
 pub mod upstream;
+pub mod wine;
 pub mod wording;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -157,6 +157,7 @@ fn endpoints_die(size: &Size) {
         assert_eq!(record["side"], "upstream", "{error}: {record}");
         assert_ne!(record["endpoint"], addresses[0].to_string(), "{error}: {record}");
     }
+    assert!(kills >= 6, "only {kills} deaths in {took:.1?}: the transfer was too fast, or somebody slept");
     // They come one after the other: a death has one to cut at most.
     assert!(failed.len() <= kills, "{} of {short} were cut: {failed:?}", failed.len());
     let mebibytes: Vec<_> = records.iter().filter(|record| record["bytes_received"] == size.bytes).collect();

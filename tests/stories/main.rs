@@ -44,3 +44,5 @@ mod real_servers;
 mod six_endpoints;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
+mod windows;

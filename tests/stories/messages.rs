@@ -138,8 +138,8 @@ nuncio: --protocol: "mysql" is not built yet in this version; known: tcp, postgr
   mend: if the server speaks TLS from its first byte, --protocol tcp with --tls direct reaches it
 nuncio: --tls: "on" is unknown; known: "negotiate", "direct", "off"
   mend: write a known one
-nuncio: --pin: "abc" does not say what is pinned
-  mend: write spki-sha256: (the key's) or leaf-sha256: (the certificate's) and the SHA-256 in hex or base64; nuncio probe prints both
+nuncio: --pin: 'abc' does not say what it pins
+  mend: write spki-sha256:… or leaf-sha256:… with the SHA-256 in base64 or hex; nuncio probe prints both
 nuncio: --allow: "lan" is not a network
   mend: write an address or a network, such as "10.1.2.3", "10.0.0.0/8" or "fd00::/8"
 [2]

@@ -643,7 +643,7 @@ fn json_keeps_its_shape() {
     let case = Case::of(&pki, server.address());
     insta::assert_snapshot!(shape(&case.json()).replace("}], ", "}],\n"), @r#"
 {endpoints: [{addresses: [_], chain: [{ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, serial, subject, version}],
-client_certificate: {accepted_issuers: [], asked, presented: {ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, serial, subject, version}, unfit}, connected, endpoint, fault, fine, pins: [_], server_name, stages: [{ms, stage}],
+client_certificate: {accepted_issuers: [], asked, presented: {ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, serial, subject, version}, unfit}, connected, endpoint, fault, fine, health, pins: [_], server_name, stages: [{ms, stage}],
 tls: {alpn, group, suite, version}, upstream, verdict}],
 fine, problems: []}
 "#);

@@ -260,16 +260,22 @@ fn put_onward(line: &[u8], offer: &mut Vec<u8>) {
         return;
     }
     let start = offer.len();
-    let until = line.len() - arguments.len() - end(line).len();
-    offer.extend_from_slice(&line[..until]);
-    // The first separator stays (`AUTH=` or `AUTH `), whichever mechanism then is the first.
-    let (mut separator, mut is_empty) = (arguments.first().copied(), true);
-    for mechanism in
-        arguments.split(is_separator).filter(|mechanism| !mechanism.is_empty() && !is_bound(mechanism))
-    {
-        offer.push(separator.take().unwrap_or(b' '));
+    offer.extend_from_slice(&line[..line.len() - arguments.len() - end(line).len()]);
+    let (mut rest, mut first_gap, mut is_empty) = (arguments, None, true);
+    while !rest.is_empty() {
+        let (gap, behind) =
+            rest.split_at(rest.iter().position(|byte| !is_separator(byte)).unwrap_or(rest.len()));
+        let (mechanism, behind) =
+            behind.split_at(behind.iter().position(is_separator).unwrap_or(behind.len()));
+        rest = behind;
+        if is_bound(mechanism) {
+            // It stays `AUTH=` or `AUTH `, whichever mechanism is now the first.
+            first_gap = first_gap.or(is_empty.then_some(gap));
+            continue;
+        }
+        offer.extend_from_slice(first_gap.take().unwrap_or(gap));
         offer.extend_from_slice(mechanism);
-        is_empty = false;
+        is_empty &= mechanism.is_empty();
     }
     match is_empty {
         true => offer.truncate(start),

@@ -92,8 +92,8 @@ fn is_cut_only(said: &[u8], gone_on: &[u8], is_all: bool) -> bool {
     let mut rest = lines(said).into_iter();
     for line in lines(gone_on) {
         let same = |original: &[u8]| {
-            // Not whole yet, the same, or with another mark.
-            original.starts_with(line)
+            // The same, or with another mark.
+            original == line
                 || original.len() == line.len()
                     && original[..3] == line[..3]
                     && (original[3], line[3]) == (b'-', b' ')

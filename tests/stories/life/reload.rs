@@ -1,7 +1,11 @@
 //! Reloading by SIGHUP: whole or not at all, and what did not change is not touched.
 
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -50,6 +54,37 @@ fn a_listener_comes_and_goes_and_its_open_connection_stays() {
     let record = nuncio.wait_records(1).remove(0);
     assert_eq!((&record["upstream"], &record["outcome"]), (&"second".into(), &"success".into()));
     drop(other);
+}
+
+/// What a reload reads may lie on a network that hangs: neither those who are served on the only reactor notice, nor those
+/// who come, nor the admin. It takes effect once it has been read.
+#[test]
+fn a_file_that_takes_its_time_to_be_read_holds_nobody_up() {
+    let world = World::new();
+    let good = world.up() + &listener("in", "") + "[runtime]\nthreads = 1\n";
+    let mut nuncio = Ambassador::start(&good);
+    let mut client = clients::connect(nuncio.listener("in"));
+    echoes(&mut client).unwrap();
+
+    let slow = world.pki.directory().join("slow.pem");
+    assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    let path = |path: &Path| format!("{path:?}");
+    nuncio.reload(&good.replace(&path(&world.pki.ca()), &path(&slow)));
+    let mut pipe = eventually("it is being read", PATIENCE, || {
+        // Refused while nobody has it open for reading.
+        OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&slow).ok()
+    });
+    echoes(&mut client).unwrap();
+    try_echo(nuncio.listener("in")).unwrap();
+    let reloads = |nuncio: &Ambassador| nuncio.get("/api/v1/status").json()["reloads"].clone();
+    assert_eq!(reloads(&nuncio), 0);
+
+    pipe.write_all(&std::fs::read(world.pki.ca()).unwrap()).unwrap();
+    drop(pipe);
+    nuncio.wait_line("configuration reloaded");
+    assert_eq!(reloads(&nuncio), 1);
+    echoes(&mut client).unwrap();
+    try_echo(nuncio.listener("in")).unwrap();
 }
 
 /// A file with mistakes changes nothing: the log and the status say every one, the counter counts it, clients are served.

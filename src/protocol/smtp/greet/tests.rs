@@ -1,4 +1,4 @@
-//! What passes a greeter unchanged, what it takes out, and that it does not matter how bytes are split.
+//! Conversations of which the greeter hears both sides, in any pieces.
 
 use super::*;
 use Party::{Client, Upstream};
@@ -73,6 +73,8 @@ fn mechanisms_bound_to_tls_are_taken_out_and_nothing_else_is_changed() {
             "250-mx\r\n250-AUTH=LOGIN\r\n250 HELP\r\n",
         ),
         ("250-mx\r\n250 AUTH SCRAM-SHA-256-PLUS\tLOGIN\r\n", "250-mx\r\n250 AUTH LOGIN\r\n"),
+        // With the gap before it, and no byte more.
+        ("250-mx\r\n250 AUTH  A\tX-PLUS B  X-PLUS \r \n", "250-mx\r\n250 AUTH  A B \r \n"),
         // Nothing is left: the line goes, and if it was the last, the one before it is now.
         ("250-mx\r\n250-AUTH SCRAM-SHA-256-PLUS\r\n250 HELP\r\n", "250-mx\r\n250 HELP\r\n"),
         ("250-mx\r\n250-SIZE\r\n250 AUTH SCRAM-SHA-256-PLUS\r\n", "250-mx\r\n250 SIZE\r\n"),

@@ -1,4 +1,4 @@
-//! What a negotiation makes of real servers, of strange ones, and of bytes however they are split.
+//! Servers that are willing, servers that are not, and servers that are none: what is made of them, however they speak.
 
 use super::*;
 

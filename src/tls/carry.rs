@@ -1,4 +1,4 @@
-//! converse: plaintext talk through TLS with whoever wants a stream. For health checks that ask a question in the server's
+//! carry: plaintext talk through TLS with whoever wants a stream. For health checks that ask a question in the server's
 //! own protocol; a connection's bytes go through the relay directly.
 //!
 //! It is the relay, between the connection and a pipe: there is no second way to seal and to open records.
@@ -21,7 +21,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 impl Secured {
     /// Holds a conversation. Beside what it came to: the refusal that the server sent meanwhile, where it sent one, as of
     /// our certificate in TLS 1.3; the conversation itself sees no more of that than an end. The caller bounds the time.
-    pub async fn converse<S, F>(
+    pub async fn carry<S, F>(
         self,
         stream: &mut S,
         tls: &ClientTls,

@@ -1,0 +1,140 @@
+//! What a configuration names, loaded: identities, TLS, targets. Each piece for itself, for whoever puts it to use.
+//!
+//! Leaves to `compose` what becomes of the pieces that are running already. It reads files and asks the system for users and
+//! groups: nothing here belongs on a reactor that serves connections.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::addr::UpstreamName;
+use crate::admit::Gate;
+use crate::config::{self, Config};
+use crate::discovery::{Resolver, Source};
+use crate::establish::{HttpCheck, Target};
+use crate::tls::{self, ClientTls, Identity};
+use crate::upstream::{Observer, State, Upstream};
+
+/// The identities that load; of the others, every problem.
+pub(super) fn identities(config: &Config, problems: &mut Vec<String>) -> BTreeMap<String, Identity> {
+    let mut identities = BTreeMap::new();
+    for (name, settings) in &config.identities {
+        match Identity::load(name, settings) {
+            Ok(identity) => drop(identities.insert(name.clone(), identity)),
+            Err(found) => problems.extend(found),
+        }
+    }
+    identities
+}
+
+/// How an upstream's servers are spoken to.
+pub(super) fn client_tls(
+    written: &config::Upstream,
+    identity: Option<&Identity>,
+) -> Result<Option<Arc<ClientTls>>, Vec<String>> {
+    match written.tls.mode {
+        tls::Mode::Off => Ok(None),
+        tls::Mode::Direct | tls::Mode::Negotiate => {
+            ClientTls::new(&written.tls, identity).map(|tls| Some(Arc::new(tls)))
+        }
+    }
+}
+
+/// What the health checks ask over HTTP. Of the upstream's TLS settings only those count that speak of the network between:
+/// names, pins and ALPN are those of another server, and what opens that one to anybody opens this one to nobody.
+pub(super) fn http_check(
+    written: &config::Upstream,
+    identity: Option<&Identity>,
+) -> Result<Option<HttpCheck>, Vec<String>> {
+    let Some(url) = &written.health.url else { return Ok(None) };
+    let settings = tls::Settings { post_quantum: written.tls.post_quantum, ..tls::Settings::default() };
+    let tls = match url.is_https() {
+        true => Some(Arc::new(ClientTls::new(&settings, identity)?)),
+        false => None,
+    };
+    Ok(Some(HttpCheck { url: url.clone(), tls }))
+}
+
+/// An upstream's target on its own, without the service around it: what `probe` and `check --online` dial with.
+pub(crate) fn lone_target(
+    config: &Config,
+    name: &UpstreamName,
+    resolver: &Resolver,
+) -> Result<Target, Vec<String>> {
+    let Some(written) = config.upstreams.get(name) else {
+        return Err(vec![format!("there is no upstream '{name}'")]);
+    };
+    let identity = match &written.identity {
+        None => None,
+        Some(identity) => match config.identities.get(identity) {
+            Some(settings) => Some(Identity::load(identity, settings)?),
+            None => return Err(vec![format!("there is no identity '{identity}'")]),
+        },
+    };
+    let tls = client_tls(written, identity.as_ref())?;
+    let http = http_check(written, identity.as_ref())?;
+    let upstream = Upstream::new(
+        name.clone(),
+        written.set.clone(),
+        &written.retry,
+        fastrand::u64(..),
+        Arc::new(Unheard),
+    );
+    Ok(target(written, upstream, tls, http, resolver.clone()))
+}
+
+/// Loads all that a configuration names, without binding or dialling.
+pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<String>> {
+    let mut problems = Vec::new();
+    let identities = identities(config, &mut problems);
+    for (name, written) in &config.upstreams {
+        let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
+        let has_its_identity = written.identity.is_none() || identity.is_some();
+        if has_its_identity
+            && let Err(found) = client_tls(written, identity).and_then(|_| http_check(written, identity))
+        {
+            problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
+        }
+    }
+    for (name, written) in &config.listeners {
+        if let Err(problem) = Gate::new(&written.admit) {
+            problems.push(format!("listener.{name}: {problem}"));
+        }
+    }
+    if problems.is_empty() { Ok(identities.into_values().collect()) } else { Err(problems) }
+}
+
+/// Everything that it takes to reach it.
+pub(super) fn target(
+    written: &config::Upstream,
+    upstream: Arc<Upstream>,
+    tls: Option<Arc<ClientTls>>,
+    http: Option<HttpCheck>,
+    resolver: Resolver,
+) -> Target {
+    Target {
+        upstream,
+        resolver,
+        set_name: match &written.source {
+            Source::Dns(name) => Some(name.host.clone()),
+            Source::Fixed(_) => None,
+        },
+        dial: written.dial.clone(),
+        protocol: written.protocol,
+        tls,
+        negotiates: written.tls.mode == tls::Mode::Negotiate,
+        http,
+        timeouts: written.timeouts.clone(),
+        retry: written.retry.clone(),
+        relay: written.relay.clone(),
+        early_close: written.set.breaker.early_close,
+    }
+}
+
+/// Nobody watches.
+struct Unheard;
+
+impl Observer for Unheard {
+    fn breaker(&self, _: &str, _: &str, _: State, _: &str) {}
+    fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
+    fn panic(&self, _: &str, _: bool) {}
+}
