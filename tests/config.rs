@@ -98,6 +98,22 @@ fn every_example_loads_without_a_warning_and_says_its_job() {
     assert_eq!(read, examples.len() + included, "each file that lies in conf/ was read once");
 }
 
+/// What stands there as a file is one, and no longer than it is said to be.
+#[test]
+fn the_readmes_examples_load_without_a_warning() {
+    let readme = fs::read_to_string("README.md").unwrap().replace("\r\n", "\n");
+    let examples: Vec<_> =
+        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!examples.is_empty());
+    for example in &examples {
+        let loaded = config::from_text("README.md", example).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(loaded.warnings, Vec::<String>::new(), "{example}");
+    }
+    let main = examples[0];
+    assert!(main.contains("protocol = \"postgres\"") && main.contains("certificate = "), "{main}");
+    assert!(main.lines().count() <= 8, "eight lines of TOML: {main}");
+}
+
 #[test]
 fn the_reference_is_generated_from_the_keys() {
     let path = Path::new("conf/nuncio.toml");

@@ -3,13 +3,16 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use super::inline::{self, TlsFlags, list, quoted};
+use super::inline::{self, ServerFlags, list, quoted};
 use super::{USAGE, complain, start_logging};
 use crate::config;
 
 const EXAMPLES: &str = "\
 Examples:
-  A Redis that demands a client certificate, for a program that speaks plaintext:
+  A PostgreSQL that demands a client certificate, for a program that speaks plaintext:
+    nuncio bridge 127.0.0.1:5432 db.example.com:5432 --protocol postgres \\
+      --ca ca.pem --cert client.pem --key client.key
+  The same of a Redis, whose TLS begins with the first byte:
     nuncio bridge 127.0.0.1:6379 redis.example.com:6379 \\
       --ca ca.pem --cert client.pem --key client.key
   Two servers, of which one may be down; whoever may use the socket file may connect:
@@ -29,10 +32,7 @@ pub(super) struct Flags {
     #[arg(required = true, value_name = "UPSTREAM")]
     upstreams: Vec<String>,
     #[command(flatten)]
-    tls: TlsFlags,
-    /// What is spoken before TLS; tcp: nothing.
-    #[arg(long, default_value = "tcp")]
-    protocol: String,
+    server: ServerFlags,
     /// A network that may connect, such as 10.0.0.0/8, where LISTEN is not on loopback. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     allow: Vec<String>,
@@ -72,7 +72,7 @@ impl Flags {
             Some(address) => line(format_args!("[admin]\naddress = {}", quoted(address))),
             None => line(format_args!("[admin]\naddress = []")),
         }
-        line(format_args!("{}", inline::upstream("bridge", &self.upstreams, &self.protocol, &self.tls)));
+        line(format_args!("{}", inline::upstream("bridge", &self.upstreams, &self.server)));
         line(format_args!("[listener.bridge]\naddress = {}\nupstream = \"bridge\"", quoted(&self.listen)));
         if !self.allow.is_empty() {
             line(format_args!("allow = {}", list(&self.allow)));
@@ -90,12 +90,7 @@ mod tests {
         let flags = Flags {
             listen: "127.0.0.1:5432".into(),
             upstreams: vec!["db.example.com:5432".into(), "[::1]:1".into()],
-            tls: TlsFlags {
-                ca: Some("/etc/a \"b\"$.pem".into()),
-                tls: "direct".into(),
-                ..TlsFlags::default()
-            },
-            protocol: "tcp".into(),
+            server: ServerFlags { ca: Some("/etc/a \"b\"$.pem".into()), ..ServerFlags::default() },
             allow: Vec::new(),
             admin: None,
             json: false,

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use crate::config::Problems;
 
-/// How a server is spoken to, where no file says it.
+/// What a server speaks, and how it does TLS, where no file says it.
 #[derive(clap::Args, Clone, Default)]
-pub(super) struct TlsFlags {
+pub(super) struct ServerFlags {
     /// PEM file with the CAs that the server is checked against. Without it: the system's.
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
@@ -24,22 +24,27 @@ pub(super) struct TlsFlags {
     /// prints them. May be given several times.
     #[arg(long, value_name = "PIN")]
     pub(super) pin: Vec<String>,
-    /// direct: TLS from the first byte. off: none, everything goes in plaintext.
-    #[arg(long, value_name = "MODE", default_value = "direct")]
-    pub(super) tls: String,
+    /// What is spoken, as `nuncio protocols` lists it. Without it: tcp, which is anything.
+    #[arg(long, value_name = "NAME")]
+    pub(super) protocol: Option<String>,
+    /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, everything goes in plaintext.
+    /// Without it: negotiate where the protocol can, else direct.
+    #[arg(long, value_name = "MODE")]
+    pub(super) tls: Option<String>,
 }
 
-impl TlsFlags {
+impl ServerFlags {
     /// The first of them that was given.
     pub(super) fn any(&self) -> Option<&'static str> {
-        let TlsFlags { ca, cert, key, server_name, pin, tls } = self;
+        let ServerFlags { ca, cert, key, server_name, pin, protocol, tls } = self;
         [
             ("--ca", ca.is_some()),
             ("--cert", cert.is_some()),
             ("--key", key.is_some()),
             ("--server-name", server_name.is_some()),
             ("--pin", !pin.is_empty()),
-            ("--tls", tls != "direct"),
+            ("--protocol", protocol.is_some()),
+            ("--tls", tls.is_some()),
         ]
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))
@@ -47,7 +52,7 @@ impl TlsFlags {
 }
 
 /// The text of `[upstream.NAME]` and, where needed, `[identity.NAME]`.
-pub(super) fn upstream(name: &str, endpoints: &[String], protocol: &str, tls: &TlsFlags) -> String {
+pub(super) fn upstream(name: &str, endpoints: &[String], tls: &ServerFlags) -> String {
     let mut lines = Vec::new();
     let with_identity = tls.ca.is_some() || tls.cert.is_some();
     if with_identity {
@@ -60,8 +65,11 @@ pub(super) fn upstream(name: &str, endpoints: &[String], protocol: &str, tls: &T
     }
     lines.push(format!("[upstream.{name}]"));
     lines.push(format!("endpoints = {}", list(endpoints)));
-    lines.push(format!("protocol = {}", quoted(protocol)));
-    lines.push(format!("tls = {}", quoted(&tls.tls)));
+    for (key, value) in [("protocol", &tls.protocol), ("tls", &tls.tls)] {
+        if let Some(value) = value {
+            lines.push(format!("{key} = {}", quoted(value)));
+        }
+    }
     if with_identity {
         lines.push(format!("identity = {}", quoted(name)));
     }

@@ -10,6 +10,7 @@ mod examine;
 mod inline;
 mod overview;
 mod probe;
+mod protocols;
 mod rows;
 mod run;
 
@@ -50,6 +51,8 @@ enum Command {
     Check(check::Flags),
     /// Dial a server as the service would: what each step took, the certificates, what is wrong and what mends it.
     Probe(probe::Flags),
+    /// Print what this version speaks: how TLS begins, how a client is told no, what does not pass.
+    Protocols(protocols::Flags),
     /// Show it at work, with nothing installed: three servers that misbehave, an ambassador, live traffic.
     Demo(demo::Flags),
 }
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Bridge(flags) => bridge::run(&flags),
         Command::Check(flags) => check::run(&flags),
         Command::Probe(flags) => probe::run(&flags),
+        Command::Protocols(flags) => protocols::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
     }
 }

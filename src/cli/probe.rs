@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::complaint::{self, Complaint};
 use super::examine::{self, Examination};
-use super::inline::{self, TlsFlags};
+use super::inline::{self, ServerFlags};
 use super::{ConfigFlag, FAILED, FAULT, REFUSED, USAGE, runtime};
 use crate::addr::EndpointAddr;
 use crate::config::{self, Config};
@@ -15,6 +15,8 @@ const EXAMPLES: &str = "\
 Examples:
   What certificate does this server show, and does it take mine?
     nuncio probe db.example.com:5433 --ca ca.pem --cert client.pem --key client.key
+  A mail server, whose TLS begins with STARTTLS:
+    nuncio probe mail.example.com:25 --protocol smtp
   The server is reached by its address, and its certificate names it:
     nuncio probe 10.0.0.5:8443 --ca ca.pem --server-name db.example.com
   Every endpoint of [upstream.orders] in the file, as the service dials it:
@@ -31,7 +33,7 @@ pub(super) struct Flags {
     #[command(flatten)]
     config: ConfigFlag,
     #[command(flatten)]
-    tls: TlsFlags,
+    server: ServerFlags,
     /// Answer as JSON.
     #[arg(long)]
     json: bool,
@@ -120,7 +122,7 @@ impl Flags {
                 "--config has no say in {target}: name an upstream of the file, or leave --config out"
             )));
         }
-        let upstream = inline::upstream("probe", &[target.to_owned()], "tcp", &self.tls);
+        let upstream = inline::upstream("probe", &[target.to_owned()], &self.server);
         let text = format!("{upstream}\n[listener.probe]\naddress = \"127.0.0.1:0\"\nupstream = \"probe\"\n");
         let loaded = config::from_text("the flags", &text).map_err(|problems| Refused {
             code: USAGE,
@@ -130,7 +132,7 @@ impl Flags {
     }
 
     fn by_file(&self, upstream: Option<&str>) -> Result<What, Refused> {
-        if let Some(flag) = self.tls.any() {
+        if let Some(flag) = self.server.any() {
             let of = upstream.map_or("every upstream".to_owned(), |name| format!("upstream '{name}'"));
             return Err(usage(format!("{flag} is for HOST:PORT: the file says how {of} is dialled")));
         }

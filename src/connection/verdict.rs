@@ -35,6 +35,10 @@ pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
         let class = failure.reason.breaker_class().filter(tells);
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
+    // What the server said of it says more than how it then left.
+    if let Some(Remark { of: Party::Upstream, detail, mend }) = &ended.remark {
+        return by_failure(upstream(Reason::NegotiationRefused, detail).mend(*mend));
+    }
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
     // Without an alert, only where the server broke it early: one that nobody used for an hour breaks for other reasons.
     // And some (nginx) hang up in all order.
@@ -57,11 +61,12 @@ pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
             upstream(Reason::EarlyClose, "the server closed while the client awaited its answer")
         }
         How::Closed => {
-            let (outcome, failure) = match ended.remark {
+            let (outcome, failure) = match &ended.remark {
                 None => (Outcome::Success, None),
-                Some(Remark { detail, mend }) => {
-                    let failure = Failure::new(Stage::Greet, Reason::BadPreface, Side::Client, detail);
-                    (Outcome::Cancelled, Some(failure.mend(mend)))
+                Some(Remark { detail, mend, .. }) => {
+                    let failure =
+                        Failure::new(Stage::Greet, Reason::BadPreface, Side::Client, detail.as_ref());
+                    (Outcome::Cancelled, Some(failure.mend(*mend)))
                 }
             };
             return Verdict { outcome, failure, class: None, closed_by };
@@ -103,11 +108,12 @@ pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
             Failure::new(Stage::Relay, Reason::HalfCloseTimeout, side, detail)
         }
         How::LifetimeReached => ours(Reason::LifetimeReached, "it was older than timeouts.lifetime allows"),
-        How::Objected(Objection { to, detail }) => match to {
+        How::Objected(Objection { to, detail, mend }) => match to {
             Party::Upstream => upstream(Reason::NegotiationError, detail),
-            Party::Client => Failure::new(Stage::Greet, Reason::BadPreface, Side::Client, detail.as_str()),
+            Party::Client => Failure::new(Stage::Greet, Reason::BadPreface, Side::Client, *detail),
             Party::Ambassador => ours(Reason::ProxyInternalError, detail),
-        },
+        }
+        .mend(*mend),
         How::Stopped => {
             ours(Reason::Draining, "nuncio is stopping, and the time for open connections was over")
         }

@@ -215,3 +215,6 @@ const TCP: Facts = Facts {
     refuses_with: "a reset",
     limits: "servers that send their clients to other addresses lead them past nuncio",
 };
+
+#[cfg(test)]
+mod tests;

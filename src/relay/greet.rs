@@ -1,5 +1,7 @@
 //! greet: the seam to whoever reads along at a connection's beginning, until what follows is plain relay.
 
+use std::borrow::Cow;
+
 /// Between a client that speaks plaintext and a server that speaks TLS some first messages have to be changed: a list of
 /// mechanisms that need TLS end to end, a packet's number. A greeter sees all that both sides say until it is done.
 ///
@@ -23,8 +25,8 @@ pub trait Greeter: Send {
     /// Would the client understand a refusal now? It awaits an answer, and has seen no part of it.
     fn may_refuse(&self) -> bool;
 
-    /// The client leaves now: what may be the reason, where that can be told.
-    fn why_left(&self) -> Option<Remark> {
+    /// It ends now: what may be the reason, where that can be told.
+    fn why_ended(&self) -> Option<Remark> {
         None
     }
 }
@@ -73,14 +75,18 @@ pub struct Objection {
     /// Whose words it objects to.
     pub to: super::Party,
     /// What was wrong with them.
-    pub detail: String,
+    pub detail: &'static str,
+    /// What to do.
+    pub mend: &'static str,
 }
 
-/// What can be said of an end that is nobody's failure, and what would mend it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What can be said of an end that looks like an orderly one, and what would mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
+    /// Whose doing it was. A client's reason to leave is one only where it was the first to.
+    pub of: super::Party,
     /// What was seen.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     /// What to do.
     pub mend: &'static str,
 }

@@ -136,7 +136,7 @@ pub struct Ended {
     pub greeting: bool,
     /// The client awaits an answer and would understand a refusal: its leg was left as it is, for whoever says so.
     pub refusable: bool,
-    /// Why the client may have left, where the greeter can tell.
+    /// Why it may have ended, where the greeter can tell.
     pub remark: Option<Remark>,
 }
 

@@ -210,17 +210,22 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             closed_after,
             upstream_spoke: self.spoke,
             greeting: greeter.is_some(),
-            refusable: self.may_refuse(),
+            // Who broke it off reads no more.
+            refusable: closed_by != Some(Party::Client) && self.may_refuse(),
             remark: greeter
-                .filter(|_| closed_by == Some(Party::Client))
-                .and_then(|greeter| greeter.why_left()),
+                .and_then(|greeter| greeter.why_ended())
+                .filter(|remark| remark.of != Party::Client || closed_by == Some(Party::Client)),
         }
     }
 
     /// The client awaits an answer that it would understand a refusal for. Only while a greeter reads along.
     fn may_refuse(&self) -> bool {
-        let open = self.up.state != State::Closing && self.up.state != State::Done;
-        open && self.down.delivered() && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
+        let speaks = self.up.state != State::Closing && self.up.state != State::Done;
+        let listens = matches!(self.down.state, State::Open | State::Closing);
+        speaks
+            && listens
+            && self.down.delivered()
+            && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
     }
 
     /// The greeting ends once all of it is said.

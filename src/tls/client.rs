@@ -49,6 +49,8 @@ pub struct ClientTls {
     pub(super) ours: Option<Ours>,
     pub(super) trust: TrustSummary,
     pub(super) post_quantum: bool,
+    /// The server was asked for TLS in plaintext, and had said yes.
+    pub(super) negotiated: bool,
     oldest: Version,
     newest: Version,
 }
@@ -130,6 +132,7 @@ impl ClientTls {
             ours,
             trust: summary,
             post_quantum: settings.post_quantum && newest == Version::Tls13,
+            negotiated: settings.mode == super::Mode::Negotiate,
             oldest,
             newest,
         })

@@ -20,6 +20,14 @@ const ONE_PACKET: usize = 1400;
 /// What a server may be that closes at our ClientHello or never answers it.
 const CLIENT_FIRST: &str = "does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = \"postgres\", \"ldap\")";
 
+/// What keeps a server from TLS that had just agreed to it.
+const AGREED: &str = "look in the server's log for why it did not begin the TLS that it had agreed to: its certificate or key may not load";
+
+/// What to ask where a server did not answer our ClientHello.
+fn unanswered(tls: &ClientTls) -> &'static str {
+    if tls.negotiated { AGREED } else { CLIENT_FIRST }
+}
+
 fn failure(reason: Reason, detail: impl Into<String>) -> Failure {
     Failure::upstream(Stage::Handshake, reason, detail)
 }
@@ -81,11 +89,13 @@ pub(super) fn timed_out(limit: Duration, progress: &Progress, seen: &Seen, tls: 
 }
 
 fn timeout_mend(progress: &Progress, tls: &ClientTls) -> String {
+    let first = unanswered(tls);
+    let otherwise = if tls.negotiated { "or" } else { "if it does," };
     match tls.post_quantum && progress.hello_bytes > ONE_PACKET {
         true => format!(
-            "{CLIENT_FIRST}; if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`"
+            "{first}; {otherwise} an old firewall or server may drop a message of more than one packet: set `post_quantum = false`"
         ),
-        false => CLIENT_FIRST.into(),
+        false => first.into(),
     }
 }
 
@@ -124,12 +134,14 @@ fn hung_up(how: &str, progress: &Progress, seen: &Seen, tls: &ClientTls) -> Fail
             Reason::ConnectionTerminated,
             format!("the server {how} at our first TLS message (ClientHello), without an answer"),
         );
+        let first = unanswered(tls);
+        let otherwise = if tls.negotiated { "or" } else { "if it does," };
         return match tls.post_quantum && progress.hello_bytes > ONE_PACKET {
             true => failure.mend(format!(
-                "{CLIENT_FIRST}; if it does, an old TLS library may choke on a message of {} bytes: set `post_quantum = false`",
+                "{first}; {otherwise} an old TLS library may choke on a message of {} bytes: set `post_quantum = false`",
                 progress.hello_bytes
             )),
-            false => failure.mend(CLIENT_FIRST),
+            false => failure.mend(first),
         };
     }
     if seen.asked && tls.ours.is_none() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use super::{PATIENCE, eventually, free_address};
 /// Whose mailbox it is.
 pub const TO: &str = "b@upstream.test";
 const FROM: &str = "a@client.test";
-const LIMIT: Duration = Duration::from_secs(30);
+/// For a client that sends one mail.
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running mail server; what it takes for [`TO`] can be read.
 pub struct MailServer {
@@ -64,13 +65,13 @@ impl MailServer {
             settings.join("\n")
         );
         fs::write(at.join("etc/main.cf"), main).expect("main.cf is written");
-        // Only what takes a mail and puts it into the mailbox; nothing is chrooted.
+        // Only what takes a mail and puts it into the mailbox, or hands it on; nothing is chrooted.
         let master = format!(
             "{address} inet n - n - - smtpd\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n\
              tlsmgr unix - - n 1000? 1 tlsmgr\nrewrite unix - - n - - trivial-rewrite\n\
              bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
              proxymap unix - - n - - proxymap\nvirtual unix - n n - - virtual\nerror unix - - n - - error\n\
-             retry unix - - n - - error\nanvil unix - - n - 1 anvil\npostlog unix-dgram n - n - 1 postlogd\n"
+             retry unix - - n - - error\nsmtp unix - - n - - smtp\nanvil unix - - n - 1 anvil\npostlog unix-dgram n - n - 1 postlogd\n"
         );
         fs::write(at.join("etc/master.cf"), master).expect("master.cf is written");
         // Makes the queue's directories.
@@ -101,7 +102,7 @@ impl MailServer {
         let (d, exim, ip, port) = (at.display(), program.display(), address.ip(), address.port());
         let config = format!(
             "exim_path = {exim}\nexim_user = mail\nexim_group = mail\nkeep_environment =\n\
-             primary_hostname = mx.upstream.test\nspool_directory = {d}/spool\nlog_file_path = {d}/log/%slog\n\
+             primary_hostname = mx.upstream.test\nsmtp_banner = mx.upstream.test ESMTP Exim\nspool_directory = {d}/spool\nlog_file_path = {d}/log/%slog\n\
              pid_file_path = {d}/spool/pid\nlocal_interfaces = {ip}.{port}\nhost_lookup =\n\
              rfc1413_query_timeout = 0s\ntls_advertise_hosts = *\ntls_certificate = {d}/spool/server.pem\n\
              tls_privatekey = {d}/spool/server.key\ntls_verify_certificates = {d}/spool/ca.pem\ntls_verify_hosts = *\n\
@@ -183,16 +184,36 @@ impl Mailer {
     /// Sends one mail to [`TO`] without TLS.
     #[track_caller]
     pub fn send(self, to: SocketAddr, subject: &str) -> Ran {
-        self.send_by(to, subject, None)
+        self.send_with(to, subject, &[])
     }
 
-    /// Sends one mail with STARTTLS and this certificate: without nuncio. (swaks cannot, with what is installed.)
+    /// The same with more arguments; smtplib's are those of `send_mail.py`.
+    #[track_caller]
+    pub fn send_with(self, to: SocketAddr, subject: &str, arguments: &[&str]) -> Ran {
+        self.start(to, arguments, &mail(subject, "hello\n")).finish(LIMIT)
+    }
+
+    /// Sends one mail with STARTTLS and this certificate: without nuncio.
     #[track_caller]
     pub fn send_over_tls(self, to: SocketAddr, subject: &str, pki: &Pki, client: &Leaf) -> Ran {
-        self.send_by(to, subject, Some([pki.ca().as_path(), &client.certificate, &client.key]))
+        let [ca, certificate, key] =
+            [&pki.ca(), &client.certificate, &client.key].map(|file| file.display().to_string());
+        let names = match self {
+            Mailer::Swaks => ["--tls-ca-path", "--tls-cert", "--tls-key"],
+            Mailer::Smtplib => return self.send_with(to, subject, &["starttls", &ca, &certificate, &key]),
+            Mailer::Msmtp => ["--tls-trust-file", "--tls-cert-file", "--tls-key-file"],
+        };
+        let how: &[&str] = match self {
+            Mailer::Swaks => &["--tls", "--tls-verify"],
+            _ => &["--tls=on", "--tls-starttls=on"],
+        };
+        let files = [names[0], &ca, names[1], &certificate, names[2], &key];
+        self.send_with(to, subject, &[how, &files].concat())
     }
 
-    fn send_by(self, to: SocketAddr, subject: &str, files: Option<[&Path; 3]>) -> Ran {
+    /// Starts to send this mail to [`TO`].
+    #[track_caller]
+    pub fn start(self, to: SocketAddr, arguments: &[&str], mail: &str) -> Running {
         let (host, port) = (to.ip().to_string(), to.port().to_string());
         let mut command = Command::new(match self {
             Mailer::Swaks => "swaks",
@@ -201,37 +222,25 @@ impl Mailer {
         });
         match self {
             Mailer::Swaks => {
-                assert!(files.is_none(), "swaks has no TLS here");
-                command.args([
-                    "--server",
-                    &host,
-                    "--port",
-                    &port,
-                    "--from",
-                    FROM,
-                    "--to",
-                    TO,
-                    "--timeout",
-                    "20",
-                ]);
-                command.args(["--header", &format!("Subject: {subject}"), "--body", "hello"]);
+                command.args(["--server", &host, "--port", &port, "--from", FROM, "--to", TO]);
+                command.args(["--ehlo", "client.test", "--timeout", "20", "--data", "-"]).args(arguments);
             }
             Mailer::Smtplib => {
                 command.args(["-I", "-c", include_str!("send_mail.py"), &host, &port, FROM, TO]);
-                command.args(files.into_iter().flatten());
+                command.args(arguments);
             }
             Mailer::Msmtp => {
                 command.args(["--host", &host, "--port", &port, "--from", FROM, "--timeout", "20"]);
-                if let Some([ca, certificate, key]) = files {
-                    command.args(["--tls=on", "--tls-starttls=on", "--tls-trust-file"]).arg(ca);
-                    command.arg("--tls-cert-file").arg(certificate).arg("--tls-key-file").arg(key);
-                }
-                command.arg(TO);
+                command.args(arguments).arg(TO);
             }
         }
-        let mail = format!("From: {FROM}\nTo: {TO}\nSubject: {subject}\n\nhello\n");
-        Running::start(&mut command, &mail).finish(LIMIT)
+        Running::start(&mut command, mail)
     }
+}
+
+/// A mail to [`TO`].
+pub fn mail(subject: &str, body: &str) -> String {
+    format!("From: {FROM}\nTo: {TO}\nSubject: {subject}\n\n{body}")
 }
 
 fn home() -> TempDir {

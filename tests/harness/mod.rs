@@ -25,6 +25,7 @@ pub mod programs;
 pub mod records;
 pub mod scene;
 pub mod servers;
+pub mod smtp;
 #[cfg(unix)]
 pub mod sql;
 pub mod upstream;

@@ -1,14 +1,19 @@
-# Sends the mail on standard input: HOST PORT FROM TO [CA CERTIFICATE KEY, for STARTTLS].
+# Sends the mail on standard input: HOST PORT FROM TO [starttls|tls CA [CERTIFICATE KEY]].
 import smtplib
 import ssl
 import sys
 
-host, port, sender, recipient, *files = sys.argv[1:]
+host, port, sender, recipient, *tls = sys.argv[1:]
 try:
-    with smtplib.SMTP(host, int(port), timeout=20) as server:
-        if files:
-            context = ssl.create_default_context(cafile=files[0])
-            context.load_cert_chain(files[1], files[2])
+    context = ssl.create_default_context(cafile=tls[1]) if tls else None
+    if tls[2:]:
+        context.load_cert_chain(tls[2], tls[3])
+    if tls[:1] == ["tls"]:
+        server = smtplib.SMTP_SSL(host, int(port), timeout=20, context=context)
+    else:
+        server = smtplib.SMTP(host, int(port), timeout=20)
+    with server:
+        if tls[:1] == ["starttls"]:
             server.starttls(context=context)
         server.sendmail(sender, [recipient], sys.stdin.read())
 except (OSError, smtplib.SMTPException) as error:

@@ -13,13 +13,13 @@ fn demands_a_certificate(pki: &Pki, server: &MailServer, proof: &str) {
         let said = format!("{}{}", ran.stdout, ran.stderr);
         assert!(!ran.status.success() && said.contains("Must issue a STARTTLS command first"), "{ran:#?}");
     }
-    for mailer in [Mailer::Smtplib, Mailer::Msmtp] {
+    for mailer in Mailer::ALL {
         let subject = format!("from {mailer:?}");
         mailer.send_over_tls(server.address(), &subject, pki, &pki.client).answer();
         let mail = server.wait_mail(&subject);
         assert!(mail.contains(proof) && mail.contains("TLS"), "{mail}");
     }
-    assert_eq!(server.mails().len(), 2);
+    assert_eq!(server.mails().len(), 3);
 }
 
 #[test]

@@ -39,9 +39,13 @@ mod postgres;
 #[cfg(test)]
 mod probe;
 #[cfg(test)]
+mod protocols;
+#[cfg(test)]
 mod real_servers;
 #[cfg(test)]
 mod six_endpoints;
+#[cfg(test)]
+mod smtp;
 #[cfg(test)]
 mod upstreams;
 #[cfg(test)]

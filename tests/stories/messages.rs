@@ -200,27 +200,32 @@ Arguments:
   <UPSTREAM>...  The servers, HOST:PORT each
 
 Options:
-      --ca <FILE>            PEM file with the CAs that the server is checked against. Without it:
-                             the system's
-      --cert <FILE>          PEM file with our certificate, and the chain behind it
-      --key <FILE>           PEM file with our certificate's private key
-      --server-name <NAME>   The name that the server's certificate must carry (and that is asked
-                             for, as SNI). Without it: the HOST
-      --pin <PIN>            Accept this key or certificate, whatever its CA and name:
-                             spki-sha256:... or leaf-sha256:..., as `nuncio probe` prints them. May
-                             be given several times
-      --tls <MODE>           direct: TLS from the first byte. off: none, everything goes in
-                             plaintext [default: direct]
-      --protocol <PROTOCOL>  What is spoken before TLS; tcp: nothing [default: tcp]
-      --allow <NETWORK>      A network that may connect, such as 10.0.0.0/8, where LISTEN is not on
-                             loopback. May be given several times
-      --admin <ADDRESS>      Answer liveness, metrics and the API here, such as 127.0.0.1:9746
-      --json                 Write the log and the records as JSON
-  -h, --help                 Print help
-  -V, --version              Print version
+      --ca <FILE>           PEM file with the CAs that the server is checked against. Without it:
+                            the system's
+      --cert <FILE>         PEM file with our certificate, and the chain behind it
+      --key <FILE>          PEM file with our certificate's private key
+      --server-name <NAME>  The name that the server's certificate must carry (and that is asked
+                            for, as SNI). Without it: the HOST
+      --pin <PIN>           Accept this key or certificate, whatever its CA and name:
+                            spki-sha256:... or leaf-sha256:..., as `nuncio probe` prints them. May
+                            be given several times
+      --protocol <NAME>     What is spoken, as `nuncio protocols` lists it. Without it: tcp, which
+                            is anything
+      --tls <MODE>          negotiate: asked for in the protocol's own words. direct: from the first
+                            byte. off: none, everything goes in plaintext. Without it: negotiate
+                            where the protocol can, else direct
+      --allow <NETWORK>     A network that may connect, such as 10.0.0.0/8, where LISTEN is not on
+                            loopback. May be given several times
+      --admin <ADDRESS>     Answer liveness, metrics and the API here, such as 127.0.0.1:9746
+      --json                Write the log and the records as JSON
+  -h, --help                Print help
+  -V, --version             Print version
 
 Examples:
-  A Redis that demands a client certificate, for a program that speaks plaintext:
+  A PostgreSQL that demands a client certificate, for a program that speaks plaintext:
+    nuncio bridge 127.0.0.1:5432 db.example.com:5432 --protocol postgres \
+      --ca ca.pem --cert client.pem --key client.key
+  The same of a Redis, whose TLS begins with the first byte:
     nuncio bridge 127.0.0.1:6379 redis.example.com:6379 \
       --ca ca.pem --cert client.pem --key client.key
   Two servers, of which one may be down; whoever may use the socket file may connect:
@@ -269,8 +274,11 @@ Options:
       --pin <PIN>           Accept this key or certificate, whatever its CA and name:
                             spki-sha256:... or leaf-sha256:..., as `nuncio probe` prints them. May
                             be given several times
-      --tls <MODE>          direct: TLS from the first byte. off: none, everything goes in plaintext
-                            [default: direct]
+      --protocol <NAME>     What is spoken, as `nuncio protocols` lists it. Without it: tcp, which
+                            is anything
+      --tls <MODE>          negotiate: asked for in the protocol's own words. direct: from the first
+                            byte. off: none, everything goes in plaintext. Without it: negotiate
+                            where the protocol can, else direct
       --json                Answer as JSON
   -h, --help                Print help
   -V, --version             Print version
@@ -278,6 +286,8 @@ Options:
 Examples:
   What certificate does this server show, and does it take mine?
     nuncio probe db.example.com:5433 --ca ca.pem --cert client.pem --key client.key
+  A mail server, whose TLS begins with STARTTLS:
+    nuncio probe mail.example.com:25 --protocol smtp
   The server is reached by its address, and its certificate names it:
     nuncio probe 10.0.0.5:8443 --ca ca.pem --server-name db.example.com
   Every endpoint of [upstream.orders] in the file, as the service dials it:

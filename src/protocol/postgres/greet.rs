@@ -137,19 +137,20 @@ impl Greeter for Login {
         !self.done && self.passing == 0
     }
 
-    fn why_left(&self) -> Option<Remark> {
-        Some(match self.asked? {
-            Asked::Password => Remark {
-                detail: "the client left when the server asked it for a password",
-                mend: "psql does so to ask its user for one, and comes again; a program has to be given its password",
-            },
-            Asked::PasswordUnbound => Remark {
-                detail: "the client left when the server asked it for a password: it has none, or insists on channel binding, \
-                         which cannot pass where TLS ends in between",
-                mend: "give the client its password (psql asks for it and comes again), and set channel_binding=prefer or \
-                       disable in it",
-            },
-        })
+    fn why_ended(&self) -> Option<Remark> {
+        let (detail, mend) = match self.asked? {
+            Asked::Password => (
+                "the client left when the server asked it for a password",
+                "psql does so to ask its user for one, and comes again; a program has to be given its password",
+            ),
+            Asked::PasswordUnbound => (
+                "the client left when the server asked it for a password: it has none, or insists on channel binding, \
+                 which cannot pass where TLS ends in between",
+                "give the client its password (psql asks for it and comes again), and set channel_binding=prefer or \
+                 disable in it",
+            ),
+        };
+        Some(Remark { of: Party::Client, detail: detail.into(), mend })
     }
 }
 
@@ -176,9 +177,8 @@ fn without_bound(message: &[u8]) -> Result<Option<Vec<u8>>, Objection> {
         // An empty list would do, but all that a client makes of it is "none of the mechanisms are supported".
         return Err(Objection {
             to: Party::Upstream,
-            detail: "the server lets a client in only by SCRAM bound to its own TLS channel, and TLS ends at nuncio: \
-                     offer SCRAM-SHA-256 there too"
-                .into(),
+            detail: "the server lets a client in only by SCRAM bound to its own TLS channel, and TLS ends at nuncio",
+            mend: "offer SCRAM-SHA-256 there too",
         });
     }
     kept.extend_from_slice(rest);

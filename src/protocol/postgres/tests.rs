@@ -440,7 +440,7 @@ fn why_a_client_left_is_told_where_it_left_instead_of_answering() {
         greeter.upstream_said(said, &mut onward).unwrap();
         greeter.client_said(answer, &mut onward).unwrap();
         assert_eq!(onward.up, answer);
-        greeter.why_left().map(|remark| remark.detail)
+        greeter.why_ended().map(|remark| remark.detail)
     };
     let bound = sasl(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
     assert!(left(&bound, b"").unwrap().contains("channel binding"));

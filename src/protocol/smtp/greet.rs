@@ -9,11 +9,12 @@ use std::mem;
 
 use super::{HELLO, is_separator, keyword};
 use crate::protocol::Negotiated;
-use crate::protocol::reply::{Reader, Seen, lines};
+use crate::protocol::reply::{Reader, Seen, lines, told};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 /// What a client may say before anything that counts, each answered by one reply.
 const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
+const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
@@ -51,7 +52,7 @@ struct Reading {
     is_answering: bool,
     /// The server's words could not be followed.
     is_lost: bool,
-    left: WhyLeft,
+    why: WhyEnded,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +72,11 @@ struct Line {
     is_later: bool,
 }
 
-/// What the client knew and did, should it leave.
+/// What was said that may be the reason of an end.
 #[derive(Default)]
-struct WhyLeft {
+struct WhyEnded {
+    /// The server's answer to EHLO, where that was 421.
+    refused: Option<String>,
     said_starttls: bool,
     /// The last that it was told is what the server offers.
     knows_offer: bool,
@@ -86,9 +89,8 @@ impl Greeter for Reading {
         if self.secured && !self.line.is_later && !self.is_done() && heard.first() == Some(&0x16) {
             return Err(Objection {
                 to: Party::Client,
-                detail: "the client began with TLS where plaintext SMTP is expected; switch TLS off in the client: \
-                         nuncio speaks TLS to the server"
-                    .into(),
+                detail: "the client began with TLS where plaintext SMTP is expected",
+                mend: SWITCH_OFF,
             });
         }
         onward.up.extend_from_slice(heard);
@@ -141,34 +143,43 @@ impl Greeter for Reading {
             return false; // many a server hangs up without a word
         }
         match self.current {
-            // Before the server's first word inside TLS the client is about to ask for it: 421 may come unasked.
-            None => !self.awaited.is_empty() || !self.is_answering,
+            // Before the server's first word inside TLS the client is about to ask for it: 421 may come unasked. And
+            // many a client that was answered 421 asks HELO.
+            None => !self.awaited.is_empty() || !self.is_answering || self.why.refused.is_some(),
             Some(Reply::Hello) => true,
             Some(Reply::Other) => false,
         }
     }
 
-    fn why_left(&self) -> Option<Remark> {
-        const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
-        let WhyLeft { said_starttls, knows_offer, without_mechanisms } = self.left;
+    fn why_ended(&self) -> Option<Remark> {
+        let WhyEnded { refused, said_starttls, knows_offer, without_mechanisms } = &self.why;
+        let by_client =
+            |detail: &'static str, mend| Remark { of: Party::Client, detail: detail.into(), mend };
         if !self.secured {
             return None;
         }
-        if said_starttls {
-            return Some(Remark { detail: "the client insists on STARTTLS", mend: SWITCH_OFF });
+        if let Some(told) = refused {
+            return Some(Remark {
+                of: Party::Upstream,
+                detail: format!("the server took the handshake and then said no to EHLO: {told}").into(),
+                mend: "look in the server's log for why; it may not trust our certificate, or miss one",
+            });
+        }
+        if *said_starttls {
+            return Some(by_client("the client insists on STARTTLS", SWITCH_OFF));
         }
         if self.is_past || !knows_offer {
             return None;
         }
-        if without_mechanisms {
-            return Some(Remark {
-                detail: "the client was offered no AUTH: the server's only mechanisms are bound to its own TLS (-PLUS)",
-                mend: "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
-            });
-        }
-        Some(Remark {
-            detail: "the client left when it saw what the server offers: it may insist on STARTTLS",
-            mend: SWITCH_OFF,
+        Some(match without_mechanisms {
+            true => by_client(
+                "the client was offered no AUTH: the server's only mechanisms are bound to its own TLS (-PLUS)",
+                "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
+            ),
+            false => by_client(
+                "the client left when it saw what the server offers: it may insist on STARTTLS",
+                SWITCH_OFF,
+            ),
         })
     }
 }
@@ -203,14 +214,15 @@ impl Reading {
         let is_hello = word == HELLO.as_bytes();
         self.awaited.push_back(if is_hello { Reply::Hello } else { Reply::Other });
         self.is_past = self.awaited.len() == MAX_AWAITED;
-        self.left.said_starttls |= word == b"STARTTLS";
+        self.why.said_starttls |= word == b"STARTTLS";
         self.is_leaving |= word == b"QUIT";
         // Who takes its leave is asked why it leaves.
-        self.left.knows_offer &= word == b"QUIT";
+        self.why.knows_offer &= word == b"QUIT";
     }
 
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
         let reply = mem::take(&mut self.held);
+        self.why.refused = (code == 421).then(|| told(code, &reply));
         if code != 250 || !self.secured {
             onward.down.extend_from_slice(&reply);
             return;
@@ -219,8 +231,8 @@ impl Reading {
         onward.down.extend_from_slice(&offer);
         let has_auth =
             |reply: &[u8]| lines(reply).skip(1).any(|line| keyword(line).0.eq_ignore_ascii_case(b"AUTH"));
-        self.left.knows_offer = true;
-        self.left.without_mechanisms = has_auth(&reply) && !has_auth(&offer);
+        self.why.knows_offer = true;
+        self.why.without_mechanisms = has_auth(&reply) && !has_auth(&offer);
     }
 }
 

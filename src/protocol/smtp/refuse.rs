@@ -1,4 +1,4 @@
-//! No, in SMTP: 421 with an enhanced status (RFC 3463), in place of a greeting or of any command's answer.
+//! No, in SMTP: 421 with an enhanced status (RFC 3463), in place of a greeting or of any command's answer and the next one's.
 //!
 //! Every line stands alone: clients log the first, the last, or all of them.
 
@@ -12,7 +12,7 @@ const MAX_LINES: usize = 4;
 
 /// What was seen, what to do next, and where the log says more.
 pub(in crate::protocol) fn refusal(refusal: Refusal<'_>) -> Vec<u8> {
-    let Refusal { failure, id, greeted: _ } = refusal;
+    let Refusal { failure, id, greeted } = refusal;
     let status = status(failure.reason);
     // Mail that meets 421 is tried again, mail that meets 554 is returned.
     let code = if status.starts_with('5') { "554" } else { "421" };
@@ -26,6 +26,10 @@ pub(in crate::protocol) fn refusal(refusal: Refusal<'_>) -> Vec<u8> {
         let mark = if number == last { ' ' } else { '-' };
         said.extend_from_slice(format!("{code}{mark}{status} {line}\r\n").as_bytes());
     }
+    if greeted {
+        // For whoever asks HELO when EHLO is refused, and shows its user only the answer to that (smtplib, JavaMail).
+        said.extend_from_within(..);
+    }
     said
 }
 
@@ -34,6 +38,7 @@ fn wrap(text: &str, lines: &mut Vec<String>) {
     let room = MAX_LINE - "421-4.7.99 \r\n".len();
     let printable = |c: char| match c {
         '…' => "...".to_owned(),
+        '×' => "x".to_owned(),
         c if c.is_ascii_graphic() => c.to_string(),
         c if c.is_whitespace() || c.is_control() => " ".to_owned(),
         _ => "?".to_owned(),
@@ -107,8 +112,8 @@ mod tests {
 
     fn refused(failure: &Failure) -> String {
         let said = |greeted| refusal(Refusal { failure, id: "00c0ffee00c0ffee", greeted });
-        assert_eq!(said(false), said(true));
-        String::from_utf8(said(true)).unwrap()
+        assert_eq!(said(true), said(false).repeat(2), "for HELO too");
+        String::from_utf8(said(false)).unwrap()
     }
 
     #[test]

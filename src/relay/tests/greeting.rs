@@ -2,6 +2,8 @@
 
 use super::*;
 
+const NO: Objection = Objection { to: Party::Client, detail: "it said no", mend: "say yes" };
+
 /// The smallest greeter with everything to it: of the server's lines it takes out those that begin with `-`, at `?` it asks
 /// the server itself, and with the line `!` it is done. A client that says `no` is objected to.
 #[derive(Default)]
@@ -14,7 +16,7 @@ struct Lines {
 impl Greeter for Lines {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         if heard == b"no" {
-            return Err(Objection { to: Party::Client, detail: "it said no".into() });
+            return Err(NO);
         }
         self.answered = false;
         onward.up.extend_from_slice(heard);
@@ -49,8 +51,9 @@ impl Greeter for Lines {
         !self.answered
     }
 
-    fn why_left(&self) -> Option<Remark> {
-        self.answered.then_some(Remark { detail: "it did not like it", mend: "say something else" })
+    fn why_ended(&self) -> Option<Remark> {
+        let (detail, mend) = ("it did not like it".into(), "say something else");
+        self.answered.then_some(Remark { of: Party::Client, detail, mend })
     }
 }
 
@@ -156,6 +159,27 @@ async fn a_client_that_awaits_nothing_is_not_told() {
     assert!(!ended.refusable && client.was_reset(), "{ended:?}");
 }
 
+/// It was told the end, and spoke all the same: nothing that is said to it now would follow.
+#[tokio::test]
+async fn a_client_that_speaks_after_the_end_is_not_told() {
+    let (relay, mut app, mut server) = begun(b"", b"").await;
+    server.write_all(b"line\n").await.unwrap();
+    server.shutdown().await.unwrap();
+    drop(server);
+    expect(&mut app, b"line\n").await;
+    expect_end(&mut app).await;
+    within(async {
+        // Until the server's host has answered that nobody is there.
+        while !relay.task.is_finished() {
+            app.write_all(b"more").await.ok();
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let ended = relay.ended().await;
+    assert!(ended.closed_by == Some(Party::Upstream) && !ended.refusable, "{ended:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_may_have_a_reason() {
     let (relay, mut app, mut server) = begun(b"", b"").await;
@@ -167,7 +191,7 @@ async fn a_client_that_leaves_may_have_a_reason() {
     server.shutdown().await.unwrap();
     let ended = relay.ended().await;
     assert_eq!(ended.closed_by, Some(Party::Client));
-    assert_eq!(ended.remark.map(|remark| remark.detail), Some("it did not like it"));
+    assert_eq!(ended.remark.map(|remark| remark.detail), Some("it did not like it".into()));
 }
 
 #[tokio::test]
@@ -175,7 +199,7 @@ async fn what_a_greeter_objects_to_goes_no_further() {
     let (relay, mut app, mut server) = begun(b"", b"").await;
     app.write_all(b"no").await.unwrap();
     let ended = relay.ended().await;
-    assert_eq!(ended.how, How::Objected(Objection { to: Party::Client, detail: "it said no".into() }));
+    assert_eq!(ended.how, How::Objected(NO));
     assert!(ended.refusable);
     let mut heard = Vec::new();
     within(server.read_to_end(&mut heard)).await.ok(); // cut off, or closed: it is over either way

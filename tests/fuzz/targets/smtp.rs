@@ -51,10 +51,10 @@ fn greet(words: &[u8], replayed: bool, piece: usize) -> (Onward, bool, Option<St
                 _ => greeter.client_said(piece, &mut onward),
             };
             if let Err(objection) = said {
-                return (onward, greeter.is_done(), Some(objection.detail));
+                return (onward, greeter.is_done(), Some(objection.detail.to_owned()));
             }
             greeter.may_refuse();
-            greeter.why_left();
+            greeter.why_ended();
         }
     }
     (onward, greeter.is_done(), None)

@@ -45,7 +45,7 @@ fn say_in_all_ways(greeting: &str, turns: Turns<'_>) -> After {
             assert_eq!((&split.up, &split.down), (&whole.up, &whole.down));
             assert_eq!(split.greeter.is_done(), whole.greeter.is_done());
             assert_eq!(split.greeter.may_refuse(), whole.greeter.may_refuse());
-            assert_eq!(split.greeter.why_left(), whole.greeter.why_left());
+            assert_eq!(split.greeter.why_ended(), whole.greeter.why_ended());
         }
     }
     whole
@@ -117,7 +117,7 @@ fn the_greeting_comes_first_and_mail_ends_the_reading() {
             (Upstream, "250 AUTH X-PLUS\r\n"),
         ],
     );
-    assert!(after.greeter.is_done() && after.greeter.why_left().is_none());
+    assert!(after.greeter.is_done() && after.greeter.why_ended().is_none());
     assert_eq!(
         after.down,
         "220-mx\r\n220 mx\r\n250-mx\r\n250 AUTH PLAIN\r\n250-AUTH X-PLUS\r\n250 AUTH X-PLUS\r\n250 ok\r\n354 go\r\n\
@@ -233,7 +233,7 @@ fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
         let mut onward = Onward::default();
         let objection = greeter.client_said(b"\x16\x03\x01\x02\0", &mut onward).unwrap_err();
         assert_eq!((objection.to, onward), (Client, Onward::default()));
-        assert!(objection.detail.contains("switch TLS off in the client"), "{}", objection.detail);
+        assert!(objection.mend.contains("switch TLS off in the client"), "{}", objection.mend);
     }
     // Later it is no beginning: a server that takes STARTTLS inside TLS may have it.
     let after = say_in_all_ways(
@@ -263,11 +263,12 @@ fn a_client_that_leaves_is_understood() {
         (&[ehlo, plain, (Client, "NOOP\r\n"), (Upstream, "250 ok\r\n")], None),
         (&[ehlo, plain, (Client, "MAIL FROM:<>\r\n")], None),
         (&[ehlo, (Upstream, "550 no\r\n")], None),
+        (&[ehlo, (Upstream, "421-no\r\n421 way\r\n")], Some("said no to EHLO: 421 no way")),
         (&[(Client, "HELO me\r\n"), (Upstream, "250 mx\r\n")], None),
     ] {
-        let remark = say_in_all_ways("220 mx\r\n", turns).greeter.why_left();
+        let remark = say_in_all_ways("220 mx\r\n", turns).greeter.why_ended();
         assert_eq!(remark.is_some(), why.is_some(), "{turns:?}: {remark:?}");
-        assert!(remark.is_none_or(|remark| remark.detail.contains(why.unwrap())), "{remark:?}");
+        assert!(remark.as_ref().is_none_or(|remark| remark.detail.contains(why.unwrap())), "{remark:?}");
     }
 }
 
@@ -368,7 +369,7 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     greeter.upstream_said(offer.as_bytes(), &mut onward).unwrap();
     greeter.client_said(b"STARTTLS\r\n", &mut onward).unwrap();
     greeter.upstream_said(b"220 go\r\n", &mut onward).unwrap();
-    assert_eq!((greeter.is_done(), greeter.why_left()), (false, None));
+    assert_eq!((greeter.is_done(), greeter.why_ended()), (false, None));
     greeter.client_said(b"\x16\x03\x01", &mut onward).unwrap();
     assert!(greeter.is_done());
     assert_eq!(onward.down, ["220 mx\r\n", offer, "220 go\r\n"].concat().as_bytes());
