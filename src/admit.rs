@@ -247,12 +247,16 @@ impl Inside {
     fn enter(&mut self, gate: &Gate, source: SourceKey, now: Instant) -> Result<(), Failure> {
         let of_source = self.by_source.get(&source).copied().unwrap_or(0);
         if self.open >= gate.connections {
-            let detail = format!("{} connections of this listener are open (`connections`)", self.open);
+            let detail = format!(
+                "as many connections of this listener are open as may be: {} (`connections`)",
+                self.open
+            );
             return Err(limited(Side::Ambassador, detail));
         }
         if of_source >= gate.connections_per_source {
-            let detail =
-                format!("{of_source} connections of this source are open (`connections_per_source`)");
+            let detail = format!(
+                "as many connections of this source are open as may be: {of_source} (`connections_per_source`)"
+            );
             return Err(limited(Side::Client, detail));
         }
         // Last, so that who is turned away at a cap uses up none of the rate.

@@ -150,9 +150,14 @@ async fn walk(
     record: &mut Record,
 ) -> Result<Walked, Stop> {
     let ticket = admitted.map_err(|failure| Stop::No(Heard::Nothing, failure))?;
-    let opening = preface::read(client, listener.protocol, listener.preface_timeout).await;
+    let opening = tokio::select! {
+        biased;
+        opening = preface::read(client, listener.protocol, listener.preface_timeout) => opening,
+        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Admit))),
+    };
     let opening = opening.map_err(|unopened| match unopened {
         Unopened::Left => Stop::Over(left(Gone::Silently, &Trail::default(), Duration::ZERO)),
+        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
         Unopened::Failed(failure) => Stop::No(Heard::Opening, failure),
     })?;
 
@@ -160,7 +165,7 @@ async fn walk(
     record.draft().upstream = Some(route.upstream.clone());
     record.stage = Stage::Queue;
     let target = listener.targets.get(&route.upstream);
-    let target = target.ok_or_else(|| Stop::No(Heard::Opening, no_such_upstream(&route)))?;
+    let target = target.ok_or_else(|| Stop::No(Heard::opening(&opening), no_such_upstream(&route)))?;
 
     let Established { lease, mut reached } =
         wait_for(target, route.source, &opening, client, listener, record).await?;
@@ -190,6 +195,7 @@ async fn wait_for(
     listener: &Listener,
     record: &mut Record,
 ) -> Result<Established, Stop> {
+    let heard = Heard::opening(opening);
     let mut trail = Trail::default();
     let begun = Instant::now();
     let established = async {
@@ -203,10 +209,10 @@ async fn wait_for(
     };
     let outcome = tokio::select! {
         biased;
-        established = established => established.map_err(|failure| Stop::No(Heard::Opening, failure)),
+        established = established => established.map_err(|failure| Stop::No(heard, failure)),
         // Before the attempt under way is given up: who left before any had ended may be a probe.
         gone = client.gone() => Err(Stop::Over(left(gone, &trail, begun.elapsed()))),
-        () = listener.drain.ended(0.0) => Err(Stop::No(Heard::Opening, draining(trail.stage))),
+        () = listener.drain.ended(0.0) => Err(Stop::No(heard, draining(trail.stage))),
     };
     trail.give_up(Instant::now());
     let upstream = target.upstream.name();
@@ -330,6 +336,10 @@ fn left(gone: Gone, trail: &Trail, waited: Duration) -> Box<Ending> {
         }
     };
     let quiet = failure.is_none() && trail.attempts.is_empty() && waited < PROBE;
+    left_for(failure, quiet)
+}
+
+fn left_for(failure: Option<Failure>, quiet: bool) -> Box<Ending> {
     Box::new(Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet })
 }
 
@@ -341,7 +351,7 @@ fn broken_socket(error: &std::io::Error) -> Box<Ending> {
 }
 
 fn draining(stage: Stage) -> Failure {
-    Failure::new(stage, Reason::Draining, Side::Ambassador, "nuncio is shutting down")
+    Failure::new(stage, Reason::Draining, Side::Ambassador, "shutting down: no new connections are taken")
 }
 
 fn no_such_upstream(route: &route::Route) -> Failure {

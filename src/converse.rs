@@ -18,6 +18,8 @@ const READ: usize = 2 * 1024;
 pub enum Trouble {
     /// The peer said something that ends it.
     Failed(Failure),
+    /// The peer closed, for a reason that its words give away.
+    Left(Failure),
     /// The peer closed; it had said something, or not.
     Closed {
         /// At least one byte had come.
@@ -59,7 +61,7 @@ where
         match stream.read_buf(&mut heard).await {
             Ok(0) => {
                 return Err(match (talk.ended(&heard), unwritable) {
-                    (Some(failure), _) => Trouble::Failed(failure),
+                    (Some(failure), _) => Trouble::Left(failure),
                     (None, Some(error)) => Trouble::Io(error),
                     (None, None) => Trouble::Closed { spoke },
                 });

@@ -353,7 +353,7 @@ async fn negotiate(
     let failed = |reason, detail| Err(Failure::upstream(Stage::Negotiate, reason, detail));
     match conversed {
         Ok(Ok(negotiated)) => Ok(negotiated),
-        Ok(Err(Trouble::Failed(failure))) => Err(failure),
+        Ok(Err(Trouble::Failed(failure) | Trouble::Left(failure))) => Err(failure),
         Ok(Err(Trouble::Closed { .. })) => failed(
             Reason::NegotiationError,
             format!("the server closed the connection instead of sending {awaited}"),

@@ -16,7 +16,9 @@ use crate::protocol::{Opening, Protocol};
 pub enum Unopened {
     /// It left, without having said a thing.
     Left,
-    /// It gave a reason to end it, or left for one.
+    /// It left for a reason.
+    LeftFor(Failure),
+    /// It gave a reason to end it.
     Failed(Failure),
 }
 
@@ -30,24 +32,25 @@ where
 {
     let Some(mut talk) = protocol.preface() else { return Ok(Opening::default()) };
     let conversed = timeout(limit, converse(client, &mut *talk)).await;
-    let failed = |reason, detail| {
-        let failure = Failure::new(Stage::Admit, reason, Side::Client, detail);
-        Err(Unopened::Failed(failure))
-    };
+    let failure = |reason, detail| Failure::new(Stage::Admit, reason, Side::Client, detail);
     let awaited = talk.awaits();
     match conversed {
         Ok(Ok(opening)) => Ok(opening),
         Ok(Err(Trouble::Failed(failure))) => Err(Unopened::Failed(failure)),
+        Ok(Err(Trouble::Left(failure))) => Err(Unopened::LeftFor(failure)),
         Ok(Err(Trouble::Closed { spoke: false })) => Err(Unopened::Left),
         Ok(Err(Trouble::Closed { spoke: true })) => {
-            failed(Reason::BadPreface, format!("the client closed instead of sending {awaited}"))
+            let detail = format!("the client closed instead of sending {awaited}");
+            Err(Unopened::LeftFor(failure(Reason::BadPreface, detail)))
         }
         Ok(Err(Trouble::Io(error))) => {
-            failed(Reason::ClientReset, format!("the client went away instead of sending {awaited}: {error}"))
+            let detail = format!("the client went away instead of sending {awaited}: {error}");
+            Err(Unopened::LeftFor(failure(Reason::ClientReset, detail)))
         }
         Err(_) => {
             let limit = humantime::format_duration(limit);
-            failed(Reason::PrefaceTimeout, format!("{awaited} did not come within {limit}"))
+            let detail = format!("{awaited} did not come within {limit}");
+            Err(Unopened::Failed(failure(Reason::PrefaceTimeout, detail)))
         }
     }
 }

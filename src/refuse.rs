@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::converse::converse;
 use crate::failure::Failure;
-use crate::protocol::{Protocol, Refusal};
+use crate::protocol::{Opening, Protocol, Refusal};
 use crate::relay::Leg;
 
 /// How far the conversation with the client has come.
@@ -20,8 +20,18 @@ pub enum Heard {
     Nothing,
     /// They were, or the protocol has none to read.
     Opening,
+    /// It wants a session's work cancelled. A server answers that with nothing but an end, and a driver takes words for a
+    /// fault of its own; a reset at least tells those who look that it came to nothing.
+    Cancel,
     /// It has been greeted, and awaits an answer.
     Greeted,
+}
+
+impl Heard {
+    /// What a client has opened with.
+    pub fn opening(opening: &Opening) -> Heard {
+        if opening.cancels.is_some() { Heard::Cancel } else { Heard::Opening }
+    }
 }
 
 /// Refused clients that are waited for at a time; more than these get a reset, so that refusing costs less than serving.
@@ -37,13 +47,19 @@ const THROWN_AWAY: u64 = 64 * 1024;
 pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, failure: &Failure, id: &str) {
     let greeted = heard == Heard::Greeted;
     let told = async {
+        if heard == Heard::Cancel {
+            return None;
+        }
         let words = protocol.refusal(Refusal { failure, id, greeted })?;
         let _place = PLACES.try_acquire().ok()?;
         timeout(PATIENCE, async {
             if heard == Heard::Nothing
                 && let Some(mut preface) = protocol.preface()
             {
-                converse(client, &mut *preface).await.ok()?;
+                let opening = converse(client, &mut *preface).await.ok()?;
+                if Heard::opening(&opening) == Heard::Cancel {
+                    return None;
+                }
             }
             client.write_all(&words).await.ok()?;
             client.shutdown().await.ok()?;

@@ -134,6 +134,9 @@ pub(super) fn certificate_refused(alert: Option<Alert>, tls: &ClientTls) -> Fail
     let (subject, issuer) = (&ours.facts.subject, &ours.facts.issuer);
     let detail = format!("the server refused our certificate {subject}, issued by {issuer}, {how}{accepted}");
     let mend = match alert {
+        Some(Alert::UnknownCA) if tls.presenter.accepted().contains(issuer) => format!(
+            "the server's CA file has another {issuer}, an older or a newer one: put the one that issued our certificate beside it"
+        ),
         Some(Alert::UnknownCA) => format!(
             "add {issuer} to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in {}",
             ours.path.display()

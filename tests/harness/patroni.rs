@@ -15,11 +15,19 @@ pub struct Patroni {
 impl Patroni {
     /// Of this one, which is asked what it is whenever somebody wants to know.
     pub fn of(admin: Admin) -> Patroni {
-        Patroni::start(move || admin.role())
+        Patroni::start(move |_| admin.role())
     }
 
-    /// Of one that is what the test says.
-    pub fn start(role: impl Fn() -> Role + Send + Sync + 'static) -> Patroni {
+    /// Of several, each of which has its own beside it in life: here a query says which is meant, `?IP:PORT`.
+    pub fn of_all<const N: usize>(members: [(SocketAddr, Admin); N]) -> Patroni {
+        Patroni::start(move |query| {
+            let meant = members.iter().find(|(address, _)| address.to_string() == query);
+            meant.map_or(Role::Gone, |(_, admin)| admin.role())
+        })
+    }
+
+    /// Of one that is what the test says; it is given the query.
+    pub fn start(role: impl Fn(&str) -> Role + Send + Sync + 'static) -> Patroni {
         let peer = Peer::start(move |stream| {
             // An error: whoever asked has left.
             answer(stream, &role).ok();
@@ -33,7 +41,7 @@ impl Patroni {
     }
 }
 
-fn answer(mut stream: TcpStream, role: &impl Fn() -> Role) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, role: &impl Fn(&str) -> Role) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut lines = BufReader::new(&stream).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
@@ -42,8 +50,9 @@ fn answer(mut stream: TcpStream, role: &impl Fn() -> Role) -> std::io::Result<()
             break;
         }
     }
-    let path = request.split(' ').nth(1).unwrap_or_default();
-    let role = role();
+    let asked = request.split(' ').nth(1).unwrap_or_default();
+    let (path, query) = asked.split_once('?').unwrap_or((asked, ""));
+    let role = role(query);
     let status = match (path, role) {
         ("/primary" | "/read-write", Role::Primary) | ("/replica", Role::Standby) => "200 OK",
         ("/primary" | "/read-write" | "/replica", _) => "503 Service Unavailable",

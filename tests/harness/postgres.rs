@@ -113,7 +113,7 @@ impl Postgres {
             command.args(primary.admin().options()).arg("-D").arg(directory.join("db"));
             command.args(["-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]);
             run_as(&mut command, "postgres");
-            run(&mut command, PATIENCE).answer();
+            run(&mut command, PATIENCE * 3).answer();
         })
     }
 
@@ -324,7 +324,7 @@ fn copy_template(release: Release, directory: &Path) {
 }
 
 fn copy(from: &Path, to: &Path) {
-    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to), PATIENCE).answer();
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to), PATIENCE * 3).answer();
 }
 
 fn init(release: Release, database: &Path) {

@@ -1,5 +1,6 @@
 //! Clients of PostgreSQL, each told where to connect in the words of libpq: `host=... port=... sslmode=...`.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,22 @@ pub fn interrupted_psql(release: Release, conninfo: &str, servers: &[&Postgres])
     let psql = sleeping_psql(release, conninfo, servers);
     psql.signal("INT");
     psql.finish(LIMIT)
+}
+
+/// A program on psycopg that cancels its own statement from another thread: what the statement came to.
+#[track_caller]
+pub fn psycopg_cancels(conninfo: &str) -> Ran {
+    let mut command = Command::new(tool("python/bin/python"));
+    command.args(["-I", "-c", include_str!("sql_cancel.py"), conninfo]);
+    run(&mut command, LIMIT)
+}
+
+/// pg_basebackup: everything that the server has, over replication connections, into a new directory.
+#[track_caller]
+pub fn basebackup(release: Release, conninfo: &str, into: &Path) -> Ran {
+    let mut command = Command::new(release.program("pg_basebackup"));
+    command.args(["-d", conninfo, "-X", "stream", "--checkpoint=fast", "--no-sync", "-D"]).arg(into);
+    run(&mut command, LIMIT)
 }
 
 /// A client, by the library that it rests on.

@@ -54,4 +54,5 @@ try:
     for row in {"psycopg": psycopg, "asyncpg": asyncpg, "pg8000": pg8000}[driver]():
         print(row[0])
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    sqlstate = getattr(error, "sqlstate", None)
+    sys.exit(f"{type(error).__name__}{f' {sqlstate}' if sqlstate else ''}: {error}")

@@ -122,6 +122,11 @@ fn a_refusal_that_comes_after_the_handshake_is_still_about_our_certificate() {
         insta::assert_snapshot!(text, @r#"
 handshake: client_certificate_refused (upstream): the server demands a client certificate and ended the connection with the alert certificate_required (116); none is configured; it says that it accepts certificates issued by CN=nuncio test CA; set `certificate` and `key` in the [identity] that the upstream uses
 "#);
+        // It has a CA of that name, only not ours.
+        let ours = ClientTls::new(&Settings::default(), Some(&identity("client.pem"))).unwrap();
+        handshake_with(&ours, server("server.pem", TLS13, true), "upstream.test").await.unwrap();
+        let failure = late_failure(&How::TlsAlert(UnknownCA), false, &ours).unwrap();
+        assert!(failure.next_step().starts_with("the server's CA file has another CN=nuncio test CA, "));
         // A server that looks at nothing and resets, or whose alert a reset overtook.
         assert!(late_failure(&How::UpstreamReset, false, &tls).is_some());
         assert_eq!(late_failure(&How::UpstreamReset, true, &tls), None);
