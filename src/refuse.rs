@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::converse::converse;
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{Opening, Protocol, Refusal};
 use crate::relay::Leg;
 
@@ -35,10 +35,15 @@ impl Heard {
 }
 
 /// Refused clients that are waited for at a time; more than these get a reset, so that refusing costs less than serving.
-static PLACES: Semaphore = Semaphore::const_new(256);
+/// Each of them holds one of the process's permits meanwhile.
+static PLACES: Semaphore = Semaphore::const_new(64);
+/// Those that were not even let in: a flood of them must leave the others' places alone.
+static PLACES_AT_THE_DOOR: Semaphore = Semaphore::const_new(16);
 
 /// How long a refused client may take, to say what it must before it listens and to read what we say.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same at the end of a drain, which waits no longer than that for what is still open.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a client may still send us meanwhile.
 const THROWN_AWAY: u64 = 64 * 1024;
@@ -51,8 +56,10 @@ pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, fa
             return None;
         }
         let words = protocol.refusal(Refusal { failure, id, greeted })?;
-        let _place = PLACES.try_acquire().ok()?;
-        timeout(PATIENCE, async {
+        let places = if heard == Heard::Nothing { &PLACES_AT_THE_DOOR } else { &PLACES };
+        let _place = places.try_acquire().ok()?;
+        let patience = if failure.reason == Reason::Draining { LAST_PATIENCE } else { PATIENCE };
+        timeout(patience, async {
             if heard == Heard::Nothing
                 && let Some(mut preface) = protocol.preface()
             {

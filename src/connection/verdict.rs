@@ -133,7 +133,13 @@ fn side(party: Party) -> Side {
     }
 }
 
-/// The end of a request to cancel. Its server answers by hanging up, as it likes; that says nothing about the endpoint.
-pub(super) fn of_cancelling(ended: &Ended) -> Verdict {
-    Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by: ended.closed_by.map(side) }
+/// The end of a request to cancel. Its server answers by hanging up, as it likes: the endpoint is not judged by it.
+pub(super) fn of_cancelling(ended: &Ended, target: &Target) -> Verdict {
+    match ended.how {
+        How::Closed | How::Truncated | How::UpstreamReset => {
+            let closed_by = ended.closed_by.map(side);
+            Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by }
+        }
+        _ => Verdict { class: None, ..judge(ended, false, target) },
+    }
 }
