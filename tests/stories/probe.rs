@@ -667,7 +667,7 @@ chain: [{ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, ser
 name}],
 listeners: [{addresses: [_], allow: [], allow_groups: [], allow_users: [], name, upstream}],
 problems: [], upstreams: [{dns, endpoints: [{address, backup, server_name, weight}],
-identity, name, server_name, tls, trusts}],
+identity, name, protocol, server_name, tls, trusts}],
 warnings: []}
 "#);
     let online = json(&["check", "--json", "--online", "--config", &file], directory.path());

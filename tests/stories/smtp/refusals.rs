@@ -130,15 +130,15 @@ failed at handshake: tls_certificate_error (upstream)
   put the newer CA certificate into /etc/nuncio/ca.pem, beside the old one
 too many connections
 Swaks [21]
-<** 421-4.4.5 nuncio: 1 connections of this listener are open (`connections`)
+<** 421-4.4.5 nuncio: as many connections of this listener are open as may be: 1 (`connections`)
 <** 421-4.4.5 raise the limit that the detail names, or find who holds the connections
 <** 421 4.4.5 nuncio: connection_limit_reached, connection ID
 Smtplib [1]
-SMTPConnectError: (421, b'4.4.5 nuncio: 1 connections of this listener are open (`connections`)
+SMTPConnectError: (421, b'4.4.5 nuncio: as many connections of this listener are open as may be: 1 (`connections`)
 4.4.5 raise the limit that the detail names, or find who holds the connections
 4.4.5 nuncio: connection_limit_reached, connection ID')
 refused at admit: connection_limit_reached (ambassador)
-  1 connections of this listener are open (`connections`)
+  as many connections of this listener are open as may be: 1 (`connections`)
   raise the limit that the detail names, or find who holds the connections
 admission denied
 Swaks [21]
@@ -239,15 +239,15 @@ fn mail_programs_print_that_nuncio_is_going() {
     let record = told(ambassador.wait_records(2).last().unwrap());
     insta::assert_snapshot!(unnumbered(&pki, &format!("{words}{record}")), @r#"
 Swaks [21]
-<** 421-4.3.2 nuncio: nuncio is shutting down
+<** 421-4.3.2 nuncio: shutting down: no new connections are taken
 <** 421-4.3.2 connect again: another instance, or this one after its restart, will answer
 <** 421 4.3.2 nuncio: draining, connection ID
 Smtplib [1]
-SMTPConnectError: (421, b'4.3.2 nuncio: nuncio is shutting down
+SMTPConnectError: (421, b'4.3.2 nuncio: shutting down: no new connections are taken
 4.3.2 connect again: another instance, or this one after its restart, will answer
 4.3.2 nuncio: draining, connection ID')
 refused at negotiate: draining (ambassador)
-  nuncio is shutting down
+  shutting down: no new connections are taken
   connect again: another instance, or this one after its restart, will answer
 "#);
 }
