@@ -80,3 +80,45 @@ pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, fa
         client.reset_on_close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::failure::{Reason, Side, Stage};
+    use crate::relay::testkit::Wire;
+
+    const CANCEL: &[u8] = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02";
+    const STARTUP: &[u8] = b"\0\0\0\x10\0\x03\0\0user\0a\0\0";
+
+    /// What a PostgreSQL client hears that says this, and whether it is reset.
+    async fn told(says: &[u8], heard: Heard) -> (Vec<u8>, bool) {
+        let (ours, mut client) = duplex(4096);
+        let mut ours = Wire::new(ours);
+        let seen = ours.seen.clone();
+        client.write_all(says).await.unwrap();
+        let failure = Failure::new(Stage::Admit, Reason::ConnectionLimitReached, Side::Ambassador, "full");
+        let mut answer = Vec::new();
+        let refused = async move {
+            refuse(&mut ours, Protocol::Postgres, heard, &failure, "ID").await;
+        };
+        let listened = async {
+            client.read_to_end(&mut answer).await.unwrap();
+            drop(client);
+        };
+        tokio::join!(refused, listened);
+        (answer, seen.was_reset())
+    }
+
+    #[tokio::test]
+    async fn who_logs_in_is_told_and_who_cancels_is_reset() {
+        for (says, heard) in [(STARTUP, Heard::Nothing), (b"", Heard::Opening), (b"", Heard::Greeted)] {
+            let (answer, reset) = told(says, heard).await;
+            assert!(answer.starts_with(b"E\0\0") && !reset, "{heard:?}: {answer:?}");
+        }
+        for (says, heard) in [(CANCEL, Heard::Nothing), (b"", Heard::Cancel)] {
+            assert_eq!(told(says, heard).await, (Vec::new(), true), "{heard:?}");
+        }
+    }
+}
