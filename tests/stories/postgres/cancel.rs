@@ -1,16 +1,21 @@
 //! Cancelling: a request to cancel is a connection of its own, and only the server that issued its key can do it.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use super::super::harness::ambassador::Ambassador;
+use super::super::harness::peer::Peer;
 use super::super::harness::postgres::{Postgres, Release};
 use super::super::harness::programs::Ran;
 use super::super::harness::scene::story;
-use super::super::harness::{Pki, clients, free_address, sql};
-use super::{behind, through};
+use super::super::harness::upstream::handshake;
+use super::super::harness::{PATIENCE, Pki, clients, eventually, free_address, sql};
+use super::{behind, behind_as, through};
 
 /// No health checks beside the traffic, each server in its turn: a request that went just anywhere would miss two of three
 /// times. And a breaker that opens at the first thing that it takes for a failure.
@@ -129,6 +134,68 @@ fn a_request_that_fails_is_ended_without_a_word() {
     assert_eq!(story(&record), told, "{record}");
     // Nor has the circuit heard of it.
     assert_eq!(nuncio.metric("nuncio_breaker_state", &[]), 0.0);
+}
+
+/// Some drivers close as soon as they have sent the request, while nuncio is still on its way to the server.
+#[test]
+fn a_client_that_closes_behind_its_request_is_heard_all_the_same() {
+    let pki = Pki::generate();
+    let tls = pki.server_config();
+    let (heard, requests) = channel();
+    let (heard, closed) = (Mutex::new(heard), Arc::new(AtomicBool::new(false)));
+    let gone = closed.clone();
+    let peer = Peer::start(move |mut stream| {
+        stream.read_exact(&mut [0; 8]).unwrap();
+        eventually("the client has closed", PATIENCE, || gone.load(SeqCst).then_some(()));
+        stream.write_all(b"S").unwrap();
+        let mut request = [0; 16];
+        handshake(&tls, stream).expect("a handshake").read_exact(&mut request).unwrap();
+        heard.lock().unwrap().send(request).unwrap();
+    });
+    let mut nuncio = Ambassador::start(&behind_as(&pki, &pki.client, &[peer.address()], BY_TURNS));
+    let request = [&16_u32.to_be_bytes()[..], &80_877_102_u32.to_be_bytes(), &[0, 0, 0x30, 0x39, 1, 2, 3, 4]];
+    let mut client = clients::connect(nuncio.listener("in"));
+    client.write_all(&request.concat()).unwrap();
+    drop(client);
+    closed.store(true, SeqCst);
+    assert_eq!(requests.recv_timeout(PATIENCE).expect("the request")[..], request.concat());
+    let record = nuncio.wait_records(1).remove(0);
+    assert_eq!(record["outcome"], "success", "{record}");
+}
+
+/// Behind one name there may be many servers. The session's is the one that was connected, not the one that would be today.
+#[test]
+fn of_a_names_many_addresses_the_very_one_is_reached() {
+    let (heard, requests) = channel();
+    let heard = Arc::new(Mutex::new(heard));
+    let server = |name: &'static str| {
+        let heard = heard.clone();
+        move |mut stream: TcpStream| {
+            let mut first = [0; 16];
+            stream.read_exact(&mut first).unwrap();
+            heard.lock().unwrap().send((name, first)).unwrap();
+            // Welcome, your key, ready. Who only cancels has left by now.
+            let welcome = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\x30\x39\x01\x02\x03\x04Z\0\0\0\x05I";
+            stream.write_all(welcome).ok();
+            stream.read_to_end(&mut Vec::new()).ok();
+        }
+    };
+    let four = Peer::start(server("four"));
+    let port = four.address().port();
+    let config = format!(
+        "[listener.in]\naddress = \"127.0.0.1:0\"\nupstream = \"up\"\n\
+         [upstream.up]\nprotocol = \"postgres\"\ntls = \"off\"\nendpoints = [\"localhost:{port}\"]\n{BY_TURNS}"
+    );
+    let nuncio = Ambassador::start(&config);
+    let mut session = clients::connect(nuncio.listener("in"));
+    session.write_all(b"\0\0\0\x10\0\x03\0\0user\0a\0\0").unwrap();
+    session.read_exact(&mut [0; 28]).unwrap();
+    assert_eq!(requests.recv_timeout(PATIENCE).expect("a session").0, "four");
+    // From now on the name's other address answers too, and is preferred.
+    let _six = Peer::start_at((Ipv6Addr::LOCALHOST, port).into(), server("six"));
+    cancel(nuncio.listener("in"), &[0, 0, 0x30, 0x39, 1, 2, 3, 4]);
+    let (name, request) = requests.recv_timeout(PATIENCE).expect("the request");
+    assert_eq!((name, &request[8..]), ("four", &[0, 0, 0x30, 0x39, 1, 2, 3, 4][..]));
 }
 
 /// A reload takes the session's server out of the set. The session goes on, and can still be cancelled there.
