@@ -113,8 +113,9 @@ impl Acceptor {
 
     /// Hands on who waits, as far as there are permits. Bounded: whoever connects now could go on for ever.
     fn empty_queues(&self, permits: &Arc<Semaphore>, on: &impl Fn(Accepted, OwnedSemaphorePermit)) {
+        let until = Instant::now() + Acceptor::LAST_MOMENT;
         for bound in self.bounds.iter().filter(|bound| bound.is_last()) {
-            for _ in 0..Acceptor::LAST_ROUND {
+            while Instant::now() < until {
                 let Ok(permit) = permits.clone().try_acquire_owned() else { return };
                 // Past the reactor, which has yet to hear of what waits.
                 match bound.socket().accept().and_then(|accepted| self.registered(accepted, bound.local())) {
@@ -140,8 +141,8 @@ impl Acceptor {
         }
     }
 
-    /// As long as the longest queue.
-    const LAST_ROUND: u32 = 65_535;
+    /// Enough for any queue that the kernel keeps.
+    const LAST_MOMENT: Duration = Duration::from_millis(500);
 
     async fn accept_forever(
         &self,
