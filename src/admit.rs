@@ -369,7 +369,7 @@ mod tests {
         let second = gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
         let refused = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap_err();
         assert_eq!((refused.stage, refused.reason), (Stage::Admit, Reason::ConnectionLimitReached));
-        assert!(refused.detail.contains("2 connections"), "{refused}");
+        assert!(refused.detail.contains("may be: 2 (`connections`)"), "{refused}");
         drop(first);
         let third = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap();
         drop((second, third));

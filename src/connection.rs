@@ -210,8 +210,13 @@ async fn wait_for(
     let outcome = tokio::select! {
         biased;
         established = established => established.map_err(|failure| Stop::No(heard, failure)),
-        // Before the attempt under way is given up: who left before any had ended may be a probe.
-        gone = client.gone() => Err(Stop::Over(left(gone, &trail, begun.elapsed()))),
+        // Before the attempt under way is given up: who left before any had ended may be a probe. A request to cancel is
+        // carried on: some clients close once they have sent it.
+        gone = client.gone(), if opening.cancels.is_none() => {
+            let ending = left(gone, &trail, begun.elapsed());
+            let quiet = ending.quiet && opening.bytes.is_empty();
+            Err(Stop::Over(Box::new(Ending { quiet, ..*ending })))
+        }
         () = listener.drain.ended(0.0) => Err(Stop::No(heard, draining(trail.stage))),
     };
     trail.give_up(Instant::now());
@@ -241,7 +246,8 @@ fn greet(
     if target.protocol == Protocol::Tcp {
         return (None, None);
     }
-    let held = lease.map(|(_, lease)| (target.upstream.sessions().open(), lease.whereabouts()));
+    let at = reached.stream.peer_addr().ok();
+    let held = lease.map(|(_, lease)| (target.upstream.sessions().open(), lease.whereabouts(at)));
     let session = held.as_ref().map(|(session, _)| session.clone());
     let keep_key = Box::new(move |key| {
         if let Some((session, at)) = held {
@@ -270,8 +276,13 @@ impl Served {
 /// What the end of a relay says about the endpoint, and what the client may have to be told.
 async fn settle(served: Box<Served>, ended: Ended, record: &mut Record) -> Box<Ending> {
     record.tcp = socket::tcp_facts(&served.upstream).map(Box::new);
-    let Served { mut client, target, since, lease, .. } = *served;
-    let Some((_place, lease)) = lease else { return ending(verdict::of_cancelling(&ended), record) };
+    let Served { mut client, upstream, target, since, lease, _held: held, .. } = *served;
+    // Who is refused may be waited for, and holds nothing meanwhile.
+    drop((upstream, held));
+    let Some((place, lease)) = lease else {
+        return ending(verdict::of_cancelling(&ended, &target), record);
+    };
+    drop(place);
     let early_close = target.early_close;
     let early = ended.closed_after <= early_close;
     let verdict = verdict::judge(&ended, early, target.relay.on_truncation, target.tls.as_deref());
@@ -322,6 +333,7 @@ fn unknown_session() -> Failure {
         "nothing, if it had ended already; else send the request through the same nuncio as the session",
     )
 }
+
 /// Who leaves without a byte, without an error and as soon as this is a bare liveness probe (a load balancer, a kubelet).
 /// Who waited longer wanted something.
 const PROBE: Duration = Duration::from_secs(1);

@@ -217,7 +217,8 @@ pub async fn establish_at(
 ) -> Result<Established, Failure> {
     let begun = Instant::now();
     trail.under_way = Some((at.label.clone(), begun.into_std()));
-    let reached = try_endpoint(target, &at.spec, begun + target.timeouts.establish, trail).await;
+    let manner = Manner { address: at.address, ..Manner::of(target) };
+    let reached = reach(target, manner, &at.spec, begun + target.timeouts.establish, trail, None).await;
     trail.under_way = None;
     let (stage, reason) = reached.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
     trail.attempts.push(Attempt { endpoint: at.label.clone(), stage, reason, took: begun.elapsed() });
@@ -248,8 +249,7 @@ pub async fn look_at_endpoint(
     trail: &mut Trail,
     sight: Option<&mut Sight>,
 ) -> Result<Reached, Failure> {
-    let manner = Manner { tls: target.tls.as_ref(), negotiates: target.negotiates };
-    reach(target, manner, spec, deadline, trail, sight).await
+    reach(target, Manner::of(target), spec, deadline, trail, sight).await
 }
 
 /// How a server is spoken to.
@@ -258,12 +258,21 @@ struct Manner<'a> {
     tls: Option<&'a Arc<ClientTls>>,
     /// See [`Target::negotiates`].
     negotiates: bool,
+    /// Only this one of its addresses.
+    address: Option<SocketAddr>,
+}
+
+impl Manner<'_> {
+    /// As the target's own endpoints are.
+    fn of(target: &Target) -> Manner<'_> {
+        Manner { tls: target.tls.as_ref(), negotiates: target.negotiates, address: None }
+    }
 }
 
 /// Any server that is spoken to on behalf of a target, with the target's TLS or other.
 async fn reach(
     target: &Target,
-    Manner { tls, negotiates }: Manner<'_>,
+    Manner { tls, negotiates, address }: Manner<'_>,
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
@@ -282,7 +291,7 @@ async fn reach(
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
     let begun = Instant::now();
-    let addresses = match spec.address.socket_addr() {
+    let addresses = match address.or_else(|| spec.address.socket_addr()) {
         Some(address) => vec![address],
         None => {
             trail.stage = Stage::Resolve;

@@ -54,3 +54,45 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
+    /// What comes of a client that says this, and leaves or stays.
+    async fn read_from(says: &[u8], leaves: bool) -> Unopened {
+        let (mut ours, mut client) = duplex(4096);
+        client.write_all(says).await.unwrap();
+        let client = (!leaves).then_some(client);
+        let unopened = read(&mut ours, Protocol::Postgres, Duration::from_secs(10)).await.unwrap_err();
+        drop(client);
+        unopened
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leaving_for_a_reason_is_no_refusal() {
+        let unopened = read_from(b"", true).await;
+        assert!(matches!(&unopened, Unopened::Left), "{unopened:?}");
+        for says in [SSL_REQUEST, &[0, 0, 0]] {
+            let unopened = read_from(says, true).await;
+            assert!(
+                matches!(&unopened, Unopened::LeftFor(why) if why.reason == Reason::BadPreface),
+                "{unopened:?}"
+            );
+        }
+        let unopened = read_from(b"GET / HTTP/1.1\r\n\r\n", true).await;
+        assert!(
+            matches!(&unopened, Unopened::Failed(why) if why.reason == Reason::BadPreface),
+            "{unopened:?}"
+        );
+        let unopened = read_from(SSL_REQUEST, false).await;
+        assert!(
+            matches!(&unopened, Unopened::Failed(why) if why.reason == Reason::PrefaceTimeout),
+            "{unopened:?}"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::converse::converse;
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{Opening, Protocol, Refusal};
 use crate::relay::Leg;
 
@@ -35,10 +35,15 @@ impl Heard {
 }
 
 /// Refused clients that are waited for at a time; more than these get a reset, so that refusing costs less than serving.
-static PLACES: Semaphore = Semaphore::const_new(256);
+/// Each of them holds one of the process's permits meanwhile.
+static PLACES: Semaphore = Semaphore::const_new(64);
+/// Those that were not even let in: a flood of them must leave the others' places alone.
+static PLACES_AT_THE_DOOR: Semaphore = Semaphore::const_new(16);
 
 /// How long a refused client may take, to say what it must before it listens and to read what we say.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same at the end of a drain, which waits no longer than that for what is still open.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a client may still send us meanwhile.
 const THROWN_AWAY: u64 = 64 * 1024;
@@ -51,8 +56,10 @@ pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, fa
             return None;
         }
         let words = protocol.refusal(Refusal { failure, id, greeted })?;
-        let _place = PLACES.try_acquire().ok()?;
-        timeout(PATIENCE, async {
+        let places = if heard == Heard::Nothing { &PLACES_AT_THE_DOOR } else { &PLACES };
+        let _place = places.try_acquire().ok()?;
+        let patience = if failure.reason == Reason::Draining { LAST_PATIENCE } else { PATIENCE };
+        timeout(patience, async {
             if heard == Heard::Nothing
                 && let Some(mut preface) = protocol.preface()
             {
@@ -71,5 +78,47 @@ pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, fa
     };
     if told.await.is_none() {
         client.reset_on_close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::failure::{Reason, Side, Stage};
+    use crate::relay::testkit::Wire;
+
+    const CANCEL: &[u8] = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02";
+    const STARTUP: &[u8] = b"\0\0\0\x10\0\x03\0\0user\0a\0\0";
+
+    /// What a PostgreSQL client hears that says this, and whether it is reset.
+    async fn told(says: &[u8], heard: Heard) -> (Vec<u8>, bool) {
+        let (ours, mut client) = duplex(4096);
+        let mut ours = Wire::new(ours);
+        let seen = ours.seen.clone();
+        client.write_all(says).await.unwrap();
+        let failure = Failure::new(Stage::Admit, Reason::ConnectionLimitReached, Side::Ambassador, "full");
+        let mut answer = Vec::new();
+        let refused = async move {
+            refuse(&mut ours, Protocol::Postgres, heard, &failure, "ID").await;
+        };
+        let listened = async {
+            client.read_to_end(&mut answer).await.unwrap();
+            drop(client);
+        };
+        tokio::join!(refused, listened);
+        (answer, seen.was_reset())
+    }
+
+    #[tokio::test]
+    async fn who_logs_in_is_told_and_who_cancels_is_reset() {
+        for (says, heard) in [(STARTUP, Heard::Nothing), (b"", Heard::Opening), (b"", Heard::Greeted)] {
+            let (answer, reset) = told(says, heard).await;
+            assert!(answer.starts_with(b"E\0\0") && !reset, "{heard:?}: {answer:?}");
+        }
+        for (says, heard) in [(CANCEL, Heard::Nothing), (b"", Heard::Cancel)] {
+            assert_eq!(told(says, heard).await, (Vec::new(), true), "{heard:?}");
+        }
     }
 }

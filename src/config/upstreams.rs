@@ -149,11 +149,32 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
         pins: pins.unwrap_or_default(),
         danger_accept_any_certificate: written.danger_accept_any_certificate.or(false),
     };
+    if let Some(At { value: Mode::Off, place }) = written.tls.given()
+        && protocol == Protocol::Postgres
+        && leaves_this_host(source)
+    {
+        reader.warning(
+            place,
+            "clients that would rather speak TLS themselves (sslmode=prefer) are told no, and everything goes in plaintext",
+            "write tls = \"negotiate\"; or protocol = \"tcp\", which lets their own TLS pass",
+        );
+    }
     match settings.mode {
         Mode::Off => without_tls(written, reader),
         Mode::Negotiate | Mode::Direct => with_tls(written, &settings, source, reader),
     }
     settings
+}
+
+/// Whether an endpoint may be on another host.
+fn leaves_this_host(source: &Source) -> bool {
+    match source {
+        Source::Dns(_) => true,
+        Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
+            Host::Ip(ip) => !ip.to_canonical().is_loopback(),
+            Host::Name(name) => &**name != "localhost",
+        }),
+    }
 }
 
 /// `tls = "off"` beside keys that only mean something with TLS: whoever wrote them expects it to be on.

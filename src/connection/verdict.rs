@@ -1,5 +1,6 @@
 //! verdict: what the end of a relay means, for the client's record and for the endpoint's breaker.
 
+use crate::establish::Target;
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::relay::{Ended, How, Objection, OnTruncation, Party, Remark};
 use crate::tls::{self, ClientTls};
@@ -138,9 +139,17 @@ fn side(party: Party) -> Side {
     }
 }
 
-/// The end of a request to cancel. Its server answers by hanging up, as it likes; that says nothing about the endpoint.
-pub(super) fn of_cancelling(ended: &Ended) -> Verdict {
-    Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by: ended.closed_by.map(side) }
+/// The end of a request to cancel. Its server answers by hanging up, as it likes: the endpoint is not judged by it.
+pub(super) fn of_cancelling(ended: &Ended, target: &Target) -> Verdict {
+    match ended.how {
+        How::Closed | How::Truncated | How::UpstreamReset => {
+            let closed_by = ended.closed_by.map(side);
+            Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by }
+        }
+        _ => {
+            Verdict { class: None, ..judge(ended, false, target.relay.on_truncation, target.tls.as_deref()) }
+        }
+    }
 }
 
 #[cfg(test)]

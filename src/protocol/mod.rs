@@ -88,12 +88,20 @@ pub trait Talk: Send {
 }
 
 /// What a client said before anything was dialled.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Opening {
     /// For the upstream, once it is reached.
     pub bytes: Vec<u8>,
     /// It wants another session's work cancelled: only the endpoint that issued the key can do it.
     pub cancels: Option<SessionKey>,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the bytes: they may hold a session's key.
+        let Opening { bytes, cancels } = self;
+        f.debug_struct("Opening").field("bytes", &bytes.len()).field("cancels", &cancels.is_some()).finish()
+    }
 }
 
 /// By what a server knows one of its sessions. Whoever has it can cancel the session's work, so it is never shown.

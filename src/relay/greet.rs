@@ -22,7 +22,8 @@ pub trait Greeter: Send {
     /// Nothing is left to change, and nothing is kept back: the bytes go as they are from here on.
     fn is_done(&self) -> bool;
 
-    /// Would the client understand a refusal now? It awaits an answer, and has seen no part of it.
+    /// Would the client understand a refusal, once it has what was passed on to it? It awaits an answer, and has seen no part
+    /// of it.
     fn may_refuse(&self) -> bool;
 
     /// It ends now: what may be the reason, where that can be told.
@@ -41,9 +42,9 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// Would the client understand a refusal now?
+    /// Would the client understand a refusal, once it has what goes on to it?
     pub(super) fn may_refuse(&self) -> bool {
-        self.onward.down.is_empty() && self.greeter.as_ref().is_some_and(|greeter| greeter.may_refuse())
+        self.greeter.as_ref().is_some_and(|greeter| !greeter.is_done() && greeter.may_refuse())
     }
 
     /// Everything is said, and nobody reads along any more.

@@ -222,10 +222,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     fn may_refuse(&self) -> bool {
         let speaks = self.up.state != State::Closing && self.up.state != State::Done;
         let listens = matches!(self.down.state, State::Open | State::Closing);
-        speaks
-            && listens
-            && self.down.delivered()
-            && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
+        speaks && listens && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
     }
 
     /// The greeting ends once all of it is said.

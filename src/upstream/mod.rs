@@ -12,6 +12,7 @@ pub mod sessions;
 pub mod set;
 pub mod view;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,11 @@ impl Upstream {
         let core = self.lock();
         let mut members = core.set.members();
         let only = members.next()?;
-        members.next().is_none().then(|| Whereabouts { spec: only.spec.clone(), label: only.label.clone() })
+        members.next().is_none().then(|| Whereabouts {
+            spec: only.spec.clone(),
+            label: only.label.clone(),
+            address: None,
+        })
     }
 
     /// Other settings from now on. Circuits, health, open connections and the places they hold stay as they are: a reload
@@ -268,9 +273,9 @@ impl Lease {
         &self.label
     }
 
-    /// The endpoint as a session of it is remembered.
-    pub fn whereabouts(&self) -> Whereabouts {
-        Whereabouts { spec: self.spec.clone(), label: self.label.clone() }
+    /// The endpoint as a session of it is remembered, that is at this address.
+    pub fn whereabouts(&self, address: Option<SocketAddr>) -> Whereabouts {
+        Whereabouts { spec: self.spec.clone(), label: self.label.clone(), address }
     }
 
     /// The endpoint, for `tried`.

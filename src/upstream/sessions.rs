@@ -4,6 +4,7 @@
 //! an endpoint that has left the set still has sessions that may be cancelled.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::EndpointSpec;
@@ -19,6 +20,8 @@ pub struct Whereabouts {
     pub spec: Arc<EndpointSpec>,
     /// Its name in records and metrics.
     pub label: Arc<str>,
+    /// The address that was connected: another one of the endpoint's name may be another server.
+    pub address: Option<SocketAddr>,
 }
 
 /// The keys of one upstream's open sessions.

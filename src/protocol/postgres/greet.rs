@@ -55,21 +55,22 @@ impl Login {
         Login { kept: Vec::new(), passing: 0, keep_key: Some(keep_key), asked: None, done: false }
     }
 
-    /// Looks at the message that begins in `kept`. `false`: there is too little of it yet.
-    fn judge(&mut self) -> Result<bool, Objection> {
-        let Some(kind) = self.kept.first() else { return Ok(false) };
+    /// Looks at the message that begins at this place of `kept`. `false`: there is too little of it yet.
+    fn judge(&mut self, at: &mut usize) -> Result<bool, Objection> {
+        let kept = &self.kept[*at..];
+        let Some(kind) = kept.first() else { return Ok(false) };
         if !b"RKSNv".contains(kind) {
             self.done = true;
             return Ok(true);
         }
-        let Some(length) = length(&self.kept, 1) else { return Ok(false) };
+        let Some(length) = length(kept, 1) else { return Ok(false) };
         let is_message = (4..=LONGEST).contains(&length);
         let whole = 1 + length;
         match kind {
             _ if !is_message => self.done = true,
             b'K' if !SECRET.contains(&length.saturating_sub(4 + PROCESS_ID)) => self.done = true,
             b'K' => {
-                let Some(key) = self.kept.get(HEADER..whole) else { return Ok(false) };
+                let Some(key) = kept.get(HEADER..whole) else { return Ok(false) };
                 // Before the client has it: it may be very quick to cancel.
                 if let Some(keep_key) = self.keep_key.take() {
                     keep_key(SessionKey::new(key));
@@ -77,17 +78,18 @@ impl Login {
                 self.done = true;
             }
             b'R' if length < 8 => self.done = true,
-            b'R' => return self.judge_request(whole),
+            b'R' => return self.judge_request(at, whole),
             _ => self.passing = whole,
         }
         Ok(true)
     }
 
-    /// What the server wants for a proof. A list is mended where it stands.
-    fn judge_request(&mut self, whole: usize) -> Result<bool, Objection> {
-        let Some(request) = number(&self.kept, HEADER) else { return Ok(false) };
+    /// What the server wants for a proof. A list is mended where it stands, and begins later then.
+    fn judge_request(&mut self, at: &mut usize, whole: usize) -> Result<bool, Objection> {
+        let kept = &mut self.kept[*at..];
+        let Some(request) = number(kept, HEADER) else { return Ok(false) };
         let is_list = request == SASL && whole <= LONGEST_LIST;
-        let mended = match self.kept.get(..whole) {
+        let mended = match kept.get(..whole) {
             None if is_list => return Ok(false),
             Some(list) if is_list => without_bound(list)?,
             _ => None,
@@ -97,9 +99,12 @@ impl Login {
             SASL | CLEARTEXT_PASSWORD | MD5_PASSWORD => Some(Asked::Password),
             _ => None,
         };
-        self.passing = mended.as_ref().map_or(whole, Vec::len);
+        self.passing = whole;
         if let Some(mended) = mended {
-            self.kept.splice(..whole, mended);
+            let shorter = whole - mended.len();
+            kept[shorter..whole].copy_from_slice(&mended);
+            *at += shorter;
+            self.passing = mended.len();
         }
         Ok(true)
     }
@@ -116,16 +121,26 @@ impl Greeter for Login {
 
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         self.kept.extend_from_slice(heard);
-        while !self.done {
-            let now = self.passing.min(self.kept.len());
-            onward.down.extend(self.kept.drain(..now));
+        let mut at = 0;
+        let judged = loop {
+            let now = self.passing.min(self.kept.len() - at);
+            onward.down.extend_from_slice(&self.kept[at..at + now]);
+            at += now;
             self.passing -= now;
-            if self.passing > 0 || !self.judge()? {
-                return Ok(());
+            match self.passing > 0 {
+                true => break Ok(()),
+                false => match self.judge(&mut at) {
+                    Ok(true) if !self.done => {}
+                    judged => break judged.map(drop),
+                },
             }
+        };
+        // Once, and not for each message: a server that sends many small ones must not cost more than it sends.
+        self.kept.drain(..at);
+        if self.done {
+            onward.down.append(&mut self.kept);
         }
-        onward.down.append(&mut self.kept);
-        Ok(())
+        judged
     }
 
     fn is_done(&self) -> bool {

@@ -38,8 +38,9 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         // A client that asked, closed and waits must not take it for an answer that is empty.
         let waits = matches!(how, How::HalfCloseTimeout | How::UpstreamReset);
         let orderly = self.down.state != State::Open || (settled && !waits);
-        let client = whole && (orderly || self.may_refuse());
+        let client = whole && orderly;
         let upstream = self.up.out.is_none()
+            && self.greeting.as_ref().is_none_or(|greeting| greeting.onward.up.is_empty())
             && (self.up.state != State::Open || settled || how == How::HalfCloseTimeout);
         if upstream
             && self.up.state == State::Open
@@ -48,7 +49,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             engine.close();
             say(self.upstream, cx, &engine.take_pending());
         }
-        let until = (how == How::Stopped).then(|| now + FAREWELL);
+        let stopped = how == How::Stopped;
         let ended = match how {
             How::UpstreamReset => self.upstream_ended(),
             How::HalfCloseTimeout if self.truncated => self.ended(How::Truncated, self.closed_first()),
@@ -58,6 +59,8 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if client && upstream {
             return Poll::Ready(ended);
         }
+        // Who is to be told why does not wait for the other side.
+        let until = (stopped || ended.refusable).then(|| now + FAREWELL);
         let delivery = |orderly: bool| (!orderly).then(Delivery::default);
         self.ending =
             Some(Box::new(Ending { ended, until, client: delivery(client), upstream: delivery(upstream) }));
@@ -83,12 +86,12 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         self.reset_after_delivery(fault.into(), by, now);
     }
 
-    /// The upstream is done with; the client gets what is held for it, and a reset.
+    /// The upstream is done with; the client gets what is held for it, and a reset, unless it is going to be told why.
     pub(super) fn reset_after_delivery(&mut self, how: How, by: Party, now: Instant) {
         self.up.out = None;
         self.limits.touch(now);
         let ended = self.ended(how, Some(by));
-        let client = (!ended.refusable).then(Delivery::default);
+        let client = Some(Delivery::default());
         self.ending.get_or_insert_with(|| Box::new(Ending { ended, until: None, client, upstream: None }));
     }
 
@@ -98,9 +101,10 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         let Some(mut ending) = self.ending.take() else {
             return Poll::Pending; // not reached: without an ending nobody asks
         };
+        let told = ending.ended.refusable;
         loop {
             let looks = [
-                ending.client.as_mut().and_then(|delivery| self.deliver_down(cx, delivery, now)),
+                ending.client.as_mut().and_then(|delivery| self.deliver_down(cx, delivery, told, now)),
                 ending.upstream.as_mut().and_then(|delivery| self.deliver_up(cx, delivery, now)),
             ];
             let patience = self.limits.patience();
@@ -116,7 +120,8 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             }
             now = Instant::now();
         }
-        if ending.client.is_some() {
+        ending.ended.refusable = told && self.delivered();
+        if ending.client.is_some() && !ending.ended.refusable {
             self.client.reset_on_close();
         }
         if ending.upstream.is_some() {
@@ -126,8 +131,16 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
     }
 
     /// When to look again whether the client has everything; `None`: it has, or never will.
-    fn deliver_down(&mut self, cx: &mut Context<'_>, to: &mut Delivery, now: Instant) -> Option<Instant> {
+    /// `told`: more is going to be said behind it, so that the kernel may take its time.
+    fn deliver_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Delivery,
+        told: bool,
+        now: Instant,
+    ) -> Option<Instant> {
         match self.drain_down(cx, now) {
+            Ok(true) if told => None,
             Ok(true) => to.next_look(self.client.unsent(), &mut self.limits, now),
             Ok(false) => Some(self.limits.patience()),
             Err(_) => None,
@@ -136,8 +149,13 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
 
     /// The same for the upstream.
     fn deliver_up(&mut self, cx: &mut Context<'_>, to: &mut Delivery, now: Instant) -> Option<Instant> {
-        if !self.drain_up(cx, now) {
-            return Some(self.limits.patience());
+        loop {
+            if !self.drain_up(cx, now) {
+                return Some(self.limits.patience());
+            }
+            if self.up.state != State::Open || !self.fill_from_greeting(cx, now) {
+                break;
+            }
         }
         match self.up.state {
             State::Unwritable => None,

@@ -53,19 +53,13 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
 
     /// Reads from the client and seals; false if there is nothing to send.
     fn fill_up(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let mut plain = pool::take();
-        let sealed = self.engine.as_ref().map(|_| pool::take());
-        let room = match (&self.engine, &sealed) {
-            (Some(engine), Some(sealed)) => engine.fits(sealed.len()).min(plain.len()),
-            _ => plain.len(),
-        };
+        if self.fill_from_greeting(cx, now) {
+            return true;
+        }
+        let (mut plain, sealed, room) = self.buffers();
         if room == 0 {
             // The last flight alone is longer than a small buffer.
             self.up.out = self.take_pending();
-            return true;
-        }
-        if let Some(said) = self.say_first(&mut plain[..room]) {
-            self.seal_up(cx, plain, said, sealed, now);
             return true;
         }
         let read = match poll_read(self.client, cx, &mut plain[..room]) {
@@ -122,14 +116,36 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         };
     }
 
-    /// Takes what the greeting has for the upstream, as far as it fits.
-    fn say_first(&mut self, into: &mut [u8]) -> Option<usize> {
-        let onward = &mut self.greeting.as_mut()?.onward.up;
-        let said = onward.len().min(into.len());
-        into[..said].copy_from_slice(&onward[..said]);
-        onward.drain(..said);
-        self.greeting_moved();
-        (said > 0).then_some(said)
+    /// Seals what the greeting has for the upstream, as far as it fits; false if that is nothing.
+    pub(super) fn fill_from_greeting(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.greeting.as_ref().is_none_or(|greeting| greeting.onward.up.is_empty()) {
+            return false;
+        }
+        let (mut plain, sealed, room) = self.buffers();
+        if room == 0 {
+            self.up.out = self.take_pending();
+            return true;
+        }
+        if let Some(greeting) = &mut self.greeting {
+            let onward = &mut greeting.onward.up;
+            let said = onward.len().min(room);
+            plain[..said].copy_from_slice(&onward[..said]);
+            onward.drain(..said);
+            self.greeting_moved();
+            self.seal_up(cx, plain, said, sealed, now);
+        }
+        true
+    }
+
+    /// A buffer to read into, one to seal into where that is needed, and how much of the first fits into the second.
+    fn buffers(&self) -> (Buffer, Option<Buffer>, usize) {
+        let plain = pool::take();
+        let sealed = self.engine.as_ref().map(|_| pool::take());
+        let room = match (&self.engine, &sealed) {
+            (Some(engine), Some(sealed)) => engine.fits(sealed.len()).min(plain.len()),
+            _ => plain.len(),
+        };
+        (plain, sealed, room)
     }
 
     fn take_pending(&mut self) -> Option<Held> {

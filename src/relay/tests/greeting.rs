@@ -34,6 +34,11 @@ impl Greeter for Lines {
                 b'-' => {}
                 b'?' => onward.up.extend_from_slice(b"of our own\n"),
                 b'!' => self.done = true,
+                b'#' => {
+                    self.answered = false;
+                    let (detail, mend) = ("it said #", "say something else");
+                    return Err(Objection { to: Party::Upstream, detail, mend });
+                }
                 _ => onward.down.extend(line),
             }
         }
@@ -142,6 +147,18 @@ async fn a_server_that_hangs_up_on_a_waiting_client_leaves_that_client_to_be_tol
     let ended = relay.ended().await;
     assert!(ended.refusable && !client.was_reset(), "{ended:?}");
     drop(app);
+}
+
+/// Part of what the server said in one breath was in order, and goes to the client before it is told of the rest.
+#[tokio::test]
+async fn what_comes_before_an_objection_is_delivered_before_the_client_is_told() {
+    let (relay, mut app, mut server) = begun(b"", b"").await;
+    let client = relay.client.clone();
+    server.write_all(b"one\n#\n").await.unwrap();
+    server.flush().await.unwrap();
+    expect(&mut app, b"one\n").await;
+    let ended = relay.ended().await;
+    assert!(matches!(ended.how, How::Objected(_)) && ended.refusable && !client.was_reset(), "{ended:?}");
 }
 
 /// A line has been delivered and nothing is awaited: a refusal would be mistaken for something else.

@@ -1,16 +1,22 @@
 //! Cancelling: a request to cancel is a connection of its own, and only the server that issued its key can do it.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use super::super::harness::ambassador::Ambassador;
+use super::super::harness::knot::{Knot, ZONE};
+use super::super::harness::peer::Peer;
 use super::super::harness::postgres::{Postgres, Release};
 use super::super::harness::programs::Ran;
 use super::super::harness::scene::story;
-use super::super::harness::{Pki, clients, free_address, sql};
-use super::{behind, through};
+use super::super::harness::upstream::handshake;
+use super::super::harness::{PATIENCE, Pki, clients, eventually, free_address, sql};
+use super::{behind, behind_as, through};
 
 /// No health checks beside the traffic, each server in its turn: a request that went just anywhere would miss two of three
 /// times. And a breaker that opens at the first thing that it takes for a failure.
@@ -129,6 +135,79 @@ fn a_request_that_fails_is_ended_without_a_word() {
     assert_eq!(story(&record), told, "{record}");
     // Nor has the circuit heard of it.
     assert_eq!(nuncio.metric("nuncio_breaker_state", &[]), 0.0);
+}
+
+/// Some drivers close as soon as they have sent the request, while nuncio is still on its way to the server.
+#[test]
+fn a_client_that_closes_behind_its_request_is_heard_all_the_same() {
+    let pki = Pki::generate();
+    let tls = pki.server_config();
+    let (heard, requests) = channel();
+    let (heard, closed) = (Mutex::new(heard), Arc::new(AtomicBool::new(false)));
+    let gone = closed.clone();
+    let peer = Peer::start(move |mut stream| {
+        stream.read_exact(&mut [0; 8]).unwrap();
+        eventually("the client has closed", PATIENCE, || gone.load(SeqCst).then_some(()));
+        stream.write_all(b"S").unwrap();
+        let mut request = [0; 16];
+        handshake(&tls, stream).expect("a handshake").read_exact(&mut request).unwrap();
+        heard.lock().unwrap().send(request).unwrap();
+    });
+    let mut nuncio = Ambassador::start(&behind_as(&pki, &pki.client, &[peer.address()], BY_TURNS));
+    let request = [&16_u32.to_be_bytes()[..], &80_877_102_u32.to_be_bytes(), &[0, 0, 0x30, 0x39, 1, 2, 3, 4]];
+    let mut client = clients::connect(nuncio.listener("in"));
+    client.write_all(&request.concat()).unwrap();
+    drop(client);
+    closed.store(true, SeqCst);
+    assert_eq!(requests.recv_timeout(PATIENCE).expect("the request")[..], request.concat());
+    let record = nuncio.wait_records(1).remove(0);
+    assert_eq!(record["outcome"], "success", "{record}");
+}
+
+/// A name leads to another server than it did. The session is on the old one still, and that is where its work is cancelled.
+#[test]
+#[ignore = "needs knot and nsupdate: tests/run installs them"]
+fn when_a_name_has_moved_the_sessions_own_server_is_reached() {
+    const HELLO: &[u8; 16] = b"\0\0\0\x10\0\x03\0\0user\0a\0\0";
+    let (heard, requests) = channel();
+    let heard = Arc::new(Mutex::new(heard));
+    let server = |name: &'static str| {
+        let heard = heard.clone();
+        move |mut stream: TcpStream| {
+            let mut first = [0; 16];
+            stream.read_exact(&mut first).unwrap();
+            heard.lock().unwrap().send((name, first)).unwrap();
+            // Welcome, your key, ready. Who only cancels has left by now.
+            let welcome = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\x30\x39\x01\x02\x03\x04Z\0\0\0\x05I";
+            stream.write_all(welcome).ok();
+            stream.read_to_end(&mut Vec::new()).ok();
+        }
+    };
+    let port = free_address().port();
+    let places = [2, 3].map(|host| SocketAddr::from(([127, 0, 0, host], port)));
+    let _servers = [Peer::start_at(places[0], server("old")), Peer::start_at(places[1], server("new"))];
+    let knot = Knot::start();
+    knot.set("db", &[places[0].ip()]);
+    let config = format!(
+        "[dns]\nservers = [\"{}\"]\n[listener.in]\naddress = \"127.0.0.1:0\"\nupstream = \"up\"\n\
+         [upstream.up]\nprotocol = \"postgres\"\ntls = \"off\"\nendpoints = [\"db.{ZONE}:{port}\"]\n{BY_TURNS}",
+        knot.address()
+    );
+    let nuncio = Ambassador::start(&config);
+    let begin = || {
+        let mut session = clients::connect(nuncio.listener("in"));
+        session.write_all(HELLO).unwrap();
+        let (name, _) = requests.recv_timeout(PATIENCE).expect("a session");
+        session.read_exact(&mut [0; 28]).unwrap();
+        (session, name)
+    };
+    let (_held, name) = begin();
+    assert_eq!(name, "old");
+    knot.set("db", &[places[1].ip()]);
+    eventually("new sessions go to the new server", PATIENCE, || (begin().1 == "new").then_some(()));
+    cancel(nuncio.listener("in"), &[0, 0, 0x30, 0x39, 1, 2, 3, 4]);
+    let (name, request) = requests.recv_timeout(PATIENCE).expect("the request");
+    assert_eq!((name, &request[8..]), ("old", &[0, 0, 0x30, 0x39, 1, 2, 3, 4][..]));
 }
 
 /// A reload takes the session's server out of the set. The session goes on, and can still be cancelled there.
