@@ -284,7 +284,8 @@ async fn settle(served: Box<Served>, ended: Ended, record: &mut Record) -> Box<E
     };
     drop(place);
     let early_close = target.early_close;
-    let verdict = verdict::judge(&ended, ended.closed_after <= early_close, &target);
+    let early = ended.closed_after <= early_close;
+    let verdict = verdict::judge(&ended, early, target.relay.on_truncation, target.tls.as_deref());
     match verdict.class {
         // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
         None if since.elapsed() <= early_close && !ended.upstream_spoke => drop(lease),

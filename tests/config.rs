@@ -282,6 +282,23 @@ fn a_private_key_in_the_place_of_its_path_is_never_shown() {
     assert!(!all.contains("MIIE"), "{all}");
 }
 
+#[test]
+fn a_secret_in_a_url_that_is_none_is_never_shown() {
+    for url in [
+        "https://{host}:8008/?token=se cret",
+        "https://user:secret@{host}:x/",
+        "{host}/?token=secret&u=a://b",
+    ] {
+        let text = format!(
+            "[upstream.a]\nendpoints = [\"a:1\"]\n[upstream.a.health]\nkind = \"http\"\nurl = {url:?}\n"
+        );
+        let problems = config::from_text("x.toml", &text).unwrap_err();
+        let all = format!("{problems} {problems:?} {}", serde_json::to_string(&problems).unwrap());
+        assert!(all.contains("upstream.a.health.url"), "{all}");
+        assert!(!all.contains("cret"), "{all}");
+    }
+}
+
 /// The fuzz target goes further; this holds the cheapest part of it in every run.
 #[test]
 fn no_piece_of_a_good_file_makes_reading_panic() {

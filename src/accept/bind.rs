@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use super::Settings;
 #[cfg(unix)]
-use super::unix::{Access, SocketFile};
+use super::unix::SocketFile;
+use super::{Settings, Unbound};
 use crate::addr::ListenAddr;
 
 #[cfg(target_os = "linux")]
@@ -138,9 +138,10 @@ impl Bound {
 }
 
 /// All addresses of a listener, or the first problem. What was bound for nothing closes again.
-pub(super) fn bind_all(settings: &Settings, earlier: &[Bound]) -> Result<Vec<Bound>, String> {
+pub(super) fn bind_all(unbound: &Unbound, earlier: &[Bound]) -> Result<Vec<Bound>, String> {
+    let Unbound { settings, .. } = unbound;
     #[cfg(unix)]
-    let access = Access::new(settings)?;
+    let access = &unbound.access;
     let mut bounds = Vec::new();
     let mut kept = Vec::new();
     for address in &settings.addresses {
@@ -156,7 +157,7 @@ pub(super) fn bind_all(settings: &Settings, earlier: &[Bound]) -> Result<Vec<Bou
             ListenAddr::Tcp(tcp) => bounds.push(bind_tcp(*tcp, settings)?),
             #[cfg(unix)]
             ListenAddr::Unix(path) => {
-                let (socket, file) = super::unix::bind(path, &access, settings.backlog)?;
+                let (socket, file) = super::unix::bind(path, access, settings.backlog)?;
                 bounds.push(Bound(Arc::new(Inner {
                     written: address.clone(),
                     local: address.clone(),

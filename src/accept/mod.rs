@@ -59,6 +59,36 @@ pub struct Accepted {
     pub at: Instant,
 }
 
+/// A listener's addresses, about to be bound: the owner and the group of its sockets are looked up, which may take as long
+/// as a directory on the network does. Nothing is open yet, and to bind takes no time.
+#[derive(Debug)]
+pub struct Unbound {
+    settings: Settings,
+    #[cfg(unix)]
+    access: unix::Access,
+}
+
+impl Unbound {
+    /// Looks up whom the sockets will belong to.
+    ///
+    /// # Errors
+    /// There is no such user or group.
+    pub fn new(settings: &Settings) -> Result<Unbound, String> {
+        Ok(Unbound {
+            settings: settings.clone(),
+            #[cfg(unix)]
+            access: unix::Access::new(settings)?,
+        })
+    }
+
+    /// Binds every address, or none and says why and what would mend it. For a reload: an address that is bound already keeps
+    /// its socket, and with it the connections that wait in the kernel's queue. Its mode, owner, group, backlog and TCP
+    /// options become the new ones.
+    pub fn bind(self, earlier: &[Bound]) -> Result<Acceptor, String> {
+        Ok(Acceptor { bounds: bind::bind_all(&self, earlier)?, tcp: self.settings.tcp })
+    }
+}
+
 /// The bound sockets of one listener.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -67,18 +97,12 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Binds every address, or none and says why and what would mend it.
+    /// Looks up and binds in one.
     pub fn bind(settings: &Settings) -> Result<Acceptor, String> {
-        Acceptor::bind_reusing(settings, &[])
+        Unbound::new(settings)?.bind(&[])
     }
 
-    /// The same for a reload: an address that is bound already keeps its socket, and with it the connections that wait in
-    /// the kernel's queue. Its mode, owner, group, backlog and TCP options become the new ones.
-    pub fn bind_reusing(settings: &Settings, earlier: &[Bound]) -> Result<Acceptor, String> {
-        Ok(Acceptor { bounds: bind::bind_all(settings, earlier)?, tcp: settings.tcp.clone() })
-    }
-
-    /// The sockets, for a later [`Acceptor::bind_reusing`]. A socket closes, and the file of a Unix socket goes, with the
+    /// The sockets, for a later [`Unbound::bind`]. A socket closes, and the file of a Unix socket goes, with the
     /// last clone of its `Bound`: who keeps these keeps the address.
     pub fn bounds(&self) -> &[Bound] {
         &self.bounds

@@ -151,7 +151,7 @@ async fn who_waits_in_the_queue_at_the_drain_is_handed_on() {
 async fn who_waits_at_a_socket_that_stays_is_left_to_whoever_goes_on_with_it() {
     let settings = settings(&["127.0.0.1:0"]);
     let acceptor = Acceptor::bind(&settings).unwrap();
-    let next = Acceptor::bind_reusing(&settings, acceptor.bounds()).unwrap();
+    let next = Unbound::new(&settings).unwrap().bind(acceptor.bounds()).unwrap();
     let address = tcp(&acceptor.local_addrs()[0]);
     let mut old = Running::start(acceptor, 3);
     let _client = std::net::TcpStream::connect(address).unwrap();
@@ -172,7 +172,7 @@ async fn a_reload_keeps_the_socket_and_who_waits_in_its_queue() {
     assert!(old.task.await.unwrap_err().is_cancelled());
     let waiting = TcpStream::connect(tcp(&before[0])).await.unwrap();
 
-    let acceptor = Acceptor::bind_reusing(&settings, &bounds).unwrap();
+    let acceptor = Unbound::new(&settings).unwrap().bind(&bounds).unwrap();
     drop(bounds);
     assert_eq!(acceptor.local_addrs(), before);
     let mut new = Running::start(acceptor, 10);
@@ -351,13 +351,14 @@ mod unix_sockets {
         let path = folder.path().join("orders.sock");
         let first = Acceptor::bind(&at(&path)).unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
-        let second = Acceptor::bind_reusing(&Settings { mode: 0o600, ..at(&path) }, first.bounds()).unwrap();
+        let second =
+            Unbound::new(&Settings { mode: 0o600, ..at(&path) }).unwrap().bind(first.bounds()).unwrap();
         drop(first);
         let file = fs::metadata(&path).unwrap();
         assert_eq!((file.ino(), file.mode() & 0o777), (inode, 0o600));
 
         fs::remove_file(&path).unwrap();
-        let _third = Acceptor::bind_reusing(&at(&path), second.bounds()).unwrap();
+        let _third = Unbound::new(&at(&path)).unwrap().bind(second.bounds()).unwrap();
         drop(second);
         std::os::unix::net::UnixStream::connect(&path).unwrap();
     }

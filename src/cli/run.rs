@@ -83,8 +83,9 @@ pub(super) fn serve(config: Config, file: Option<PathBuf>) -> ExitCode {
             }
         }
     });
-    // Connections that even the end of the drain did not end write their records as they are dropped here.
-    drop(runtime);
+    // Connections that even the end of the drain did not end write their records as they are dropped here. Nobody waits for
+    // threads that read a file or ask for a user: they may hang for ever, and have no record to write.
+    runtime.shutdown_background();
     if let Some(journal) = journal
         && !journal.flush(FAREWELL)
     {

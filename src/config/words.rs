@@ -258,11 +258,27 @@ word! {
     }
 }
 
-word! {
-    /// What a health check asks.
-    HealthUrl -> Url, "a URL", "\"https://{host}:8008/primary\"", None, |text| {
-        let mend = "write for example \"https://{host}:8008/primary\"";
-        Url::parse(text).map_err(|error| split_mend(&error, mend))
+/// What a health check asks.
+#[derive(Debug)]
+pub(super) struct HealthUrl;
+
+impl Kind for HealthUrl {
+    type Value = Url;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Url> {
+        let example = "\"https://{host}:8008/primary\"";
+        let text = string(value, place, reader, "a URL", example, None)?;
+        let error = match Url::parse(&text) {
+            Ok(url) => return Some(url),
+            Err(error) => error,
+        };
+        let Fault { message, mend } = split_mend(&error, &format!("write for example {example}"));
+        // A token may stand in it, or a password.
+        match text.contains(['?', '@']) {
+            true => reader.problem_unseen(place, &message, &mend),
+            false => reader.problem(place, message, mend),
+        }
+        None
     }
 }
 

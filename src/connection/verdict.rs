@@ -3,7 +3,7 @@
 use crate::establish::Target;
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::relay::{Ended, How, Objection, OnTruncation, Party, Remark};
-use crate::tls;
+use crate::tls::{self, ClientTls};
 
 /// What the end of a relay means: for the client's record, and for the endpoint's breaker.
 pub(super) struct Verdict {
@@ -13,8 +13,14 @@ pub(super) struct Verdict {
     pub(super) closed_by: Option<Side>,
 }
 
-/// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake.
-pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
+/// Judges the end of a relay. `early`: it began within `breaker.early_close` of the handshake. `tls`: as the server is
+/// reached.
+pub(super) fn judge(
+    ended: &Ended,
+    early: bool,
+    on_truncation: OnTruncation,
+    tls: Option<&ClientTls>,
+) -> Verdict {
     let closed_by = ended.closed_by.map(side);
     let silent = !ended.upstream_spoke;
     let slammed = silent && early && ended.closed_by == Some(Party::Upstream);
@@ -26,7 +32,7 @@ pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
         let outcome = match failure.reason {
             Reason::LifetimeReached | Reason::Draining => Outcome::Cancelled,
             // The operator knows that this server ends so: it is told, and is no trouble.
-            Reason::Truncated if target.relay.on_truncation == OnTruncation::Close => Outcome::Success,
+            Reason::Truncated if on_truncation == OnTruncation::Close => Outcome::Success,
             _ => Outcome::Failed,
         };
         // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
@@ -35,8 +41,9 @@ pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
         let class = failure.reason.breaker_class().filter(tells);
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
-    // What the server said of it says more than how it then left.
-    if let Some(Remark { of: Party::Upstream, detail, mend }) = &ended.remark {
+    // What the server said of it says more than how it then left; of an end by anybody else it says nothing.
+    let server_left = matches!(ended.how, How::Closed | How::Truncated | How::UpstreamReset);
+    if server_left && let Some(Remark { of: Party::Upstream, detail, mend }) = &ended.remark {
         return by_failure(upstream(Reason::NegotiationRefused, detail).mend(*mend));
     }
     // TLS 1.3 refuses a client's certificate after the handshake: what looks like a broken connection may be that.
@@ -44,8 +51,7 @@ pub(super) fn judge(ended: &Ended, early: bool, target: &Target) -> Verdict {
     // And some (nginx) hang up in all order.
     let how = if slammed && ended.how == How::Closed { &How::Truncated } else { &ended.how };
     if (slammed || matches!(how, How::TlsAlert(_) | How::TlsError(_)))
-        && let Some(late) =
-            target.tls.as_ref().and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
+        && let Some(late) = tls.and_then(|tls| tls::late_failure(how, ended.upstream_spoke, tls))
     {
         return by_failure(late);
     }
@@ -140,6 +146,47 @@ pub(super) fn of_cancelling(ended: &Ended, target: &Target) -> Verdict {
             let closed_by = ended.closed_by.map(side);
             Verdict { outcome: Outcome::Success, failure: None, class: None, closed_by }
         }
-        _ => Verdict { class: None, ..judge(ended, false, target) },
+        _ => {
+            Verdict { class: None, ..judge(ended, false, target.relay.on_truncation, target.tls.as_deref()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A server that said no to EHLO is the reason of the end that it then makes, and of none that others make: the client
+    /// may stay, and be there yet when its time is over or nuncio stops.
+    #[test]
+    fn what_the_server_said_explains_only_its_own_leaving() {
+        use Party::{Ambassador, Client, Upstream};
+        for (how, by, reason) in [
+            (How::Closed, Upstream, Reason::NegotiationRefused),
+            (How::Truncated, Upstream, Reason::NegotiationRefused),
+            (How::UpstreamReset, Upstream, Reason::NegotiationRefused),
+            (How::ClientReset, Client, Reason::ClientReset),
+            (How::Vanished(Client), Client, Reason::PeerVanished),
+            (How::IdleTimeout, Ambassador, Reason::IdleTimeout),
+            (How::LifetimeReached, Ambassador, Reason::LifetimeReached),
+            (How::Stopped, Ambassador, Reason::Draining),
+        ] {
+            let remark = Remark { of: Upstream, detail: "it said no: 421".into(), mend: "ask it" };
+            let ended = Ended {
+                how,
+                closed_by: Some(by),
+                closed_after: Duration::ZERO,
+                upstream_spoke: true,
+                greeting: true,
+                refusable: true,
+                remark: Some(remark),
+            };
+            let verdict = judge(&ended, true, OnTruncation::Reset, None);
+            let failure = verdict.failure.unwrap();
+            assert_eq!(failure.reason, reason, "{:?}", ended.how);
+            assert_eq!(failure.detail.contains("421"), by == Upstream, "{:?}", ended.how);
+        }
     }
 }

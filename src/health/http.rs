@@ -25,8 +25,9 @@ const HEAD: usize = 16 * 1024;
 /// not looked at.
 const BODY: (usize, Duration) = (64 * 1024, Duration::from_millis(200));
 
-/// What is asked of each endpoint: a URL in which `{host}` and `{port}` stand for the endpoint's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is asked of each endpoint: a URL in which `{host}` and `{port}` stand for the endpoint's. A query may hold a token,
+/// and who writes a user into it a password: neither is shown anywhere, nor in what is said of a URL that is none.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     text: Box<str>,
 }
@@ -37,14 +38,16 @@ impl Url {
     /// # Errors
     /// What is wrong with it and, behind a colon, what to write.
     pub fn parse(text: &str) -> Result<Url, String> {
-        let Some((scheme, rest)) = text.split_once("://") else {
+        let (Some(scheme), rest) = parts(text) else {
+            let text = shown(text);
             return Err(format!("'{text}' has no scheme: write https://{text} or http://{text}"));
         };
         if !["http", "https"].contains(&scheme) {
+            let rest = shown(rest);
             return Err(format!("'{scheme}' cannot be asked: write https://{rest} or http://{rest}"));
         }
         if let Some(unknown) = unknown_place(rest) {
-            return Err(format!("'{unknown}' is not known here: write {{host}} or {{port}}"));
+            return Err(format!("{unknown} is not known here: write {{host}} or {{port}}"));
         }
         let url = Url { text: text.into() };
         // With a name and with an address, so that no endpoint can make it a bad one later.
@@ -64,8 +67,7 @@ impl Url {
     /// # Errors
     /// What keeps it from being one; nothing, where [`Url::parse`] took it.
     pub fn of(&self, endpoint: &EndpointAddr) -> Result<Question, String> {
-        let authority_ends = self.text.match_indices(['/', '?']).map(|(at, _)| at).nth(2);
-        let (front, rest) = self.text.split_at(authority_ends.unwrap_or(self.text.len()));
+        let (front, rest) = self.text.split_at(authority_end(&self.text));
         let host = endpoint.host.to_string();
         let in_authority = match endpoint.host {
             Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -76,16 +78,51 @@ impl Url {
     }
 }
 
-/// The first `{…}` that stands for nothing, or a brace without its other half.
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Url").field(&shown(&self.text)).finish()
+    }
+}
+
+/// A URL's scheme, where it has one, and what stands behind it.
+fn parts(text: &str) -> (Option<&str>, &str) {
+    match text.split_once("://") {
+        // Another address may stand in the query of one without a scheme.
+        Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => (Some(scheme), rest),
+        _ => (None, text),
+    }
+}
+
+/// What may be told of a text that may be no URL: nothing of its query, and with an @ only its scheme, since there is no
+/// telling where a password that has no place in a URL begins and ends.
+fn shown(text: &str) -> String {
+    let (scheme, rest) = parts(text);
+    let scheme = scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default();
+    match rest.split_once('?') {
+        _ if rest.contains('@') => scheme + "…",
+        Some((front, _)) => scheme + front + "?…",
+        None => scheme + rest,
+    }
+}
+
+/// Where the path begins.
+fn authority_end(text: &str) -> usize {
+    text.match_indices(['/', '?']).nth(2).map_or(text.len(), |(at, _)| at)
+}
+
+/// The first `{…}` that stands for nothing, or a brace without its other half; of a query only that one is there.
 fn unknown_place(text: &str) -> Option<String> {
     let bare = text.replace("{host}", "").replace("{port}", "");
     let from = bare.find(['{', '}'])?;
     let to = bare[from..].find('}').map_or(bare.len(), |length| from + length + 1);
-    Some(bare[from..to].to_owned())
+    match bare[..to].contains('?') || bare.contains('@') {
+        true => Some("a brace that stands for something else".to_owned()),
+        false => Some(format!("'{}'", &bare[from..to])),
+    }
 }
 
 /// One URL, whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Question {
     uri: Uri,
     server: EndpointAddr,
@@ -93,9 +130,12 @@ pub struct Question {
 
 impl Question {
     fn new(text: &str) -> Result<Question, String> {
-        let uri: Uri = text.parse().map_err(|error| format!("'{text}' is not a URL ({error})"))?;
+        // A path may be filled from a variable too, and what is wrong may be in it.
+        let told = shown(text);
+        let told = &told[..authority_end(&told)];
+        let uri: Uri = text.parse().map_err(|error| format!("'{told}' is not a URL ({error})"))?;
         let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else {
-            return Err(format!("'{text}' names no host"));
+            return Err(format!("'{told}' names no host"));
         };
         if authority.as_str().contains('@') {
             return Err("a user or a password in it is not sent: write the URL without".to_owned());
@@ -105,7 +145,12 @@ impl Question {
             true => format!("{host}:{}", if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 }),
             false => authority.to_string(),
         };
-        Ok(Question { server: server.parse()?, uri })
+        // A password with a slash in it looks like a port.
+        let server = server.parse().map_err(|error| match text.contains('@') {
+            true => format!("'{told}' names no host and port: write the URL without a user and a password"),
+            false => error,
+        })?;
+        Ok(Question { server, uri })
     }
 
     /// Who is asked.
@@ -196,6 +241,12 @@ impl Question {
             _ => failure.mend,
         };
         Failure { detail, mend, ..failure }
+    }
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Question({self})")
     }
 }
 
@@ -351,5 +402,42 @@ mod tests {
             assert_eq!(question.to_string(), format!("GET {asked}"));
             assert_eq!(question.server().to_string(), server);
         }
+    }
+
+    /// A token or a password that a variable brought in must not be read back in a log, whatever it looks like.
+    #[test]
+    fn no_secret_is_told_of_a_url_that_is_none() {
+        for url in [
+            "https://{host}:8008/primary?token=se cret",
+            "https://{host}:8008/primary?token=secret\n",
+            "https://{host}:8008/primary?token={secret}",
+            "https://{host}:8008/{?secret}",
+            "https://{host}:99999/primary?secret",
+            "https://?secret /",
+            "{host}:8008/primary?token=secret",
+            "{host}:8008/primary?token=secret&next=http://db1",
+            "ftp://{host}:8008/primary?token=secret",
+            "https://user:secret@{host}:x/",
+            "https://user:secret@{host}",
+            "https://user:se cret@{host}/",
+            "https://user:secr/et@{host}/",
+            "https://user:secr?et@{host}/ ",
+            "https://user:{secret}@{host}/",
+            "https://user@{host}/{}?secret",
+            "user:secret@{host}:x",
+            "secret@{host}?next=http://db1/",
+            "ftp://user:secret@{host}/?a",
+            "https://{host}/secret /",
+        ] {
+            let told = Url::parse(url).unwrap_err();
+            let leaks = ["se c", "secr", "cret", "et "].iter().any(|part| told.contains(part));
+            assert!(!leaks, "{url:?}: {told}");
+        }
+        let told = Url::parse("https://{host}:8008/primary?token=a b").unwrap_err();
+        assert!(told.starts_with("'https://host:8008' is not a URL (invalid uri character"), "{told}");
+        let url = Url::parse("https://{host}:8008/primary?token=secret").unwrap();
+        assert_eq!(format!("{url:?}"), r#"Url("https://{host}:8008/primary?…")"#);
+        let question = url.of(&"db1:1".parse().unwrap()).unwrap();
+        assert_eq!(format!("{question:?}"), "Question(GET https://db1:8008/primary?…)");
     }
 }

@@ -1,7 +1,7 @@
-//! From a configuration to running parts. Everything that can be refused is built first; only then anything changes.
+//! From a plan to running parts: what a configuration set in motion, and how the next one takes its place.
 //!
-//! Owns the comparison of an old with a new configuration: what did not change is kept, with its state, so that a reload
-//! touches no connection, no breaker and no count that it need not touch. Leaves what a single piece needs to `load`.
+//! What did not change is kept, with its state, so that a reload touches no connection, no breaker and no count that it
+//! need not touch. Leaves to `plan` what that is, and everything that can be refused.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,11 +11,12 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::{Foundation, load};
+use super::Foundation;
+use super::plan::Ready;
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
-use crate::config::{self, Config};
+use crate::config;
 use crate::connection::{Listener, Targets};
 use crate::drain::Drain;
 use crate::establish::Target;
@@ -23,7 +24,7 @@ use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
 use crate::tls::Identity;
-use crate::upstream::{EndpointSpec, Upstream};
+use crate::upstream::EndpointSpec;
 use crate::{discovery, health};
 
 /// Everything that a configuration set in motion.
@@ -36,15 +37,15 @@ pub(super) struct Parts {
 
 /// An upstream and the tasks that keep it up to date.
 pub(super) struct Running {
-    written: config::Upstream,
+    pub(super) written: config::Upstream,
     pub(super) target: Arc<Target>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 /// A listener with its sockets. Dropped, it accepts no more; its sockets close unless another door goes on with them.
 pub(super) struct Door {
-    written: config::Listener,
-    gate: Arc<Gate>,
+    pub(super) written: config::Listener,
+    pub(super) gate: Arc<Gate>,
     /// What new connections are served by; a reload puts another one here.
     current: Arc<RwLock<Arc<Listener>>>,
     /// They stay open for as long as one of these lives, here or in the acceptor.
@@ -54,60 +55,10 @@ pub(super) struct Door {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// What a new configuration needs, built and not yet in effect.
-pub(super) struct Plan {
-    identities: BTreeMap<String, Arc<Identity>>,
-    targets: Vec<(UpstreamName, config::Upstream, Arc<Target>, bool)>,
-    /// Without an acceptor: the sockets stay as they are.
-    doors: Vec<(ListenerName, config::Listener, Arc<Gate>, Option<Acceptor>)>,
-}
-
-impl Plan {
-    /// Builds all that can be refused: identities, TLS, users and groups, sockets.
-    ///
-    /// # Errors
-    /// Every problem, not only the first; nothing has changed then.
-    pub(super) fn build(config: &Config, old: &Parts, foundation: &Foundation) -> Result<Plan, Vec<String>> {
-        let mut problems = Vec::new();
-        let identities = load_identities(config, old, &mut problems);
-        let mut targets = Vec::new();
-        for (name, written) in &config.upstreams {
-            match build_target(name, written, &identities, old, foundation) {
-                Ok((target, kept)) => targets.push((name.clone(), written.clone(), target, kept)),
-                Err(found) => {
-                    problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")))
-                }
-            }
-        }
-        let mut doors = Vec::new();
-        for (name, written) in &config.listeners {
-            let known = old.doors.get(name);
-            let gate = match known {
-                Some(door) if door.written.admit == written.admit => Ok(door.gate.clone()),
-                Some(door) => door.gate.renewed(&written.admit).map(Arc::new),
-                None => Gate::new(&written.admit).map(Arc::new),
-            };
-            let acceptor = match known {
-                Some(door) if door.written.accept == written.accept && door.is_reachable() => Ok(None),
-                _ => Acceptor::bind_reusing(&written.accept, &old.sockets_for(name)).map(Some),
-            };
-            match (gate, acceptor) {
-                (Ok(gate), Ok(acceptor)) => doors.push((name.clone(), written.clone(), gate, acceptor)),
-                (gate, acceptor) => {
-                    let found = gate.err().into_iter().chain(acceptor.err());
-                    problems.extend(found.map(|problem| format!("listener.{name}: {problem}")));
-                }
-            }
-        }
-        match problems.is_empty() {
-            true => Ok(Plan { identities, targets, doors }),
-            false => Err(problems),
-        }
-    }
-
-    /// Puts the plan into effect. Cannot fail.
+impl Ready {
+    /// Puts it into effect. Cannot fail.
     pub(super) fn install(self, parts: &mut Parts, foundation: &Arc<Foundation>) {
-        let Plan { identities, targets, doors } = self;
+        let Ready { identities, targets, doors } = self;
         parts.identities = identities;
 
         let mut before = std::mem::take(&mut parts.upstreams);
@@ -174,7 +125,7 @@ impl Parts {
 
     /// Sockets that a listener may go on with: its own, and those of addresses that it takes over from another one. Port 0
     /// is another port each time.
-    fn sockets_for(&self, name: &ListenerName) -> Vec<Bound> {
+    pub(super) fn sockets_for(&self, name: &ListenerName) -> Vec<Bound> {
         let can_move = |socket: &Bound| !matches!(socket.written(), ListenAddr::Tcp(tcp) if tcp.port() == 0);
         self.doors
             .iter()
@@ -279,7 +230,7 @@ impl Door {
         self.acceptor.take()
     }
 
-    fn is_reachable(&self) -> bool {
+    pub(super) fn is_reachable(&self) -> bool {
         self.sockets.iter().all(Bound::is_reachable)
     }
 
@@ -322,78 +273,4 @@ fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
         .health
         .kind
         .unwrap_or_else(|| health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp))
-}
-
-fn load_identities(
-    config: &Config,
-    old: &Parts,
-    problems: &mut Vec<String>,
-) -> BTreeMap<String, Arc<Identity>> {
-    let mut identities = BTreeMap::new();
-    for (name, identity) in load::identities(config, problems) {
-        for warning in &identity.warnings {
-            tracing::warn!("{warning}");
-        }
-        // Unchanged files keep their generation, and with it the sessions that may be resumed.
-        let known = old.identities.get(&name);
-        let kept = known.filter(|known| known.generation == identity.generation);
-        // At a start that is better than nothing; what works now is not given up for it.
-        let works = known.is_some_and(|known| known.faults.is_empty());
-        if works && kept.is_none() && !identity.faults.is_empty() {
-            problems.extend(identity.faults);
-            continue;
-        }
-        for fault in &identity.faults {
-            tracing::error!("{fault}");
-        }
-        identities.insert(name, kept.cloned().unwrap_or_else(|| Arc::new(identity)));
-    }
-    identities
-}
-
-/// The target of an upstream, and whether the running one can be kept as it is.
-fn build_target(
-    name: &UpstreamName,
-    written: &config::Upstream,
-    identities: &BTreeMap<String, Arc<Identity>>,
-    old: &Parts,
-    foundation: &Foundation,
-) -> Result<(Arc<Target>, bool), Vec<String>> {
-    let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
-    if written.identity.is_some() && identity.is_none() {
-        // Its own problem has been said already.
-        return Err(Vec::new());
-    }
-    let known = old.upstreams.get(name);
-    let generation = identity.map(|identity| identity.generation);
-    let same_identity = known.is_some_and(|running| {
-        // Without TLS it is used for nothing.
-        let check = running.target.http.as_ref().and_then(|http| http.tls.as_ref());
-        running.target.tls.iter().chain(check).all(|tls| tls.generation() == generation)
-    });
-    if let Some(running) = known.filter(|running| running.written == *written && same_identity) {
-        return Ok((running.target.clone(), true));
-    }
-    let identity = identity.map(Arc::as_ref);
-    let tls = match known.filter(|running| running.written.tls == written.tls && same_identity) {
-        Some(running) => running.target.tls.clone(),
-        None => load::client_tls(written, identity)?,
-    };
-    let http = load::http_check(written, identity)?;
-    let upstream = match known {
-        // Its settings become the new ones when the plan is put into effect.
-        Some(running) => running.target.upstream.clone(),
-        None => {
-            let observer = foundation.observer.clone();
-            let upstream =
-                Upstream::new(name.clone(), written.set.clone(), &written.retry, fastrand::u64(..), observer);
-            // Now, and not when `follow` gets its turn: no connection should find the set empty.
-            if let discovery::Source::Fixed(specs) = &written.source {
-                upstream.update(specs.clone(), Instant::now());
-            }
-            upstream
-        }
-    };
-    let target = load::target(written, upstream, tls, http, foundation.resolver.clone());
-    Ok((Arc::new(target), false))
 }

@@ -1,21 +1,23 @@
 //! The service: puts the parts together, reloads them, tells how they are, and ends them in order.
 //!
-//! Owns the life of the process. Leaves building and comparing configurations to `compose` (and `load`), threads to
-//! `reactors`, signals and systemd to `signals`, and every connection to `connection`.
+//! Owns the life of the process. Leaves building and comparing configurations to `plan` (and `load`), what comes of them to
+//! `compose`, threads to `reactors`, signals and systemd to `signals`, and every connection to `connection`.
 
 mod compose;
 mod load;
+mod plan;
 mod reactors;
 mod signals;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use self::compose::{Parts, Plan};
+use self::compose::Parts;
+use self::plan::{Known, Plan};
 use self::reactors::Reactors;
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
@@ -32,7 +34,7 @@ pub use self::signals::{Signals, serve_until_stopped};
 pub struct Service {
     file: Option<PathBuf>,
     foundation: Arc<Foundation>,
-    /// Read while a reload builds, which may take long; written only to put it into effect, and to close.
+    /// Never held for long: a reload that hangs while it reads must not keep the service from being asked, or from ending.
     state: RwLock<Current>,
     drain: Drain,
     admin: OnceLock<admin::Admin>,
@@ -81,12 +83,13 @@ impl Service {
             observer: Arc::new(Events { metrics: metrics.clone() }),
             metrics,
         });
-        let plan = Plan::build(&config, &Parts::default(), &foundation);
+        let nothing = Parts::default();
+        let plan = Plan::build(&config, &Known::of(&nothing, &foundation)).bind(&nothing);
         let settings = config.admin.clone();
         let service = Arc::new(Service {
             file,
             foundation,
-            state: RwLock::new(Current { config, parts: Parts::default(), reloads: 0, last_problem: None }),
+            state: RwLock::new(Current { config, parts: nothing, reloads: 0, last_problem: None }),
             drain,
             admin: OnceLock::new(),
             since: (Instant::now(), SystemTime::now()),
@@ -113,19 +116,28 @@ impl Service {
         Ok(service)
     }
 
-    /// Reads the file again and puts it into effect whole, or changes nothing. One at a time.
+    /// Reads the file again and puts it into effect whole, or changes nothing. One at a time. Dropped, it is given up, also
+    /// where a file that hangs is read for ever.
     ///
     /// # Errors
     /// Every problem of the new file.
-    pub async fn reload(self: &Arc<Self>) -> Result<(), Vec<String>> {
-        // Files on a network, users in a directory: neither may hold up the connections of this reactor.
-        let service = self.clone();
-        let built = tokio::task::spawn_blocking(move || service.build()).await;
+    pub async fn reload(&self) -> Result<(), Vec<String>> {
+        let Some(file) = self.file.clone() else {
+            return Err(vec!["started without a file: nothing to reload".into()]);
+        };
+        // Files on a network, users in a directory: neither may hold up the connections of this reactor. Nor may that thread
+        // hold what has to be dropped at the end.
+        let known = Known::of(&self.current().parts, &self.foundation);
+        let built = tokio::task::spawn_blocking(move || build(&file, &known)).await;
         let built = built.unwrap_or_else(|panicked| Err(vec![format!("reading it failed: {panicked}")]));
-        let result = built.map(|(config, plan)| {
+        let result = built.and_then(|(config, plan)| {
             let mut current = self.change();
-            plan.install(&mut current.parts, &self.foundation);
+            for key in needs_restart(&current.config, &config) {
+                tracing::warn!("{key} changed: it takes effect at the next start");
+            }
+            plan.bind(&current.parts)?.install(&mut current.parts, &self.foundation);
             current.config = config;
+            Ok(())
         });
         self.foundation.metrics.reload(result.is_ok());
         let mut current = self.change();
@@ -139,22 +151,6 @@ impl Service {
             Err(problems) => current.last_problem = Some(problems.join("\n")),
         }
         result
-    }
-
-    fn build(&self) -> Result<(Config, Plan), Vec<String>> {
-        let Some(file) = &self.file else {
-            return Err(vec!["started without a file: nothing to reload".into()]);
-        };
-        let loaded = config::load(file).map_err(|problems| vec![problems.to_string()])?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let current = self.current();
-        for key in needs_restart(&current.config, &loaded.config) {
-            tracing::warn!("{key} changed: it takes effect at the next start");
-        }
-        let plan = Plan::build(&loaded.config, &current.parts, &self.foundation)?;
-        Ok((loaded.config, plan))
     }
 
     /// Stops accepting, lets connections finish up to `drain_timeout` (or until `now` resolves), then ends them.
@@ -330,6 +326,15 @@ fn capacity(config: &Config) -> u32 {
 fn threads(config: &Config) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     config.runtime.threads.unwrap_or(cores.min(4))
+}
+
+fn build(file: &Path, known: &Known) -> Result<(Config, Plan), Vec<String>> {
+    let loaded = config::load(file).map_err(|problems| vec![problems.to_string()])?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let plan = Plan::build(&loaded.config, known);
+    Ok((loaded.config, plan))
 }
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {

@@ -12,7 +12,15 @@ pub async fn serve_until_stopped(service: &Arc<Service>, mut signals: Signals) -
     manager::ready();
     while let Signal::Reload = signals.next().await {
         manager::reloading();
-        match service.reload().await {
+        let result = tokio::select! {
+            result = service.reload() => result,
+            // What it reads may lie on a network that hangs.
+            () = signals.stop() => {
+                tracing::warn!("the reload had not read everything yet, and is given up: nothing has changed");
+                break;
+            }
+        };
+        match result {
             Ok(()) => tracing::info!("configuration reloaded"),
             Err(problems) => {
                 for problem in problems {
@@ -66,8 +74,12 @@ impl Signals {
         }
     }
 
+    /// A wish to reload waits meanwhile.
     async fn stop(&mut self) {
-        while let Signal::Reload = self.next().await {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -50,6 +50,8 @@ struct Reading {
     is_leaving: bool,
     /// The server has said something since the greeting was replayed.
     is_answering: bool,
+    /// The server has said that it goes (421), and no more is to be said in its name.
+    has_ended: bool,
     /// The server's words could not be followed.
     is_lost: bool,
     why: WhyEnded,
@@ -75,7 +77,7 @@ struct Line {
 /// What was said that may be the reason of an end.
 #[derive(Default)]
 struct WhyEnded {
-    /// The server's answer to EHLO, where that was 421.
+    /// The answer to EHLO of a server that is reached through TLS, where that was 421.
     refused: Option<String>,
     said_starttls: bool,
     /// The last that it was told is what the server offers.
@@ -122,6 +124,8 @@ impl Greeter for Reading {
                     if reply == Reply::Hello {
                         self.answer_hello(code, onward);
                     }
+                    // To EHLO inside TLS it may be all that is heard of our certificate: that client is told once more.
+                    self.has_ended |= code == 421 && !(reply == Reply::Hello && self.secured);
                 }
                 Some(Seen::Odd | Seen::TooLong) => {
                     onward.down.append(&mut self.held);
@@ -139,8 +143,9 @@ impl Greeter for Reading {
     }
 
     fn may_refuse(&self) -> bool {
-        if self.is_leaving {
-            return false; // many a server hangs up without a word
+        // Many a server answers QUIT by hanging up; and what it has said itself is not said again.
+        if self.is_leaving || self.has_ended {
+            return false;
         }
         match self.current {
             // Before the server's first word inside TLS the client is about to ask for it: 421 may come unasked. And
@@ -222,7 +227,7 @@ impl Reading {
 
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
         let reply = mem::take(&mut self.held);
-        self.why.refused = (code == 421).then(|| told(code, &reply));
+        self.why.refused = (code == 421 && self.secured).then(|| told(code, &reply));
         if code != 250 || !self.secured {
             onward.down.extend_from_slice(&reply);
             return;

@@ -1,6 +1,6 @@
 //! Reloading by SIGHUP: whole or not at all, and what did not change is not touched.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
@@ -56,6 +56,19 @@ fn a_listener_comes_and_goes_and_its_open_connection_stays() {
     drop(other);
 }
 
+/// Reloads `good` with a CA file that is being read until what is returned is closed.
+#[track_caller]
+fn reload_that_hangs(world: &World, nuncio: &Ambassador, good: &str) -> File {
+    let slow = world.pki.directory().join("slow.pem");
+    assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    let path = |path: &Path| format!("{path:?}");
+    nuncio.reload(&good.replace(&path(&world.pki.ca()), &path(&slow)));
+    eventually("it is being read", PATIENCE, || {
+        // Refused while nobody has it open for reading.
+        OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&slow).ok()
+    })
+}
+
 /// What a reload reads may lie on a network that hangs: neither those who are served on the only reactor notice, nor those
 /// who come, nor the admin. It takes effect once it has been read.
 #[test]
@@ -66,14 +79,7 @@ fn a_file_that_takes_its_time_to_be_read_holds_nobody_up() {
     let mut client = clients::connect(nuncio.listener("in"));
     echoes(&mut client).unwrap();
 
-    let slow = world.pki.directory().join("slow.pem");
-    assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
-    let path = |path: &Path| format!("{path:?}");
-    nuncio.reload(&good.replace(&path(&world.pki.ca()), &path(&slow)));
-    let mut pipe = eventually("it is being read", PATIENCE, || {
-        // Refused while nobody has it open for reading.
-        OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&slow).ok()
-    });
+    let mut pipe = reload_that_hangs(&world, &nuncio, &good);
     echoes(&mut client).unwrap();
     try_echo(nuncio.listener("in")).unwrap();
     let reloads = |nuncio: &Ambassador| nuncio.get("/api/v1/status").json()["reloads"].clone();
@@ -85,6 +91,42 @@ fn a_file_that_takes_its_time_to_be_read_holds_nobody_up() {
     assert_eq!(reloads(&nuncio), 1);
     echoes(&mut client).unwrap();
     try_echo(nuncio.listener("in")).unwrap();
+}
+
+/// One that hangs for ever does not keep it from being stopped: it drains as ever, with its listeners closed, and a second
+/// signal ends it. No record is lost, and its end is one in all order.
+#[test]
+fn a_file_that_is_never_read_to_its_end_does_not_keep_it_from_stopping() {
+    let world = World::new();
+    let path = world.pki.directory().join("in.sock");
+    let good = "drain_timeout = \"60s\"\n".to_owned()
+        + &world.up()
+        + &listener("in", "")
+        + &listener_at("unix", &format!("unix:{}", path.display()), "")
+        + "[runtime]\nthreads = 2\n";
+    let mut nuncio = Ambassador::start(&good);
+    let address = nuncio.listener("in");
+    let mut open: Vec<_> = (0..4).map(|_| clients::connect(address)).collect();
+    open.iter_mut().for_each(|client| echoes(client).unwrap());
+    let pipe = reload_that_hangs(&world, &nuncio, &good);
+
+    nuncio.process().signal("TERM");
+    refuses(address);
+    eventually("the socket's file is gone", PATIENCE, || (!path.exists()).then_some(()));
+    assert_eq!(nuncio.get("/api/v1/status").json()["draining"], true);
+    echoes(&mut open[0]).unwrap();
+    drop(open.remove(0));
+    let begun = Instant::now();
+    nuncio.process().signal("TERM");
+    assert_eq!(nuncio.process().wait_exit(PATIENCE).code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let mut records = nuncio.records();
+    // Whoever asked whether the port is still open may have one too.
+    records.retain(|record| record["bytes_sent"].as_u64() >= Some(4));
+    assert_eq!(records.len(), 4, "{records:?}");
+    let drained = records.iter().filter(|record| record["reason"] == "draining").count();
+    assert_eq!(drained, 3, "{records:?}");
+    drop(pipe);
 }
 
 /// A file with mistakes changes nothing: the log and the status say every one, the counter counts it, clients are served.

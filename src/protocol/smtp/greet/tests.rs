@@ -221,6 +221,12 @@ fn a_refusal_is_possible_while_an_answer_is_awaited_and_none_of_it_was_seen() {
         ("220 mx\r\n", &[(Client, "EHLO me\r\n"), offer, (Client, "QUIT\r\n")], false),
         // Unasked.
         ("220 mx\r\n", &[(Upstream, "421 4.4.2 mx Error: timeout")], false),
+        // The server has said that it goes, whatever else was asked.
+        ("220 mx\r\n", &[(Client, "RSET\r\nNOOP\r\n"), (Upstream, "421 4.3.2 mx going down\r\n")], false),
+        ("220 mx\r\n", &[(Client, "NOOP\r\nEHLO me\r\n"), (Upstream, "421 4.3.2 bye\r\n")], false),
+        ("", &[(Client, "EHLO me\r\n"), (Upstream, "421 4.7.0 too many\r\n")], false),
+        // Inside TLS, and to the first question, it may be about our certificate.
+        ("220 mx\r\n", &[(Client, "EHLO me\r\n"), (Upstream, "421 4.7.1 not you\r\n")], true),
     ] {
         assert_eq!(say_in_all_ways(greeting, turns).greeter.may_refuse(), may, "{greeting:?} {turns:?}");
     }
@@ -376,4 +382,16 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     // From the first byte: the server will know what to make of it.
     let mut greeter = greet(Negotiated::default(), false).greeter.unwrap();
     assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
+}
+
+/// Without TLS no certificate of ours can be the reason of a 421 to EHLO: the server has said all there is to say.
+#[test]
+fn a_refusal_by_a_server_without_tls_stands_for_itself() {
+    let Greeting { mut onward, greeter } = greet(Negotiated::default(), false);
+    let mut greeter = greeter.unwrap();
+    greeter.upstream_said(b"220 mx\r\n", &mut onward).unwrap();
+    greeter.client_said(b"EHLO me\r\nNOOP\r\n", &mut onward).unwrap();
+    greeter.upstream_said(b"421 4.7.0 too busy\r\n", &mut onward).unwrap();
+    assert_eq!((greeter.may_refuse(), greeter.why_ended()), (false, None));
+    assert_eq!(onward.down, b"220 mx\r\n421 4.7.0 too busy\r\n");
 }
