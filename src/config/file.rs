@@ -25,7 +25,8 @@ sections! {
     struct File {
         /// How long open connections may go on after SIGTERM; a second signal ends them now.
         drain_timeout: TimeOrZero = default("30s");
-        /// Each connection is ended up to this much earlier, so that clients do not all come back at once.
+        /// Each connection is ended up to this much earlier, so that clients do not all come back at once. At most a sixth of
+        /// `drain_timeout` unless it is written.
         drain_jitter: TimeOrZero = default("5s");
         /// More files, relative to this one, read in the order of their names. `*` may stand in the last part.
         include: OneOrMany<Text> = example(["conf.d/*.toml"]);

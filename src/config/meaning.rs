@@ -34,8 +34,10 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
     }
     across::addresses(&admin, &upstreams, &listeners, reader);
 
+    // A short drain is not to become one that ends connections from its first moment on.
+    let jitter = (file.drain_timeout.or(Duration::from_secs(30)) / 6).min(Duration::from_secs(5));
     let (drain_jitter, drain_timeout) = in_order(
-        Bound("drain_jitter", &file.drain_jitter, Duration::from_secs(5)),
+        Bound("drain_jitter", &file.drain_jitter, jitter),
         Bound("drain_timeout", &file.drain_timeout, Duration::from_secs(30)),
         time,
         reader,

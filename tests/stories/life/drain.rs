@@ -148,7 +148,12 @@ fn no_record_is_lost_at_the_end() {
     });
     let records = nuncio.records();
     let good = records.iter().filter(|record| record["outcome"] == "success").count();
-    assert_eq!(good, served, "{} records", records.len());
+    assert_eq!(
+        good,
+        served,
+        "{:#?}",
+        records.iter().filter(|record| record["outcome"] != "success").collect::<Vec<_>>()
+    );
     // Each client's last one came too late; what was accepted of them was told so.
     let late = records.iter().filter(|record| record["outcome"] != "success");
     assert!(late.clone().all(|record| record["reason"] == "draining"), "{:?}", late.collect::<Vec<_>>());

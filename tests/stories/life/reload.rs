@@ -116,6 +116,9 @@ fn a_file_that_is_never_read_to_its_end_does_not_keep_it_from_stopping() {
     assert_eq!(nuncio.get("/api/v1/status").json()["draining"], true);
     echoes(&mut open[0]).unwrap();
     drop(open.remove(0));
+    eventually("the record of who has left", PATIENCE, || {
+        nuncio.records().iter().any(|record| record["outcome"] == "success").then_some(())
+    });
     let begun = Instant::now();
     nuncio.process().signal("TERM");
     assert_eq!(nuncio.process().wait_exit(PATIENCE).code(), Some(0));
