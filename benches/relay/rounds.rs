@@ -196,8 +196,11 @@ fn short(proxy: &Proxy, upstream: &Upstream, size: &Size) -> Result<(f64, f64), 
     Ok(((after.0 - before.0) * 1e6 / size.short as f64, share))
 }
 
-/// KiB of one idle connection: just opened, and after 64 KiB each way.
+/// KiB of one more idle connection: just opened, and after 64 KiB each way. Not of the first ones, which also bring the
+/// program's code and its tables into memory: that is no connection's cost.
 fn idle(proxy: &Proxy, count: usize) -> Result<(f64, f64), String> {
+    let mut first = load::idle(proxy.address, FIRST)?;
+    first.iter_mut().try_for_each(|stream| load::echo(stream, 64 * 1024))?;
     let empty = pss_kib(proxy.pid());
     let mut streams = load::idle(proxy.address, count)?;
     let fresh = pss_kib(proxy.pid());
@@ -205,6 +208,9 @@ fn idle(proxy: &Proxy, count: usize) -> Result<(f64, f64), String> {
     let used = pss_kib(proxy.pid());
     Ok(((fresh - empty) / count as f64, (used - empty) / count as f64))
 }
+
+/// Connections that are open before others are weighed.
+const FIRST: usize = 100;
 
 /// CPU ms a second while thousands of connections do nothing.
 fn crowd(proxy: &Proxy, size: &Size) -> Result<f64, String> {
@@ -270,7 +276,7 @@ fn print(rows: &[Row], size: &Size) {
         proxies::LOAD_CPU
     );
     println!(
-        "bulk: {} connections of {} MiB; idle: {} connections, fresh and after 64 KiB each way; crowd: {} idle ones",
+        "bulk: {} connections of {} MiB; idle: {} connections beside {FIRST} others, fresh and after 64 KiB each way; crowd: {} idle ones",
         size.bulk_connections,
         size.bulk_bytes >> 20,
         size.idle,
