@@ -164,14 +164,8 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
         }
         tried.push(lease.id());
 
-        let begun = Instant::now();
-        let endpoint = lease.label().clone();
-        trail.under_way = Some((endpoint.clone(), begun.into_std()));
-        let attempted = try_endpoint(target, lease.spec(), deadline, trail).await;
-        trail.under_way = None;
-        let took = begun.elapsed();
-        let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
-        trail.attempts.push(Attempt { endpoint, stage, reason, took });
+        let manner = Manner::of(target);
+        let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
             Ok(reached) => {
                 lease.established(Instant::now().into_std(), took);
@@ -215,14 +209,29 @@ pub async fn establish_at(
     at: &Whereabouts,
     trail: &mut Trail,
 ) -> Result<Established, Failure> {
-    let begun = Instant::now();
-    trail.under_way = Some((at.label.clone(), begun.into_std()));
     let manner = Manner { address: at.address, ..Manner::of(target) };
-    let reached = reach(target, manner, &at.spec, begun + target.timeouts.establish, trail, None).await;
-    trail.under_way = None;
-    let (stage, reason) = reached.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
-    trail.attempts.push(Attempt { endpoint: at.label.clone(), stage, reason, took: begun.elapsed() });
+    let deadline = Instant::now() + target.timeouts.establish;
+    let (reached, _) = attempt(target, manner, &at.label, &at.spec, deadline, trail).await;
     Ok(Established { lease: None, reached: reached? })
+}
+
+/// One attempt, and how long it took. It stands in the trail, also while it is under way.
+async fn attempt(
+    target: &Target,
+    manner: Manner<'_>,
+    endpoint: &Arc<str>,
+    spec: &EndpointSpec,
+    deadline: Instant,
+    trail: &mut Trail,
+) -> (Result<Reached, Failure>, Duration) {
+    let begun = Instant::now();
+    trail.under_way = Some((endpoint.clone(), begun.into_std()));
+    let attempted = reach(target, manner, spec, deadline, trail, None).await;
+    trail.under_way = None;
+    let took = begun.elapsed();
+    let (stage, reason) = attempted.as_ref().err().map(|failure| (failure.stage, failure.reason)).unzip();
+    trail.attempts.push(Attempt { endpoint: endpoint.clone(), stage, reason, took });
+    (attempted, took)
 }
 
 /// One endpoint, from its name to an established connection.
