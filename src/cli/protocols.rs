@@ -46,7 +46,7 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
 
 impl Spoken {
     fn of(protocol: Protocol) -> Spoken {
-        let Facts { name, title, first, asks_with, alpn, refuses_with, limits } = *protocol.facts();
+        let Facts { name, title, first, asks_with, alpn, ports: _, refuses_with, limits } = *protocol.facts();
         Spoken {
             name,
             title,
