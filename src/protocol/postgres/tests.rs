@@ -75,7 +75,7 @@ fn login() -> (Vec<u8>, Vec<u8>) {
 
 /// Hears the pieces one by one. What follows the outcome is the opening's too, since whoever relays sends it on.
 fn preface<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Result<Option<Opening>, Failure>) {
-    let (mut preface, mut heard, mut said) = (Preface::default(), Vec::new(), Vec::new());
+    let (mut preface, mut heard, mut said) = (Preface::new(Offer::No), Vec::new(), Vec::new());
     let mut opening = None::<Opening>;
     for piece in pieces {
         if let Some(opening) = &mut opening {
@@ -278,7 +278,7 @@ fn what_is_no_first_message_is_refused_with_what_it_looks_like() {
 #[test]
 fn a_client_that_leaves_after_no_insisted_on_encryption() {
     let left = |bytes: &[u8]| {
-        let (mut preface, mut heard) = (Preface::default(), bytes.to_vec());
+        let (mut preface, mut heard) = (Preface::new(Offer::No), bytes.to_vec());
         assert_eq!(preface.hear(&mut heard, &mut Vec::new()), Ok(None));
         preface.ended(&heard).map(|failure| failure.to_string())
     };

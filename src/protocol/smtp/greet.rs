@@ -7,21 +7,26 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::{HELLO, is_separator, keyword};
-use crate::protocol::Negotiated;
+use super::HELLO;
+use super::offer::{keyword, offer_onward};
+use super::upgrade::{Asking, Heard, READY, SLIPPED_IN};
 use crate::protocol::reply::{Reader, Seen, lines, told};
-use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
+use crate::protocol::{Meeting, Offer};
+use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark, Upgrade};
 
 /// What a client may say before anything that counts, each answered by one reply.
 const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
+const ASK: &str = "let the client use STARTTLS, or set tls_mode = \"direct\" on its listener";
+const ASK_OR: &str = "switch STARTTLS on in the client, or write tls = \"optional\" in its listener";
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
-/// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
-/// is not, nothing is changed: a client's own STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greeting {
-    let mut reading = Reading { secured, ..Reading::default() };
+/// The server's greeting for the client, and who reads along. Where neither the server is reached through TLS nor the listener
+/// has some to give, nothing is changed: a client's own STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
+    let Meeting { negotiated, secured, offer, .. } = meeting;
+    let mut reading = Reading { secured, offer, ..Reading::default() };
     if negotiated.greeting.is_empty() {
         // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
@@ -36,6 +41,13 @@ pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greet
 #[derive(Default)]
 struct Reading {
     secured: bool,
+    /// TLS that the client may ask for.
+    offer: Offer,
+    upgrade: Upgrade,
+    /// The client's line, while it may ask.
+    asking: Asking,
+    /// The client was told that it has to ask for TLS first.
+    was_told_to_ask: bool,
     /// What is still to be answered, in order.
     awaited: VecDeque<Reply>,
     /// The reply that has begun.
@@ -61,6 +73,8 @@ struct Reading {
 enum Reply {
     Hello,
     Other,
+    /// We answer, once what was asked before is answered.
+    Ours(&'static [u8]),
 }
 
 /// The client's line so far. No word grows beyond the longest beginning and the byte that shows it is none.
@@ -88,12 +102,16 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && !self.line.is_later && !self.is_done() && heard.first() == Some(&0x16) {
+        let is_first = !self.line.is_later && !self.is_done() && self.offer != Offer::Taken;
+        if (self.secured || self.offer.is_open()) && is_first && heard.first() == Some(&0x16) {
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client began with TLS where plaintext SMTP is expected",
-                mend: SWITCH_OFF,
+                mend: if self.offer.is_open() { ASK } else { SWITCH_OFF },
             });
+        }
+        if self.offer.is_open() {
+            return self.hear_asking(heard, onward);
         }
         onward.up.extend_from_slice(heard);
         for byte in heard {
@@ -115,7 +133,7 @@ impl Greeter for Reading {
             rest = behind;
             match reply {
                 Reply::Hello => self.held.extend_from_slice(of_reply),
-                Reply::Other => onward.down.extend_from_slice(of_reply),
+                Reply::Other | Reply::Ours(_) => onward.down.extend_from_slice(of_reply),
             }
             match seen {
                 None => {}
@@ -126,6 +144,15 @@ impl Greeter for Reading {
                     }
                     // To EHLO inside TLS it may be all that is heard of our certificate: that client is told once more.
                     self.has_ended |= code == 421 && !(reply == Reply::Hello && self.secured);
+                    self.answer(onward);
+                }
+                // Nobody would hear the client ask for TLS any more, nor hold it to that.
+                Some(Seen::Odd | Seen::TooLong) if self.offer.is_open() => {
+                    return Err(Objection {
+                        to: Party::Upstream,
+                        detail: "the server's answers cannot be followed: this is no SMTP",
+                        mend: "is `protocol` the one that this server speaks?",
+                    });
                 }
                 Some(Seen::Odd | Seen::TooLong) => {
                     onward.down.append(&mut self.held);
@@ -142,7 +169,19 @@ impl Greeter for Reading {
             || self.is_past && self.current != Some(Reply::Hello) && !self.awaited.contains(&Reply::Hello)
     }
 
+    fn upgrade(&self) -> Upgrade {
+        self.upgrade
+    }
+
+    fn upgraded(&mut self) {
+        // As if it had just connected: what it said before counts for nothing.
+        *self = Reading { secured: self.secured, offer: Offer::Taken, ..Reading::default() };
+    }
+
     fn may_refuse(&self) -> bool {
+        if self.upgrade == Upgrade::Answered {
+            return false;
+        }
         // Many a server answers QUIT by hanging up; and what it has said itself is not said again.
         if self.is_leaving || self.has_ended {
             return false;
@@ -152,7 +191,7 @@ impl Greeter for Reading {
             // many a client that was answered 421 asks HELO.
             None => !self.awaited.is_empty() || !self.is_answering || self.why.refused.is_some(),
             Some(Reply::Hello) => true,
-            Some(Reply::Other) => false,
+            Some(Reply::Other | Reply::Ours(_)) => false,
         }
     }
 
@@ -160,6 +199,9 @@ impl Greeter for Reading {
         let WhyEnded { refused, said_starttls, knows_offer, without_mechanisms } = &self.why;
         let by_client =
             |detail: &'static str, mend| Remark { of: Party::Client, detail: detail.into(), mend };
+        if self.was_told_to_ask {
+            return Some(by_client("the client does not start TLS, and this listener serves nobody without", ASK_OR));
+        }
         if !self.secured {
             return None;
         }
@@ -173,7 +215,7 @@ impl Greeter for Reading {
         if *said_starttls {
             return Some(by_client("the client insists on STARTTLS", SWITCH_OFF));
         }
-        if self.is_past || !knows_offer {
+        if self.is_past || !knows_offer || self.offer.is_open() {
             return None;
         }
         Some(match without_mechanisms {
@@ -190,6 +232,68 @@ impl Greeter for Reading {
 }
 
 impl Reading {
+    /// Hears a client that may still ask for TLS.
+    fn hear_asking(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        for (at, byte) in heard.iter().enumerate() {
+            if self.is_past {
+                onward.up.extend_from_slice(&heard[at..]);
+                break;
+            }
+            if self.upgrade != Upgrade::None {
+                return Err(SLIPPED_IN);
+            }
+            self.line.is_later = true;
+            let begins = !self.line.is_word;
+            match self.asking.hear(*byte, self.offer) {
+                Heard::Nothing => {}
+                Heard::Onward(bytes) => self.goes_on(&bytes, begins, onward),
+                Heard::Command(bytes) => {
+                    self.goes_on(&bytes, begins, onward);
+                    let Line { word, .. } = mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
+                    self.take_command(&word);
+                }
+                Heard::Answer(answer, upgrade) => {
+                    self.was_told_to_ask = self.offer == Offer::Required && upgrade == Upgrade::None;
+                    self.upgrade = upgrade;
+                    self.awaited.push_back(Reply::Ours(answer));
+                    self.answer(onward);
+                }
+                Heard::Past(bytes) => {
+                    onward.up.extend_from_slice(&bytes);
+                    self.is_past = true;
+                }
+            }
+            if self.offer == Offer::Required && (self.is_past || self.awaited.len() >= MAX_AWAITED) {
+                return Err(Objection {
+                    to: Party::Client,
+                    detail: "the client says too much without awaiting an answer",
+                    mend: "this listener has tls = \"required\": let the client use STARTTLS",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The first bytes that go on of a line are its word and what ends it.
+    fn goes_on(&mut self, bytes: &[u8], begins: bool, onward: &mut Onward) {
+        onward.up.extend_from_slice(bytes);
+        if begins {
+            self.line.word = bytes.trim_ascii_end().to_ascii_uppercase();
+            self.line.is_word = true;
+        }
+    }
+
+    /// Says what it is our turn to say.
+    fn answer(&mut self, onward: &mut Onward) {
+        while let (None, Some(Reply::Ours(answer))) = (self.current, self.awaited.front()) {
+            onward.down.extend_from_slice(answer);
+            if *answer == READY {
+                self.upgrade = Upgrade::Answered;
+            }
+            self.awaited.pop_front();
+        }
+    }
+
     fn hear_client(&mut self, byte: u8) {
         self.line.is_later = true;
         let Line { word, is_word, .. } = &mut self.line;
@@ -228,84 +332,16 @@ impl Reading {
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
         let reply = mem::take(&mut self.held);
         self.why.refused = (code == 421 && self.secured).then(|| told(code, &reply));
-        if code != 250 || !self.secured {
+        if code != 250 || !self.secured && self.offer == Offer::No {
             onward.down.extend_from_slice(&reply);
             return;
         }
-        let offer = offer_onward(&reply);
+        let offer = offer_onward(&reply, self.offer);
         onward.down.extend_from_slice(&offer);
         let has_auth =
             |reply: &[u8]| lines(reply).skip(1).any(|line| keyword(line).0.eq_ignore_ascii_case(b"AUTH"));
         self.why.knows_offer = true;
         self.why.without_mechanisms = has_auth(&reply) && !has_auth(&offer);
-    }
-}
-
-/// The answer to EHLO without what TLS in the middle cannot keep. Its first line is the server's name and stays.
-fn offer_onward(reply: &[u8]) -> Vec<u8> {
-    let mut offer = Vec::with_capacity(reply.len());
-    let (mut last, mut was_dropped) = (0, false);
-    for (number, line) in lines(reply).enumerate() {
-        let start = offer.len();
-        match number {
-            0 => offer.extend_from_slice(line),
-            _ => put_onward(line, &mut offer),
-        }
-        was_dropped = offer.len() == start;
-        if !was_dropped {
-            last = start;
-        }
-    }
-    // The line that is now the last has to say so.
-    if was_dropped && let Some(mark) = offer.get_mut(last + 3) {
-        *mark = b' ';
-    }
-    offer
-}
-
-/// One keyword's line, changed, dropped or as it is.
-fn put_onward(line: &[u8], offer: &mut Vec<u8>) {
-    let (keyword, arguments) = keyword(line);
-    if keyword.eq_ignore_ascii_case(b"STARTTLS") {
-        return;
-    }
-    let is_bound = |mechanism: &[u8]| {
-        mechanism.len() > 5 && mechanism[mechanism.len() - 5..].eq_ignore_ascii_case(b"-PLUS")
-    };
-    if !keyword.eq_ignore_ascii_case(b"AUTH") || !arguments.split(is_separator).any(is_bound) {
-        offer.extend_from_slice(line);
-        return;
-    }
-    let start = offer.len();
-    offer.extend_from_slice(&line[..line.len() - arguments.len() - end(line).len()]);
-    let (mut rest, mut first_gap, mut is_empty) = (arguments, None, true);
-    while !rest.is_empty() {
-        let (gap, behind) =
-            rest.split_at(rest.iter().position(|byte| !is_separator(byte)).unwrap_or(rest.len()));
-        let (mechanism, behind) =
-            behind.split_at(behind.iter().position(is_separator).unwrap_or(behind.len()));
-        rest = behind;
-        if is_bound(mechanism) {
-            // It stays `AUTH=` or `AUTH `, whichever mechanism is now the first.
-            first_gap = first_gap.or(is_empty.then_some(gap));
-            continue;
-        }
-        offer.extend_from_slice(first_gap.take().unwrap_or(gap));
-        offer.extend_from_slice(mechanism);
-        is_empty &= mechanism.is_empty();
-    }
-    match is_empty {
-        true => offer.truncate(start),
-        false => offer.extend_from_slice(end(line)),
-    }
-}
-
-/// How a line ends.
-fn end(line: &[u8]) -> &[u8] {
-    match line {
-        [.., b'\r', b'\n'] => &line[line.len() - 2..],
-        [.., b'\n'] => &line[line.len() - 1..],
-        _ => &[],
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::mem;
 
-use super::{FAREWELL, HELLO, keyword};
+use super::offer::keyword;
+use super::{FAREWELL, HELLO};
 use crate::failure::{Failure, Reason, Stage};
 use crate::protocol::reply::{MAX_LINE, MAX_REPLY, Reader, Seen, lines, quoted, told};
 use crate::protocol::{Negotiated, Talk};

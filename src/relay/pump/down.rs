@@ -17,6 +17,9 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if !self.deliver(cx, now) {
             return false;
         }
+        if self.start_tls(now) {
+            return true;
+        }
         match self.down.state {
             State::Open => self.fill_down(cx, now) && self.deliver(cx, now),
             // It hung up on a client that awaits an answer: that client is told why, by whoever knows.
