@@ -143,6 +143,9 @@ async fn begin(
         }
         Err(Stop::Over(ending)) => {
             record.client_tls = secure::summary(&client).map(Box::new);
+            if let Some(socket) = client.beneath_failed_tls() {
+                refuse::part(socket).await;
+            }
             Err(ending)
         }
         Err(Stop::No(heard, failure)) => {
@@ -296,8 +299,8 @@ async fn interview(
         heard = ask(target, &established.reached.negotiated, client, listener) => heard,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
     };
-    let heard =
-        heard.map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener));
+    let heard = heard
+        .map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener));
     let Some(Interviewed { request, opening }) = heard? else { return Ok((established, opening)) };
     let secured = tokio::select! {
         biased;
@@ -387,12 +390,7 @@ impl Served {
 }
 
 /// What the end of a relay says about the endpoint, and what the client may have to be told.
-async fn settle(
-    served: Box<Served>,
-    ended: Ended,
-    listener: &Listener,
-    record: &mut Record,
-) -> Box<Ending> {
+async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: &mut Record) -> Box<Ending> {
     record.client_tls = secure::summary(&served.client).map(Box::new);
     record.tcp = socket::tcp_facts(&served.upstream).map(Box::new);
     let Served { mut client, upstream, target, since, lease, _held: held, .. } = *served;
@@ -414,7 +412,14 @@ async fn settle(
     if ending.closed_by == Some(Side::Client)
         && let Some(failure) = ending.failure.take()
     {
-        ending.failure = Some(secure::explained(failure, &client, listener));
+        let failure = secure::explained(failure, &client, listener);
+        if client.tls_failure().is_some() {
+            ending.outcome = outcome(&failure);
+        }
+        ending.failure = Some(failure);
+    }
+    if let Some(socket) = client.beneath_failed_tls() {
+        refuse::part(socket).await;
     }
     if ended.refusable
         && let Some(failure) = &ending.failure

@@ -122,7 +122,8 @@ mod tests {
         let (mut ours, mut client) = duplex(4096);
         client.write_all(says).await.unwrap();
         let client = (!leaves).then_some(client);
-        let unopened = read(&mut ours, Protocol::Postgres, Offer::No, Duration::from_secs(10)).await.unwrap_err();
+        let unopened =
+            read(&mut ours, Protocol::Postgres, Offer::No, Duration::from_secs(10)).await.unwrap_err();
         drop(client);
         unopened
     }

@@ -95,6 +95,19 @@ pub async fn refuse<C: Leg>(
     }
 }
 
+/// Gives a client whose TLS we ended the time to read the alert that says why, and closes its connection when dropped.
+pub async fn part<C: Leg>(socket: &mut C) {
+    let Ok(_place) = PLACES.try_acquire() else { return };
+    let told = async {
+        socket.shutdown().await?;
+        tokio::io::copy(&mut socket.take(THROWN_AWAY), &mut tokio::io::sink()).await
+    };
+    // An error, or none in time: it is closed either way.
+    match timeout(LAST_PATIENCE, told).await {
+        Ok(Ok(_) | Err(_)) | Err(_) => {}
+    }
+}
+
 /// What the client has to say before it listens; nothing in most protocols. Who speaks plaintext where that is not served is
 /// refused for one reason as well as for the other.
 async fn opening<C: Leg>(client: &mut C, protocol: Protocol, offer: Offer) -> Option<Opening> {

@@ -92,7 +92,8 @@ fn client_tls(
                     "a client that speaks {} has no way to ask for TLS on a connection that began in plaintext",
                     protocol.name()
                 );
-                let mend = "name the protocol in the upstream (protocol = \"smtp\"), or write tls_mode = \"direct\"";
+                let mend =
+                    "name the protocol in the upstream (protocol = \"smtp\"), or write tls_mode = \"direct\"";
                 reader.problem(place, message, mend);
             }
             false
@@ -135,12 +136,18 @@ fn client_names(written: &file::Listener, required: bool, reader: &mut Reader) -
     if names.iter().all(|name| name.value.trim().is_empty()) {
         reader.problem(place, "names nobody: no client could come", "name one at least, or remove it");
     } else if !required {
-        let message = "says whose certificates are taken, and with tls = \"optional\" anybody may come without one";
+        let message =
+            "says whose certificates are taken, and with tls = \"optional\" anybody may come without one";
         reader.problem(place, message, "write tls = \"required\", or remove client_names");
     }
     if written.identity.is_absent() {
-        let message = "asks clients for certificates, and without an identity there is no `ca` to check them against";
-        reader.problem(place, message, "name an `identity` with ca, certificate and key, or remove client_names");
+        let message =
+            "asks clients for certificates, and without an identity there is no `ca` to check them against";
+        reader.problem(
+            place,
+            message,
+            "name an `identity` with ca, certificate and key, or remove client_names",
+        );
     }
     names.iter().map(|name| name.value.clone()).collect()
 }
@@ -151,13 +158,15 @@ fn shows_a_certificate(written: &file::Listener, identities: &[Entry<file::Ident
     let Some(known) = identities.iter().find(|known| known.name == *name) else { return };
     if known.section.certificate.is_absent() && known.section.key.is_absent() {
         let message = format!("[identity.{name}] has no certificate to show to clients");
-        let mend = "give it `certificate` and `key`; or remove it here, for a certificate that nuncio makes itself";
+        let mend =
+            "give it `certificate` and `key`; or remove it here, for a certificate that nuncio makes itself";
         reader.problem(place, message, mend);
     }
     if let Some(names) = written.client_names.given()
         && known.section.ca.is_absent()
     {
-        let message = format!("asks clients for certificates, and [identity.{name}] has no `ca` to check them against");
+        let message =
+            format!("asks clients for certificates, and [identity.{name}] has no `ca` to check them against");
         reader.problem(&names.place, message, "give that identity a `ca`, or remove client_names");
     }
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::file::{self, KeyPermissions, UpstreamOf};
-use super::listeners::listener;
 use super::kinds::Entry;
+use super::listeners::listener;
 use super::problem::Problem;
 use super::reader::Reader;
 use super::section::{At, Field};

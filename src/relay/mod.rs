@@ -73,6 +73,10 @@ pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
     fn unsent(&self) -> Option<usize>;
     /// From now on, dropping it resets the connection instead of closing it.
     fn reset_on_close(&self);
+    /// Its peer has to be told of an end: the socket's own would look like a cut.
+    fn has_farewell(&self) -> bool {
+        false
+    }
     /// From now on it speaks TLS, as a server does. Whoever reads, writes or flushes drives the handshake.
     ///
     /// # Errors

@@ -196,6 +196,14 @@ impl Stream {
         }
     }
 
+    /// The socket beneath a client's TLS that could not go on; `None`: there is no such thing.
+    pub fn beneath_failed_tls(&mut self) -> Option<&mut Stream> {
+        match self {
+            Stream::Upgradable(stream) => stream.tls_failure().is_some().then(|| stream.plain_mut()),
+            _ => None,
+        }
+    }
+
     /// What the kernel measured; `None` for a Unix socket.
     pub fn tcp_facts(&self) -> Option<TcpFacts> {
         match self {
@@ -368,6 +376,10 @@ impl Leg for Stream {
             Stream::Unix(_) => {}
             Stream::Upgradable(stream) => stream.reset_on_close(),
         }
+    }
+
+    fn has_farewell(&self) -> bool {
+        matches!(self, Stream::Upgradable(stream) if stream.has_farewell())
     }
 
     fn start_tls(&mut self) -> io::Result<()> {

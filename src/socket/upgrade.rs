@@ -52,6 +52,11 @@ impl<S: Leg> Upgradable<S> {
         &self.plain
     }
 
+    /// The socket itself, for what is left to do with it when TLS is over.
+    pub fn plain_mut(&mut self) -> &mut S {
+        &mut self.plain
+    }
+
     /// With another socket in the place of this one.
     pub fn try_map<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Upgradable<T>> {
         let Upgradable { plain, config, tls } = self;
@@ -100,6 +105,11 @@ impl Tls {
         self.answer(plain, cx);
         match self.conn.read_tls(&mut Sync { plain, cx }) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            // A client that has what it wanted and hangs up resets what our goodbye meets then.
+            Err(_) if self.closing => {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
             Err(error) => return Poll::Ready(Err(error)),
             // Old clients end without close_notify. Who cuts a connection to a listener of this host could as well do worse.
             Ok(0) => {
@@ -247,6 +257,10 @@ impl<S: Leg> Leg for Upgradable<S> {
 
     fn reset_on_close(&self) {
         self.plain.reset_on_close();
+    }
+
+    fn has_farewell(&self) -> bool {
+        self.tls.is_some()
     }
 
     fn start_tls(&mut self) -> io::Result<()> {

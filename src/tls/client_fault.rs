@@ -15,8 +15,12 @@ impl ServerTls {
         let (reason, detail, mend) = match error {
             None => (
                 Reason::ClientReset,
-                "the client left in the middle of its TLS handshake with nuncio, and did not say why".to_owned(),
-                self.for_a_client_without_trust(),
+                "the client left in the middle of its TLS handshake with nuncio, and did not say why"
+                    .to_owned(),
+                format!(
+                    "look in its log for why; if it does not trust the certificate, {}",
+                    self.for_a_client_without_trust()
+                ),
             ),
             Some(Error::AlertReceived(alert)) => self.refused_with(*alert),
             Some(error) => self.refuses(error),
@@ -49,7 +53,8 @@ impl ServerTls {
             ),
             Alert::UnrecognisedName => (
                 format!("the name that it connects to is not one of {shown}"),
-                "let it connect by a name that the certificate carries, or have that name put into it".to_owned(),
+                "let it connect by a name that the certificate carries, or have that name put into it"
+                    .to_owned(),
             ),
             Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity => {
                 ("it has no TLS version or cipher in common with nuncio".to_owned(), OLD_CLIENT.to_owned())
@@ -63,7 +68,8 @@ impl ServerTls {
                 "look in the client's log for why it gave up".to_owned(),
             ),
         };
-        let detail = format!("the client ended its TLS handshake with nuncio by the alert {alert_said}: {meaning}");
+        let detail =
+            format!("the client ended its TLS handshake with nuncio by the alert {alert_said}: {meaning}");
         (Reason::TlsAlertReceived, detail, mend)
     }
 
@@ -127,13 +133,16 @@ impl ServerTls {
             let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
             return (
                 Reason::AdmissionDenied,
-                format!("the client's certificate {subject} carries {names}, and client_names has none of that"),
+                format!(
+                    "the client's certificate {subject} carries {names}, and client_names has none of that"
+                ),
                 "add one of these names to the listener's `client_names`, if this client may come".to_owned(),
             );
         }
         let ca = self.asked.as_ref().map(|asked| asked.ca.display().to_string()).unwrap_or_default();
         let (what, mend) = match why {
-            CertificateError::UnknownIssuer => (
+            // An authority may share its name with another.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => (
                 format!("the client's certificate was issued by none of the authorities in {ca}"),
                 format!("give the client a certificate{}, or put its issuer into that file", self.issued()),
             ),

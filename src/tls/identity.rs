@@ -14,9 +14,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::{IdentitySettings, ShownTo};
 use super::peer::{self, Date, PeerFacts, describe_peer};
 use super::pem::{self, Role};
+use super::{IdentitySettings, ShownTo};
 
 /// A loaded identity: what is presented to servers and what they are checked against.
 #[derive(Debug)]

@@ -125,7 +125,11 @@ pub(super) fn names_of(certificate: &CertificateDer<'_>) -> (String, Vec<String>
     let PeerFacts { subject, san: mut names, .. } = describe_peer(certificate);
     if let Ok((_, parsed)) = X509Certificate::from_der(certificate) {
         let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(printable);
-        names.extend(common);
+        for name in common {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
     }
     (subject, names)
 }

@@ -38,7 +38,9 @@ impl SelfMade {
             }
             let mut params = CertificateParams::default();
             params.subject_alt_names = names;
-            params.distinguished_name.push(DnType::CommonName, format!("nuncio listener {listener} (self-made)"));
+            params
+                .distinguished_name
+                .push(DnType::CommonName, format!("nuncio listener {listener} (self-made)"));
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             let key = KeyPair::generate().map_err(|error| error.to_string())?;

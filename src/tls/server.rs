@@ -14,8 +14,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -74,13 +74,13 @@ impl ServerTls {
             Ok(identity) => {
                 let own = identity.own.as_ref();
                 if own.is_none() {
-                    problems.push(format!("identity '{}' has no certificate to show to clients", identity.name));
+                    problems
+                        .push(format!("identity '{}' has no certificate to show to clients", identity.name));
                 }
                 let facts = own.and_then(|own| own.facts.first());
-                let shown = own.zip(facts).map(|(own, facts)| Shown::Identity {
-                    path: own.path.clone(),
-                    facts: facts.clone(),
-                });
+                let shown = own
+                    .zip(facts)
+                    .map(|(own, facts)| Shown::Identity { path: own.path.clone(), facts: facts.clone() });
                 (Some(identity), own.map(|own| own.certified.clone()), shown)
             }
         };

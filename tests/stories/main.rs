@@ -31,6 +31,8 @@ mod idle;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod listener_tls;
+#[cfg(test)]
 mod messages;
 #[cfg(test)]
 mod peers;

@@ -48,7 +48,9 @@ impl Talk for Preface {
                 None => return Ok(None),
                 Some(Message::Wants(Encryption::Tls)) if self.offer.is_open() => {
                     if heard.len() > SHORTEST {
-                        return Err(bad("the client sent plaintext behind its SSLRequest, where only TLS may follow: it, or somebody on the way, tries to slip it in"));
+                        return Err(bad(
+                            "the client sent plaintext behind its SSLRequest, where only TLS may follow: it, or somebody on the way, tries to slip it in",
+                        ));
                     }
                     heard.clear();
                     say.push(b'S');

@@ -200,7 +200,10 @@ impl Greeter for Reading {
         let by_client =
             |detail: &'static str, mend| Remark { of: Party::Client, detail: detail.into(), mend };
         if self.was_told_to_ask {
-            return Some(by_client("the client does not start TLS, and this listener serves nobody without", ASK_OR));
+            return Some(by_client(
+                "the client does not start TLS, and this listener serves nobody without",
+                ASK_OR,
+            ));
         }
         if !self.secured {
             return None;
@@ -249,7 +252,8 @@ impl Reading {
                 Heard::Onward(bytes) => self.goes_on(&bytes, begins, onward),
                 Heard::Command(bytes) => {
                     self.goes_on(&bytes, begins, onward);
-                    let Line { word, .. } = mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
+                    let Line { word, .. } =
+                        mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
                     self.take_command(&word);
                 }
                 Heard::Answer(answer, upgrade) => {

@@ -56,7 +56,9 @@ impl Asking {
             self.fate = self.judge(byte);
             match self.fate {
                 Fate::Open => return Heard::Nothing,
-                Fate::TurnedDown if offer != Offer::Required => return Heard::Past(std::mem::take(&mut self.kept)),
+                Fate::TurnedDown if offer != Offer::Required => {
+                    return Heard::Past(std::mem::take(&mut self.kept));
+                }
                 Fate::GoesOn => {
                     let kept = std::mem::take(&mut self.kept);
                     return if ends { self.ended(kept) } else { Heard::Onward(kept) };
@@ -106,3 +108,6 @@ pub(super) const SLIPPED_IN: Objection = Objection {
     detail: "the client sent plaintext behind its STARTTLS, where only TLS may follow: it, or somebody on the way, tries to slip it in",
     mend: "if the client itself does that, update it: it must await the answer to STARTTLS",
 };
+
+#[cfg(test)]
+mod tests;

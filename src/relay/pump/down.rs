@@ -29,7 +29,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             }
             State::Closing => {
                 self.down.buffer = None;
-                if self.up.state == State::Done {
+                if self.up.state == State::Done && !self.client.has_farewell() {
                     self.down.state = State::Done; // nothing is left to do: it closes with its socket
                     return true;
                 }

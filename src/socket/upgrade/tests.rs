@@ -20,7 +20,11 @@ async fn within<F: Future>(future: F) -> F::Output {
 }
 
 /// Both ends, before anything was said.
-fn ends(pki: &Pki, wire: impl FnOnce(DuplexStream) -> Wire<DuplexStream>, room: usize) -> (Ours, DuplexStream) {
+fn ends(
+    pki: &Pki,
+    wire: impl FnOnce(DuplexStream) -> Wire<DuplexStream>,
+    room: usize,
+) -> (Ours, DuplexStream) {
     let (near, far) = duplex(room);
     (Upgradable::new(wire(near), Arc::new(pki.server(TLS13))), far)
 }
@@ -68,7 +72,8 @@ async fn however_slowly_a_wire_moves_all_of_it_arrives() {
         };
         let mut heard = vec![0; said.len()];
         let (read, written, theirs) =
-            within(async { tokio::join!(reading.read_exact(&mut heard), writing.write_all(&said), theirs) }).await;
+            within(async { tokio::join!(reading.read_exact(&mut heard), writing.write_all(&said), theirs) })
+                .await;
         (read.unwrap(), written.unwrap());
         assert!(heard == expected && theirs == expected, "seed {seed}");
         let tls = reading.unsplit(writing);
