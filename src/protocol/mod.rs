@@ -282,6 +282,9 @@ trait Dialect: Sync {
     fn farewell(&self) -> &'static [u8] {
         b""
     }
+
+    /// Computes what would take too long once a client waits.
+    fn prepare(&self) {}
 }
 
 /// A refusal that waits for nothing.
@@ -393,6 +396,11 @@ impl Protocol {
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
         self.dialect().farewell()
+    }
+
+    /// Computes what would take too long once a client waits. Takes its time itself.
+    pub fn prepare(self) {
+        self.dialect().prepare();
     }
 }
 
