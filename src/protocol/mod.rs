@@ -283,6 +283,11 @@ trait Dialect: Sync {
         b""
     }
 
+    /// Do its servers end connections without TLS' close_notify?
+    fn hangs_up(&self) -> bool {
+        false
+    }
+
     /// Computes what would take too long once a client waits.
     fn prepare(&self) {}
 }
@@ -396,6 +401,11 @@ impl Protocol {
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
         self.dialect().farewell()
+    }
+
+    /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
+    pub fn hangs_up(self) -> bool {
+        self.dialect().hangs_up()
     }
 
     /// Computes what would take too long once a client waits. Takes its time itself.

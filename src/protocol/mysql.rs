@@ -67,6 +67,11 @@ impl Dialect for Mysql {
         Some(Box::new(Say(refusal(refused))))
     }
 
+    /// After COM_QUIT, and after an ERR, they just close.
+    fn hangs_up(&self) -> bool {
+        true
+    }
+
     fn prepare(&self) {
         rsa::prepare();
     }
