@@ -10,9 +10,11 @@
 
 mod amqp;
 mod beyond;
+mod command;
 mod imap;
 mod ldap;
 mod lmtp;
+mod mechanisms;
 mod mqtt;
 mod mysql;
 mod nntp;
