@@ -11,6 +11,7 @@
 mod amqp;
 mod beyond;
 mod command;
+mod dotted;
 mod imap;
 mod ldap;
 mod lmtp;
