@@ -10,10 +10,13 @@
 
 mod amqp;
 mod beyond;
+mod command;
+mod dotted;
 mod imap;
 mod ldap;
 mod literal;
 mod lmtp;
+mod mechanisms;
 mod mqtt;
 mod mysql;
 mod nntp;
