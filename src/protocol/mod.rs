@@ -20,6 +20,7 @@ mod pop3;
 mod postgres;
 mod redis;
 mod reply;
+mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;

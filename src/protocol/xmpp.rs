@@ -57,8 +57,4 @@ impl Dialect for Xmpp {
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
         Some(Box::new(Say(refusal(refused))))
     }
-
-    fn farewell(&self) -> &'static [u8] {
-        stream::END.as_bytes()
-    }
 }

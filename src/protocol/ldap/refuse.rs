@@ -2,10 +2,11 @@
 
 use super::message::{Message, Reader, UNBIND_REQUEST, response};
 use crate::failure::{Failure, Reason, Side, Stage};
+use crate::protocol::sentence::sentence;
 use crate::protocol::{Refusal, Talk};
 
 /// Of the words; what is longer is in the log.
-const LONGEST: usize = 1000;
+const LONGEST: usize = 1500;
 
 /// Answers what the client was left waiting for; else its next request.
 pub(in crate::protocol) struct Refused {
@@ -18,17 +19,10 @@ pub(in crate::protocol) struct Refused {
 
 impl Refused {
     pub(in crate::protocol) fn new(refusal: &Refusal<'_>) -> Refused {
-        let Refusal { failure, id, greeted: _, said } = *refusal;
-        let step = failure.next_step();
-        let diagnostic = [
-            one_line(&format!("nuncio: {}", failure.detail)),
-            one_line(step),
-            format!("({}, connection {id})", failure.reason),
-        ];
         Refused {
-            code: code(failure.reason),
-            diagnostic: diagnostic.join("; "),
-            said: said.into(),
+            code: code(refusal.failure.reason),
+            diagnostic: sentence(refusal, LONGEST),
+            said: refusal.said.into(),
             reader: Reader::default(),
         }
     }
@@ -86,19 +80,6 @@ impl Talk for Refused {
         let detail = "the client left before its first request";
         Some(Failure::new(Stage::Admit, Reason::BadPreface, Side::Client, detail))
     }
-}
-
-/// On one line, bounded, without what could play tricks with a terminal.
-fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for letter in text.trim().chars() {
-        if line.len() + letter.len_utf8() + '…'.len_utf8() > LONGEST {
-            line.push('…');
-            break;
-        }
-        line.push(if letter.is_control() { ' ' } else { letter });
-    }
-    line
 }
 
 /// What a client makes its own decisions by: at 51 and 52 many a client with several servers asks the next.

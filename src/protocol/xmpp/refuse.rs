@@ -4,13 +4,14 @@ use super::stream::{END, ERRORS, header, opened};
 use super::xml::encoded;
 use crate::failure::Reason;
 use crate::protocol::Refusal;
+use crate::protocol::sentence::sentence;
 
-/// Of each part of the text; what is longer is in the log.
-const LONGEST: usize = 1000;
+/// Of the words; what is longer is in the log.
+const LONGEST: usize = 1500;
 
 /// `said`: what the client awaits a header in answer to; with nothing, once it is greeted, it has one.
-pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
-    let Refusal { failure, id, greeted, said } = *refusal;
+pub(in crate::protocol) fn refusal(refused: &Refusal<'_>) -> Vec<u8> {
+    let Refusal { failure, id, greeted, said } = *refused;
     let mut words = String::new();
     if !greeted || !said.is_empty() {
         let from = header(said).and_then(|header| header.to);
@@ -19,22 +20,11 @@ pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
         words += &opened(&attributes);
     }
     words += &format!(
-        "<stream:error><{} xmlns='{ERRORS}'/><text xml:lang='en' xmlns='{ERRORS}'>{}; {} ({}, connection {id})</text>\
-         </stream:error>{END}",
+        "<stream:error><{} xmlns='{ERRORS}'/><text xml:lang='en' xmlns='{ERRORS}'>{}</text></stream:error>{END}",
         condition(failure.reason),
-        encoded(&cut(&format!("nuncio: {}", failure.detail))),
-        encoded(&cut(failure.next_step())),
-        failure.reason,
+        encoded(&sentence(refused, LONGEST)),
     );
     words.into_bytes()
-}
-
-fn cut(text: &str) -> String {
-    let text = text.trim();
-    match text.char_indices().find(|(at, letter)| at + letter.len_utf8() > LONGEST) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}…", &text[..at]),
-    }
 }
 
 /// RFC 6120, 4.9.3.
