@@ -1,6 +1,6 @@
 //! AMQP
 
-use super::{Dialect, Facts, First, Meeting, Ports, Refusal, Talk};
+use super::{Dialect, Facts, First, Meeting, Ports, Refusal, Talk, first_words};
 use crate::relay::Greeting;
 
 const FACTS: Facts = Facts {
@@ -21,8 +21,8 @@ impl Dialect for Amqp {
         &FACTS
     }
 
-    fn greet(&self, _: Meeting) -> Greeting {
-        Greeting::default()
+    fn greet(&self, meeting: Meeting) -> Greeting {
+        first_words::greet(meeting.opening, meeting.secured)
     }
 
     fn refusal(&self, _: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

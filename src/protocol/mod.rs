@@ -9,6 +9,7 @@
 //! to `preface`, `establish`, `relay` and `refuse`, and never looks further into a stream than it must.
 
 mod amqp;
+mod first_words;
 mod imap;
 mod ldap;
 mod lmtp;
