@@ -9,6 +9,7 @@
 //! to `preface`, `establish`, `relay` and `refuse`, and never looks further into a stream than it must.
 
 mod amqp;
+mod beyond;
 mod first_words;
 mod imap;
 mod ldap;
@@ -26,6 +27,8 @@ mod sqlserver;
 mod xmpp;
 
 use std::fmt;
+
+pub use beyond::{BEYOND, Beyond};
 
 use crate::failure::Failure;
 use crate::relay::Greeting;
