@@ -20,7 +20,10 @@ mod nntp;
 mod pop3;
 mod postgres;
 mod redis;
+#[cfg(test)]
+mod refused;
 mod reply;
+mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;
