@@ -10,16 +10,24 @@
 
 mod amqp;
 mod beyond;
+mod command;
+mod dotted;
+mod first_words;
 mod imap;
 mod ldap;
+mod literal;
 mod lmtp;
+mod mechanisms;
 mod mqtt;
 mod mysql;
 mod nntp;
 mod pop3;
 mod postgres;
 mod redis;
+#[cfg(test)]
+mod refused;
 mod reply;
+mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;
