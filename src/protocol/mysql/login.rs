@@ -17,6 +17,9 @@ use crate::failure::{Failure, Reason, Side, Stage};
 
 const NATIVE: &[u8] = b"mysql_native_password";
 const CACHING_SHA2: &[u8] = b"caching_sha2_password";
+const ED25519: &[u8] = b"client_ed25519";
+/// What it takes for one, right or wrong.
+const ED25519_PROOF: usize = 64;
 /// A command's count begins anew.
 const COM_QUIT: &[u8] = &[1, 0, 0, 0, 1];
 
@@ -29,6 +32,8 @@ pub(super) struct Login {
     /// The server asked for TLS itself, and knows that it is inside.
     is_behind_ssl_request: bool,
     is_greeted: bool,
+    /// It cannot come to anything: why, once the server has said so.
+    in_vain: Option<Failure>,
 }
 
 impl Login {
@@ -40,6 +45,7 @@ impl Login {
             greeting: negotiated.greeting.clone(),
             is_behind_ssl_request: !negotiated.greeting.is_empty(),
             is_greeted: false,
+            in_vain: None,
         }
     }
 
@@ -68,26 +74,30 @@ impl Login {
     }
 
     /// What the server makes of it. `true`: we are in.
-    fn hear_packet(&self, packet: &Packet<'_>, say: &mut Vec<u8>) -> Result<bool, Failure> {
+    fn hear_packet(&mut self, packet: &Packet<'_>, say: &mut Vec<u8>) -> Result<bool, Failure> {
         let mut answer = |body: &[u8]| put_packet(packet.number.wrapping_add(1), body, say);
         match packet.body {
             [OK, ..] => {
                 say.extend_from_slice(COM_QUIT);
                 return Ok(true);
             }
-            [ERR, ..] => match Said::read(packet.body) {
-                Some(said) => return Err(self.said_no(&said)),
-                None => return Err(odd("an error without a number")),
-            },
+            [ERR, ..] => {
+                let said = Said::read(packet.body).map(|said| self.said_no(&said));
+                return Err(self.in_vain.take().or(said).unwrap_or_else(|| odd("an error without a number")));
+            }
             [SWITCH, to @ ..] => match up_to_zero(to) {
                 Some((plugin @ (NATIVE | CACHING_SHA2), nonce)) => {
                     let nonce = nonce.strip_suffix(&[0]).unwrap_or(nonce);
                     answer(&proof(plugin, &self.password, nonce));
                 }
+                // Who leaves now is counted as one who broke off; who says something wrong is not.
                 other => {
-                    return Err(self.unknown_plugin(other.map_or(b"mysql_old_password", |(name, _)| name)));
+                    let name = other.map_or(&b"mysql_old_password"[..], |(name, _)| name);
+                    self.in_vain = Some(self.unknown_plugin(name));
+                    answer(if name == ED25519 { &[0; ED25519_PROOF] } else { &[0] });
                 }
             },
+            _ if self.in_vain.is_some() => answer(&[0]),
             // It knew the hash; OK comes next.
             [MORE, 3] => {}
             [MORE, 4] if self.is_behind_ssl_request => {
@@ -95,11 +105,13 @@ impl Login {
                 answer(&password);
             }
             [MORE, 4] => {
+                answer(&[0]);
                 let detail = format!(
                     "the server asks for the password of '{}' itself, and does not know that it is spoken to through TLS",
                     self.user
                 );
-                return Err(ours(detail).mend("give that user mysql_native_password, or no password"));
+                let mend = "give that user mysql_native_password, or no password";
+                self.in_vain = Some(ours(detail).mend(mend));
             }
             _ => return Err(odd("its answer to a login")),
         }
