@@ -490,4 +490,6 @@ const TCP: Facts = Facts {
 };
 
 #[cfg(test)]
+mod testkit;
+#[cfg(test)]
 mod tests;
