@@ -100,6 +100,51 @@ impl Conversation {
         it
     }
 
+    /// A login of two messages, a search, and the end.
+    fn ldap() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Ldap, opening: b"", greeting: b"", turns: Vec::new() };
+        it.client(b"\x30\x10\x02\x01\x01\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        it.server(b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x0e\x04\0\x04\0", true);
+        it.client(b"\x30\x10\x02\x01\x02\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        it.server(b"\x30\x84\0\0\0\x0c\x02\x01\x02\x61\x07\x0a\x01\0\x04\0\x04\0", true);
+        it.client(b"\x30\x05\x02\x01\x03\x63\x00", false);
+        it.server(b"\x30\x0c\x02\x01\x03\x65\x07\x0a\x01\0\x04\0\x04\0", false);
+        it.client(b"\x30\x05\x02\x01\x04\x42\x00", false);
+        it
+    }
+
+    /// A login, and the stream after it.
+    fn xmpp() -> Conversation {
+        let opening = b"<stream:stream to='a.test' xmlns='jabber:client' version='1.0' xmlns:stream='http://etherx.jabber.org/streams'>";
+        let mut it = Conversation { protocol: Protocol::Xmpp, opening, greeting: b"", turns: Vec::new() };
+        let header = [b"<?xml version='1.0'?>", &opening[..]].concat();
+        let offer = |mechanisms: &str| {
+            let space = "urn:ietf:params:xml:ns:xmpp-sasl";
+            format!(
+                "<stream:features><mechanisms xmlns='{space}'>{mechanisms}</mechanisms></stream:features>"
+            )
+        };
+        let [bound, unbound] = ["X-PLUS", "X"].map(|name| format!("<mechanism>{name}</mechanism>"));
+        it.server(&header, true);
+        it.turn(
+            Party::Upstream,
+            offer(&[&bound[..], &unbound].concat()).as_bytes(),
+            offer(&unbound).as_bytes(),
+            true,
+        );
+        it.client(b"<", true);
+        it.client(b"auth/>", true);
+        it.server(b"<success/>", false);
+        it.client(opening, false);
+        it.server(b"</stream:stream>", false);
+        it
+    }
+
+    fn all() -> [Conversation; 4] {
+        [Conversation::postgres(), Conversation::smtp(), Conversation::ldap(), Conversation::xmpp()]
+    }
+
     /// Each place before a byte: number of the turn, number of the byte.
     fn places(&self) -> Vec<(usize, usize)> {
         let bytes = |(number, turn): (usize, &Turn)| (0..turn.says.len()).map(move |byte| (number, byte));
@@ -276,7 +321,7 @@ fn nothing_is_lost(
 /// Neither side minds how long the other takes, within the greeting and after it: a day of silence before each byte.
 #[tokio::test(start_paused = true)]
 async fn a_day_of_silence_before_each_byte_changes_nothing() {
-    for conversation in [Conversation::postgres(), Conversation::smtp()] {
+    for conversation in Conversation::all() {
         for (idle, pause) in [(None, DAY), (Some(DAY), 23 * HOUR)] {
             let mut scene = Scene::start(&conversation, idle);
             for turn in &conversation.turns {
@@ -300,7 +345,7 @@ async fn a_day_of_silence_before_each_byte_changes_nothing() {
 /// Wherever the last byte is followed by none: a day later it is over, to the second.
 #[tokio::test(start_paused = true)]
 async fn silence_anywhere_ends_it_when_its_time_is_over() {
-    for conversation in [Conversation::postgres(), Conversation::smtp()] {
+    for conversation in Conversation::all() {
         for place in conversation.places() {
             let mut scene = Scene::start(&conversation, Some(DAY));
             scene.say_until(&conversation, place).await;
@@ -317,7 +362,7 @@ async fn silence_anywhere_ends_it_when_its_time_is_over() {
 /// half-closed connection.
 #[tokio::test(start_paused = true)]
 async fn an_abrupt_end_anywhere_ends_it_in_time() {
-    for conversation in [Conversation::postgres(), Conversation::smtp()] {
+    for conversation in Conversation::all() {
         for place in conversation.places() {
             for (by, broken) in [
                 (Party::Client, false),
