@@ -2,6 +2,8 @@
 
 use super::*;
 
+/// Number and kind of messages.
+type Heads = Vec<(u32, u8)>;
 /// Who says what, in turn.
 type Turns = Vec<(Party, Vec<u8>)>;
 
@@ -46,8 +48,7 @@ fn told(after: &After, says: &[u8]) -> Vec<u8> {
     hear(&mut *Protocol::Ldap.refusal(&refusal).unwrap(), [says]).0
 }
 
-/// Number and kind of each message.
-fn heads(mut bytes: &[u8]) -> Vec<(u32, u8)> {
+fn heads(mut bytes: &[u8]) -> Heads {
     let mut reader = message::Reader::default();
     let mut heads = Vec::new();
     while let Some(message) = reader.next(&mut bytes).expect("LDAP") {
@@ -61,7 +62,7 @@ fn heads(mut bytes: &[u8]) -> Vec<(u32, u8)> {
 #[test]
 fn it_is_over_when_the_server_has_served_and_until_then_the_unanswered_are_told() {
     let big = message(3, 0x66, &vec![7; 3000]);
-    let cases: Vec<(Turns, bool, Option<Vec<(u32, u8)>>)> = vec![
+    let cases: Vec<(Turns, bool, Option<Heads>)> = vec![
         // None: it would not understand.
         (vec![], false, Some(vec![])),
         (vec![(Client, bind(1))], false, Some(vec![(1, 0x61)])),
