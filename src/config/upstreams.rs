@@ -138,7 +138,8 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
     if is_wrapped && let Some(At { value: tls::Version::Tls13, place }) = written.tls_min.given() {
         let name = protocol.name();
         let message = format!("where {name} is asked for TLS, TLS 1.2 is the newest that it can carry");
-        let mend = "remove it; or write tls = \"direct\", if the server takes TLS from the first byte (TDS 8)";
+        let mend =
+            "remove it; or write tls = \"direct\", if the server takes TLS from the first byte (TDS 8)";
         reader.problem(place, message, mend);
     }
     let max_version = if is_wrapped { tls::Version::Tls12 } else { max_version };

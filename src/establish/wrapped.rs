@@ -112,11 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wrapped<'_, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wrapped<'_, S> {
     /// Takes a flight as a whole, once the one before is sent.
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        flight: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, flight: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_send(cx))?;
         this.wrapping.wrap(flight, &mut this.out);

@@ -19,6 +19,7 @@ pub(super) fn greet(opening: Opening, negotiated: Negotiated, secured: bool) -> 
         Message::Part | Message::Odd(_) => None,
     };
     let Some((mut prelogin, length)) = asked.filter(|_| secured) else {
+        // A client of TDS 7.0 has logged in at once: the server's PRELOGIN was an answer to ours.
         return first_words::greet(opening, secured);
     };
     let (asked, behind) = opening.bytes.split_at(length);
@@ -122,7 +123,8 @@ impl Greeter for Login {
         let left = self.insists && self.answer.is_none() && self.said.is_empty() && !self.is_answered;
         left.then(|| Remark {
             of: Party::Client,
-            detail: "the client left when it was told that there is no encryption: it insists on its own".into(),
+            detail: "the client left when it was told that there is no encryption: it insists on its own"
+                .into(),
             mend: SWITCH_OFF,
         })
     }

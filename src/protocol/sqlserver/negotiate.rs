@@ -3,8 +3,6 @@
 //! The answer comes in plaintext, from whoever is on the way. So nothing may stand behind it, and what the client is given
 //! of it is what it would be told without TLS.
 
-use std::mem;
-
 use super::super::{Negotiated, Talk};
 use super::packet::{Message, PRELOGIN, TABULAR, message};
 use super::prelogin::{Encryption, Prelogin};
@@ -45,15 +43,6 @@ impl Talk for Negotiation {
             Message::Odd(why) => return Err(not_sqlserver(heard, why)),
             Message::Whole { payload, length } => (payload, length),
         };
-        if heard.len() > length {
-            let detail = format!(
-                "{} bytes in plaintext behind the answer to PRELOGIN: someone may be injecting them",
-                heard.len() - length
-            );
-            return Err(
-                error(detail).mend("find out who is on the way to the server: no SQL Server sends them")
-            );
-        }
         if let Some(said) = error_in(&payload) {
             let detail = format!("the server answered PRELOGIN with an error: {said}");
             return Err(refused(detail).mend("look in the server's log: it said so before TLS began"));
@@ -67,8 +56,15 @@ impl Talk for Negotiation {
             Some(Encryption::Off) => return Err(no_tls("it wants none beyond the login (ENCRYPT_OFF)")),
             None => return Err(no_tls("it says nothing of encryption")),
         }
+        // Last, so that what a server says is told as the same however it was cut.
+        if heard.len() > length {
+            return Err(error(
+                "there are bytes in plaintext behind the answer to PRELOGIN: someone may be injecting them",
+            )
+            .mend("find out who is on the way to the server: no SQL Server sends them"));
+        }
         answer.set(Encryption::NotSupported);
-        mem::take(heard);
+        heard.clear();
         let mut greeting = Vec::new();
         answer.put(TABULAR, &mut greeting);
         Ok(Some(Negotiated { greeting }))

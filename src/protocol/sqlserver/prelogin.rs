@@ -65,7 +65,8 @@ impl Prelogin {
 
     /// Of somebody who only looks whether there is TLS.
     pub(super) fn of_a_check() -> Prelogin {
-        let options = [(VERSION, vec![0; 6]), (ENCRYPTION, vec![0]), (INSTANCE, vec![0]), (THREAD, vec![0; 4])];
+        let options =
+            [(VERSION, vec![0; 6]), (ENCRYPTION, vec![0]), (INSTANCE, vec![0]), (THREAD, vec![0; 4])];
         Prelogin { options: options.into() }
     }
 
@@ -73,7 +74,8 @@ impl Prelogin {
     pub(super) fn answered(&self) -> Prelogin {
         // SQL Server 2022: to a server of before 2005 newer drivers say no.
         let version = vec![16, 0, 0x03, 0xe8, 0, 0];
-        let mut options = vec![(VERSION, version), (ENCRYPTION, vec![0]), (INSTANCE, vec![0]), (THREAD, vec![])];
+        let mut options =
+            vec![(VERSION, version), (ENCRYPTION, vec![0]), (INSTANCE, vec![0]), (THREAD, vec![])];
         // A client that wants it may look for nothing else, once it was told no.
         options.extend(self.options.iter().find(|(option, _)| *option == MARS).cloned());
         let mut answered = Prelogin { options };

@@ -49,7 +49,8 @@ impl Talk for Refusing {
                 Message::Whole { payload, length } => (payload, length),
             };
             let prelogin = Prelogin::read(&payload);
-            let prelogin = prelogin.ok_or_else(|| bad("the client's PRELOGIN has options that lie outside of it"))?;
+            let prelogin =
+                prelogin.ok_or_else(|| bad("the client's PRELOGIN has options that lie outside of it"))?;
             prelogin.answered().put(TABULAR, say);
             heard.drain(..length);
             self.has_prelogin = true;
@@ -60,10 +61,11 @@ impl Talk for Refusing {
             Some(_) => return Err(bad("the client sent something else than a login")),
         }
         // Length and version stand first.
-        let Some(version) = heard.get(HEADER + 4..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
+        let Some(version) = heard.get(HEADER + 4..).and_then(|rest| rest.first_chunk()) else {
+            return Ok(None);
+        };
         let is_older = matches!(u32::from_le_bytes(*version) >> 24, 0x70 | 0x71);
-        let error =
-            Error { number: self.number, class: CLASS, text: &self.text, server: "nuncio", is_older };
+        let error = Error { number: self.number, class: CLASS, text: &self.text, server: "nuncio", is_older };
         put_message(TABULAR, &error.result(), say);
         heard.clear();
         Ok(Some(()))
