@@ -10,10 +10,14 @@
 
 mod amqp;
 mod beyond;
+mod command;
+mod dotted;
 mod first_words;
 mod imap;
 mod ldap;
+mod literal;
 mod lmtp;
+mod mechanisms;
 mod mqtt;
 mod mysql;
 mod nntp;
@@ -304,6 +308,14 @@ trait Dialect: Sync {
     fn farewell(&self) -> &'static [u8] {
         b""
     }
+
+    /// Do its servers end connections without TLS' close_notify?
+    fn hangs_up(&self) -> bool {
+        false
+    }
+
+    /// Computes what would take too long once a client waits.
+    fn prepare(&self) {}
 }
 
 /// A refusal that waits for nothing.
@@ -420,6 +432,16 @@ impl Protocol {
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
         self.dialect().farewell()
+    }
+
+    /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
+    pub fn hangs_up(self) -> bool {
+        self.dialect().hangs_up()
+    }
+
+    /// Computes what would take too long once a client waits. Takes its time itself.
+    pub fn prepare(self) {
+        self.dialect().prepare();
     }
 }
 
