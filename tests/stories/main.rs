@@ -23,6 +23,8 @@ mod endpoints_die;
 #[cfg(test)]
 mod harness_mail;
 #[cfg(test)]
+mod harness_mysql;
+#[cfg(test)]
 mod harness_postgres;
 #[cfg(test)]
 mod http_check;
