@@ -46,7 +46,8 @@ impl Make {
         match self {
             Make::MariaDb => {
                 let mut command = Command::new("mariadbd");
-                command.arg("--no-defaults");
+                // 96 MiB of log are the default.
+                command.args(["--no-defaults", "--innodb-log-file-size=8M"]);
                 command
             }
             Make::Oracle => {
@@ -69,7 +70,7 @@ impl Make {
             Make::MariaDb => {
                 let mut command = Command::new("mariadb-install-db");
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-                // For the server that it starts: the default is 96 MiB of log.
+                // For the server that it starts.
                 command.arg("--innodb-log-file-size=8M");
                 command
             }
@@ -228,6 +229,13 @@ impl Mysql {
     pub fn status(&self, name: &str) -> u64 {
         let row = self.sql(&format!("show global status like '{name}'"));
         row.split('\t').nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{name}: {row}"))
+    }
+
+    /// Whether one of its clients is at a statement with this in it.
+    #[track_caller]
+    pub fn is_at(&self, statement: &str) -> bool {
+        let running = self.sql("select info from information_schema.processlist where id <> connection_id()");
+        running.contains(statement)
     }
 
     /// How many connections of [`ANOTHER_HOST`] a [`BLOCKING`] server has counted as given up, since the last that was not.

@@ -31,10 +31,24 @@ def pymysql():
     return connection, connection.cursor
 
 
+def be_killed(connection):
+    try:
+        connection.cursor().execute("kill connection_id()")
+    except Exception as error:
+        print(type(error).__name__)
+    connection.ping(reconnect=True)
+
+
 def ask():
     connect = {"connector": lambda: connector(False), "connector-pure": lambda: connector(True), "pymysql": pymysql}
     connection, new_cursor = connect[driver]()
     for statement in statements:
+        if statement == "change user":
+            connection.cmd_change_user(given["user"], given["password"], given["database"])
+            continue
+        if statement == "be killed":
+            be_killed(connection)
+            continue
         local = statement.startswith("load data local")
         cursor = connection.cursor() if local else new_cursor()
         cursor.execute(statement)

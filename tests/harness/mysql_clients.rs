@@ -113,7 +113,8 @@ impl Client {
     ];
 
     /// Connects, asks one thing after the other, and prints the answers: one row a line, columns separated by a tab. The
-    /// libraries prepare each statement first, where they can.
+    /// libraries prepare each statement first, where they can. Python's have `change user`, which is to the
+    /// same one, and `be killed`, after which they connect again.
     #[track_caller]
     pub fn ask(self, login: &Login, statements: &[&str]) -> Ran {
         let mut command = match self {

@@ -1,5 +1,7 @@
 //! Logging in: every client, each plugin, sockets of this machine, and clients with TLS of their own.
 
+use serde_json::Value;
+
 use super::super::harness::Pki;
 use super::super::harness::ambassador::Ambassador;
 use super::super::harness::mysql::{self, Make, Mysql, Setup, Tls};
@@ -138,34 +140,43 @@ fn with_tls_off_the_client_secures_itself_or_not() {
     }
 }
 
-/// A client that insists on TLS of its own is not offered it, and says so itself; the log has the reason and the mend.
+/// A client that insists on TLS of its own is not offered it, and says so itself, or goes without; the log has the reason and
+/// the mend.
 #[test]
 #[ignore = "needs mariadb-server, the newest mysql-server, java and clients in Python: tests/run brings them"]
 fn what_a_client_insists_on_is_in_the_log() {
     let pki = Pki::generate();
     let server = Mysql::start(&pki, Make::MariaDb);
     let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ""));
+    let demanded = Login { tls: ClientTls::Demanded, ..through(&nuncio) };
+    let checked = through(&nuncio).over_tls(&pki, &pki.client);
+    let port = nuncio.listener("in").port().to_string();
     let mut all = String::new();
-    let clients = [
-        Client::MariaDb,
-        Client::Oracle,
-        Client::Connector,
-        Client::PureConnector,
-        Client::PyMysql,
-        Client::Jdbc,
-    ];
-    for (count, client) in clients.into_iter().enumerate() {
-        let login = Login { tls: ClientTls::Demanded, ..through(&nuncio) };
-        let ran = client.ask(&login, &["select 'in'"]);
+    for (count, (what, client, login)) in [
+        ("--ssl", Client::MariaDb, &demanded),
+        ("--ssl-verify-server-cert", Client::MariaDb, &checked),
+        ("--ssl-mode=REQUIRED", Client::Oracle, &demanded),
+        ("ssl_verify_cert=True", Client::Connector, &checked),
+        ("ssl_verify_cert=True", Client::PureConnector, &checked),
+        ("ssl={}", Client::PyMysql, &demanded),
+        ("ssl_verify_cert=True", Client::PyMysql, &checked),
+        ("useSsl=true", Client::Jdbc, &demanded),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let ran = client.ask(login, &["select 'comes in'"]);
         let record = nuncio.wait_records(count + 1).pop().unwrap();
-        let text = |key: &str| record[key].as_str().unwrap_or("-").to_owned();
         let (out, words) = (ran.stdout.trim(), ran.stderr.trim());
-        all += &format!(
-            "{client:?}: {out}{words}\n  {}\n  {}\n  {}\n",
-            story(&record),
-            text("detail"),
-            text("next_step")
-        );
+        all += &format!("{client:?} {what}: {out}{words}\n{}", told(&record));
     }
-    insta::assert_snapshot!(redacted(&all), @"");
+    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @"");
+}
+
+/// What the record has of it, for a person. Who closes first after the last word is open.
+fn told(record: &Value) -> String {
+    let story = story(record).replace("by upstream", "by client");
+    let more = ["detail", "next_step"]
+        .map(|key| record[key].as_str().map(|text| format!("  {text}\n")).unwrap_or_default());
+    format!("  {story}\n{}\n", more.concat())
 }
