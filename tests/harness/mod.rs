@@ -13,6 +13,10 @@ pub mod knot;
 #[cfg(unix)]
 pub mod mail;
 #[cfg(unix)]
+pub mod mysql;
+#[cfg(unix)]
+pub mod mysql_clients;
+#[cfg(unix)]
 pub mod patroni;
 pub mod peer;
 #[cfg(unix)]
@@ -28,6 +32,8 @@ pub mod servers;
 pub mod smtp;
 #[cfg(unix)]
 pub mod sql;
+#[cfg(unix)]
+pub mod template;
 pub mod upstream;
 pub mod wine;
 pub mod wording;

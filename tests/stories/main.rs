@@ -23,6 +23,8 @@ mod endpoints_die;
 #[cfg(test)]
 mod harness_mail;
 #[cfg(test)]
+mod harness_mysql;
+#[cfg(test)]
 mod harness_postgres;
 #[cfg(test)]
 mod http_check;
@@ -32,6 +34,8 @@ mod idle;
 mod life;
 #[cfg(test)]
 mod messages;
+#[cfg(test)]
+mod mysql;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
