@@ -21,6 +21,8 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_legacy;
+#[cfg(test)]
 mod harness_mail;
 #[cfg(test)]
 mod harness_postgres;
