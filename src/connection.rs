@@ -18,7 +18,7 @@ use crate::establish::{self, Established, Reached, Target};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
-use crate::protocol::{Opening, Protocol};
+use crate::protocol::{Interviewed, Meeting, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
@@ -165,7 +165,7 @@ async fn walk(
     let opening = opening.map_err(|unopened| match unopened {
         Unopened::Left => Stop::Over(left(Gone::Silently, &Trail::default(), Duration::ZERO)),
         Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
-        Unopened::Failed(failure) => Stop::No(Heard::Opening, failure),
+        Unopened::Failed(failure) => Stop::No(Heard::Opening(Vec::new()), failure),
     })?;
 
     let route = route::decide(&listener.route, ticket.source());
@@ -174,8 +174,14 @@ async fn walk(
     let target = listener.targets.get(&route.upstream);
     let target = target.ok_or_else(|| Stop::No(Heard::opening(&opening), no_such_upstream(&route)))?;
 
-    let Established { lease, mut reached } =
-        wait_for(target, route.source, &opening, client, listener, record).await?;
+    let mut trail = Trail::default();
+    let established = async {
+        let established = wait_for(target, route.source, &opening, client, listener, &mut trail).await?;
+        interview(target, established, opening, client, listener, &mut trail).await
+    }
+    .await;
+    note(trail, target, listener, record);
+    let (Established { lease, mut reached }, opening) = established?;
     if let Some(secured) = &mut reached.secured {
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
@@ -200,33 +206,72 @@ async fn wait_for(
     opening: &Opening,
     client: &Stream,
     listener: &Listener,
-    record: &mut Record,
+    trail: &mut Trail,
 ) -> Result<Established, Stop> {
-    let heard = Heard::opening(opening);
-    let mut trail = Trail::default();
+    let heard = || Heard::opening(opening);
     let begun = Instant::now();
     let established = async {
         match &opening.cancels {
-            None => establish::establish(target, source, &mut trail).await,
+            None => establish::establish(target, source, &opening.bytes, trail).await,
             Some(key) => {
                 let at = target.upstream.sessions().find(key).or_else(|| target.upstream.only_endpoint());
-                establish::establish_at(target, &at.ok_or_else(unknown_session)?, &mut trail).await
+                establish::establish_at(target, &at.ok_or_else(unknown_session)?, trail).await
             }
         }
     };
     let outcome = tokio::select! {
         biased;
-        established = established => established.map_err(|failure| Stop::No(heard, failure)),
+        established = established => established.map_err(|failure| Stop::No(heard(), failure)),
         // Before the attempt under way is given up: who left before any had ended may be a probe. A request to cancel is
         // carried on: some clients close once they have sent it.
         gone = client.gone(), if opening.cancels.is_none() => {
-            let ending = left(gone, &trail, begun.elapsed());
+            let ending = left(gone, trail, begun.elapsed());
             let quiet = ending.quiet && opening.bytes.is_empty();
             Err(Stop::Over(Box::new(Ending { quiet, ..*ending })))
         }
-        () = listener.drain.ended(0.0) => Err(Stop::No(heard, draining(trail.stage))),
+        () = listener.drain.ended(0.0) => Err(Stop::No(heard(), draining(trail.stage))),
     };
     trail.give_up(Instant::now());
+    outcome
+}
+
+/// Where a server cannot be asked for TLS before its client has said something: hears it, and goes on with TLS.
+async fn interview(
+    target: &Target,
+    established: Established,
+    opening: Opening,
+    client: &mut Stream,
+    listener: &Listener,
+    trail: &mut Trail,
+) -> Result<(Established, Opening), Stop> {
+    let negotiated = &established.reached.negotiated;
+    let talk =
+        established.reached.pending.as_ref().and_then(|_| target.protocol.interview(negotiated, Offer::No));
+    let Some(mut talk) = talk else { return Ok((established, opening)) };
+    trail.stage = Stage::Greet;
+    let heard = tokio::select! {
+        biased;
+        heard = preface::hear(client, &mut *talk, Stage::Greet, listener.preface_timeout) => heard,
+        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
+    };
+    let Interviewed { request, opening } = heard.map_err(|unopened| match unopened {
+        Unopened::Left => Stop::Over(left(Gone::Silently, trail, Duration::ZERO)),
+        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
+        Unopened::Failed(failure) => Stop::No(Heard::Greeted(Vec::new()), failure),
+    })?;
+    let secured = tokio::select! {
+        biased;
+        secured = establish::secure(target, established, &request, trail) => secured,
+        () = listener.drain.ended(0.0) => Err(draining(Stage::Handshake)),
+    };
+    match secured {
+        Ok(established) => Ok((established, opening)),
+        Err(failure) => Err(Stop::No(Heard::Greeted(opening.bytes), failure)),
+    }
+}
+
+/// What there is to tell of the way to the upstream.
+fn note(trail: Trail, target: &Target, listener: &Listener, record: &mut Record) {
     let upstream = target.upstream.name();
     for attempt in &trail.attempts {
         listener.metrics.attempt(upstream, attempt.result());
@@ -239,7 +284,6 @@ async fn wait_for(
     draft.endpoint = trail.attempts.last().map(|attempt| attempt.endpoint.clone());
     draft.attempts = trail.attempts;
     draft.times = trail.times;
-    outcome
 }
 
 /// What both sides are told first, and who reads along until the session has begun; its key is kept where it may be
@@ -262,7 +306,9 @@ fn greet(
         }
     });
     let negotiated = std::mem::take(&mut reached.negotiated);
-    let greeting = target.protocol.greet(opening, negotiated, reached.secured.is_some(), keep_key);
+    let secured = reached.secured.is_some();
+    let meeting = Meeting { opening, negotiated, secured, offer: Offer::No, keep_key };
+    let greeting = target.protocol.greet(meeting);
     (Some(Box::new(greeting)), session)
 }
 
@@ -303,7 +349,8 @@ async fn settle(served: Box<Served>, ended: Ended, record: &mut Record) -> Box<E
         && let Some(failure) = &ending.failure
     {
         let id = record.id().to_string();
-        refuse::refuse(&mut client, target.protocol, Heard::Greeted, failure, &id).await;
+        let heard = Heard::Greeted(ended.unanswered);
+        refuse::refuse(&mut client, target.protocol, heard, failure, &id).await;
     }
     ending
 }

@@ -14,6 +14,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -24,7 +26,7 @@ use crate::dial;
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
-use crate::protocol::{Negotiated, Protocol};
+use crate::protocol::{Asking, Negotiated, Protocol};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
@@ -136,15 +138,31 @@ pub struct Reached {
     pub stream: TcpStream,
     /// What was said before TLS; empty with `tls = "direct"` or `"off"`.
     pub negotiated: Negotiated,
-    /// The TLS session; `None` with `tls = "off"`.
+    /// The TLS session; `None` with `tls = "off"`, and as long as it is pending.
     pub secured: Option<Secured>,
+    /// TLS that waits for the client's word; see [`secure`].
+    pub pending: Option<Box<Pending>>,
+}
+
+/// TLS that cannot be asked for before the client has said something in plaintext.
+pub struct Pending {
+    tls: Arc<ClientTls>,
+    name: ServerName<'static>,
+    at: SocketAddr,
+    /// What it has taken to come so far.
+    took: Duration,
 }
 
 /// Waits for a place, then tries endpoints until one is established, an attempt fails for good, or the time is up.
 ///
 /// # Errors
 /// The last attempt's failure, or what kept the first attempt from being made.
-pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Result<Established, Failure> {
+pub async fn establish(
+    target: &Target,
+    source: u64,
+    opening: &[u8],
+    trail: &mut Trail,
+) -> Result<Established, Failure> {
     let begun = Instant::now();
     let deadline = begun + target.timeouts.establish;
     let place = target.upstream.place(target.timeouts.establish).await?;
@@ -164,11 +182,14 @@ pub async fn establish(target: &Target, source: u64, trail: &mut Trail) -> Resul
         }
         tried.push(lease.id());
 
-        let manner = Manner::of(target);
+        let manner = Manner { opening, alone: false, ..Manner::of(target) };
         let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
-            Ok(reached) => {
-                lease.established(Instant::now().into_std(), took);
+            Ok(mut reached) => {
+                match &mut reached.pending {
+                    Some(pending) => pending.took = took,
+                    None => lease.established(Instant::now().into_std(), took),
+                }
                 return Ok(Established { lease: Some((place, lease)), reached });
             }
             Err(failure) => failure,
@@ -209,7 +230,7 @@ pub async fn establish_at(
     at: &Whereabouts,
     trail: &mut Trail,
 ) -> Result<Established, Failure> {
-    let manner = Manner { address: at.address, ..Manner::of(target) };
+    let manner = Manner { address: at.address, alone: false, ..Manner::of(target) };
     let deadline = Instant::now() + target.timeouts.establish;
     let (reached, _) = attempt(target, manner, &at.label, &at.spec, deadline, trail).await;
     Ok(Established { lease: None, reached: reached? })
@@ -269,19 +290,29 @@ struct Manner<'a> {
     negotiates: bool,
     /// Only this one of its addresses.
     address: Option<SocketAddr>,
+    /// What the client opened with.
+    opening: &'a [u8],
+    /// There is no client to be heard.
+    alone: bool,
 }
 
 impl Manner<'_> {
     /// As the target's own endpoints are.
     fn of(target: &Target) -> Manner<'_> {
-        Manner { tls: target.tls.as_ref(), negotiates: target.negotiates, address: None }
+        Manner {
+            tls: target.tls.as_ref(),
+            negotiates: target.negotiates,
+            address: None,
+            opening: b"",
+            alone: true,
+        }
     }
 }
 
 /// Any server that is spoken to on behalf of a target, with the target's TLS or other.
 async fn reach(
     target: &Target,
-    Manner { tls, negotiates, address }: Manner<'_>,
+    Manner { tls, negotiates, address, opening, alone }: Manner<'_>,
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
@@ -333,12 +364,21 @@ async fn reach(
     };
 
     let Some((tls, name)) = server_name else {
-        return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None });
+        return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None, pending: None });
     };
     let negotiated = match negotiates {
-        true => negotiate(target.protocol, &mut stream, bound(target.timeouts.negotiate), trail).await?,
+        true => {
+            let as_host = own_literal(&stream);
+            let asking = Asking { as_host: &as_host, server_name: &name.to_str(), opening, alone };
+            let limit = bound(target.timeouts.negotiate);
+            negotiate(target.protocol, &asking, &mut stream, limit, trail).await?
+        }
         false => Negotiated::default(),
     };
+    if negotiates && !alone && target.protocol.interviews() {
+        let pending = Pending { tls: tls.clone(), name, at, took: Duration::ZERO };
+        return Ok(Reached { stream, negotiated, secured: None, pending: Some(Box::new(pending)) });
+    }
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
@@ -350,17 +390,70 @@ async fn reach(
         }
     };
     trail.times.handshake = Some(begun.elapsed());
-    Ok(Reached { stream, negotiated, secured: Some(secured?) })
+    Ok(Reached { stream, negotiated, secured: Some(secured?), pending: None })
+}
+
+/// Goes on with TLS that was pending: `request` asks the server for it. The endpoint is settled by what comes of it; no other
+/// is tried, as the client has been told this server's first words.
+///
+/// # Errors
+/// What kept it from being established.
+pub async fn secure(
+    target: &Target,
+    mut established: Established,
+    request: &[u8],
+    trail: &mut Trail,
+) -> Result<Established, Failure> {
+    let Established { lease, reached } = &mut established;
+    let Some(pending) = reached.pending.take() else { return Ok(established) };
+    let Pending { tls, name, at, took } = *pending;
+    let begun = Instant::now();
+    trail.stage = Stage::Handshake;
+    let limit = target.timeouts.handshake;
+    let secured = async {
+        tokio::time::timeout(limit, reached.stream.write_all(request))
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            .map_err(|error| {
+                let detail = format!("the connection broke when the server was asked for TLS: {error}");
+                Failure::upstream(Stage::Negotiate, Reason::ConnectionTerminated, detail)
+            })?;
+        tls.handshake(&mut reached.stream, at, name, limit).await
+    }
+    .await;
+    trail.times.handshake = Some(begun.elapsed());
+    let now = Instant::now().into_std();
+    match secured {
+        Ok(secured) => {
+            if let Some((_, lease)) = lease {
+                lease.established(now, took + begun.elapsed());
+            }
+            reached.secured = Some(secured);
+            Ok(established)
+        }
+        Err(failure) => {
+            if let Some(attempt) = trail.attempts.last_mut() {
+                (attempt.stage, attempt.reason) = (Some(failure.stage), Some(failure.reason));
+                attempt.took += begun.elapsed();
+            }
+            let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream);
+            if let (Some((_, lease)), Some(class)) = (lease.take(), class) {
+                lease.failed_with(now, class, &failure.detail);
+            }
+            Err(failure)
+        }
+    }
 }
 
 /// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
 async fn negotiate(
     protocol: Protocol,
+    asking: &Asking<'_>,
     stream: &mut TcpStream,
     limit: Duration,
     trail: &mut Trail,
 ) -> Result<Negotiated, Failure> {
-    let Some(mut talk) = protocol.negotiation(&own_literal(stream)) else {
+    let Some(mut talk) = protocol.negotiation(asking) else {
         return Ok(Negotiated::default());
     };
     let begun = Instant::now();

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::converse::{Trouble, converse};
 use crate::failure::{Failure, Reason, Side, Stage};
-use crate::protocol::{Opening, Protocol};
+use crate::protocol::{Offer, Opening, Protocol, Talk};
 
 /// A client whose preface came to nothing.
 #[derive(Debug)]
@@ -30,12 +30,30 @@ pub async fn read<S>(client: &mut S, protocol: Protocol, limit: Duration) -> Res
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(mut talk) = protocol.preface() else { return Ok(Opening::default()) };
-    let conversed = timeout(limit, converse(client, &mut *talk)).await;
-    let failure = |reason, detail| Failure::new(Stage::Admit, reason, Side::Client, detail);
+    match protocol.preface(Offer::No) {
+        Some(mut talk) => hear(client, &mut *talk, Stage::Admit, limit).await,
+        None => Ok(Opening::default()),
+    }
+}
+
+/// Hears a client out within `limit`.
+///
+/// # Errors
+/// See [`Unopened`].
+pub async fn hear<S, T>(
+    client: &mut S,
+    talk: &mut dyn Talk<Outcome = T>,
+    stage: Stage,
+    limit: Duration,
+) -> Result<T, Unopened>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let conversed = timeout(limit, converse(client, talk)).await;
+    let failure = |reason, detail| Failure::new(stage, reason, Side::Client, detail);
     let awaited = talk.awaits();
     match conversed {
-        Ok(Ok(opening)) => Ok(opening),
+        Ok(Ok(heard)) => Ok(heard),
         Ok(Err(Trouble::Failed(failure))) => Err(Unopened::Failed(failure)),
         Ok(Err(Trouble::Left(failure))) => Err(Unopened::LeftFor(failure)),
         Ok(Err(Trouble::Closed { spoke: false })) => Err(Unopened::Left),

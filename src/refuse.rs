@@ -10,27 +10,30 @@ use tokio::time::timeout;
 
 use crate::converse::converse;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{Opening, Protocol, Refusal};
+use crate::protocol::{Offer, Opening, Protocol, Refusal};
 use crate::relay::Leg;
 
 /// How far the conversation with the client has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Heard {
     /// Its first words were not read yet.
     Nothing,
-    /// They were, or the protocol has none to read.
-    Opening,
+    /// They were, and are these; empty where the protocol has none to read.
+    Opening(Vec<u8>),
     /// It wants a session's work cancelled. A server answers that with nothing but an end, and a driver takes words for a
     /// fault of its own; a reset at least tells those who look that it came to nothing.
     Cancel,
-    /// It has been greeted, and awaits an answer.
-    Greeted,
+    /// It has been greeted, and awaits an answer to this, as its protocol's greeter says it.
+    Greeted(Vec<u8>),
 }
 
 impl Heard {
     /// What a client has opened with.
     pub fn opening(opening: &Opening) -> Heard {
-        if opening.cancels.is_some() { Heard::Cancel } else { Heard::Opening }
+        match opening.cancels {
+            Some(_) => Heard::Cancel,
+            None => Heard::Opening(opening.bytes.clone()),
+        }
     }
 }
 
@@ -50,25 +53,29 @@ const THROWN_AWAY: u64 = 64 * 1024;
 
 /// Tells the client why, and closes its connection when dropped.
 pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, failure: &Failure, id: &str) {
-    let greeted = heard == Heard::Greeted;
     let told = async {
-        if heard == Heard::Cancel {
-            return None;
-        }
-        let words = protocol.refusal(Refusal { failure, id, greeted })?;
-        let places = if heard == Heard::Nothing { &PLACES_AT_THE_DOOR } else { &PLACES };
+        let (places, greeted) = match &heard {
+            Heard::Nothing => (&PLACES_AT_THE_DOOR, false),
+            Heard::Opening(_) => (&PLACES, false),
+            Heard::Greeted(_) => (&PLACES, true),
+            Heard::Cancel => return None,
+        };
         let _place = places.try_acquire().ok()?;
         let patience = if failure.reason == Reason::Draining { LAST_PATIENCE } else { PATIENCE };
         timeout(patience, async {
-            if heard == Heard::Nothing
-                && let Some(mut preface) = protocol.preface()
-            {
-                let opening = converse(client, &mut *preface).await.ok()?;
-                if Heard::opening(&opening) == Heard::Cancel {
-                    return None;
+            let said = match (heard, protocol.preface(Offer::No)) {
+                (Heard::Nothing, Some(mut preface)) => {
+                    let opening = converse(client, &mut *preface).await.ok()?;
+                    if opening.cancels.is_some() {
+                        return None;
+                    }
+                    opening.bytes
                 }
-            }
-            client.write_all(&words).await.ok()?;
+                (Heard::Opening(said) | Heard::Greeted(said), _) => said,
+                (Heard::Nothing | Heard::Cancel, _) => Vec::new(),
+            };
+            let mut words = protocol.refusal(&Refusal { failure, id, greeted, said: &said })?;
+            converse(client, &mut *words).await.ok()?;
             client.shutdown().await.ok()?;
             // Closed with something unread, the kernel would reset, and the reset overtake our words.
             tokio::io::copy(&mut client.take(THROWN_AWAY), &mut tokio::io::sink()).await.ok()
@@ -113,12 +120,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_logs_in_is_told_and_who_cancels_is_reset() {
-        for (says, heard) in [(STARTUP, Heard::Nothing), (b"", Heard::Opening), (b"", Heard::Greeted)] {
+        for (says, heard) in
+            [(STARTUP, Heard::Nothing), (b"", Heard::Opening(Vec::new())), (b"", Heard::Greeted(Vec::new()))]
+        {
             let (answer, reset) = told(says, heard).await;
-            assert!(answer.starts_with(b"E\0\0") && !reset, "{heard:?}: {answer:?}");
+            assert!(answer.starts_with(b"E\0\0") && !reset, "{answer:?}");
         }
         for (says, heard) in [(CANCEL, Heard::Nothing), (b"", Heard::Cancel)] {
-            assert_eq!(told(says, heard).await, (Vec::new(), true), "{heard:?}");
+            assert_eq!(told(says, heard).await, (Vec::new(), true));
         }
     }
 }

@@ -341,17 +341,23 @@ impl Choices for KeyPermissions {
 }
 
 impl Choices for Protocol {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("tcp", Self::Tcp), ("postgres", Self::Postgres), ("smtp", Self::Smtp)];
-
-    fn about(word: &str) -> Option<Fault> {
-        let later = ["mysql", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "xmpp", "redis"];
-        later.contains(&word).then(|| Fault {
-            message: format!("\"{word}\" is not built yet in this version; known: tcp, postgres, smtp"),
-            mend: "if the server speaks TLS from its first byte, protocol = \"tcp\" with tls = \"direct\" reaches it"
-                .to_owned(),
-        })
-    }
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("tcp", Self::Tcp),
+        ("postgres", Self::Postgres),
+        ("mysql", Self::Mysql),
+        ("sqlserver", Self::Sqlserver),
+        ("smtp", Self::Smtp),
+        ("lmtp", Self::Lmtp),
+        ("imap", Self::Imap),
+        ("pop3", Self::Pop3),
+        ("sieve", Self::Sieve),
+        ("nntp", Self::Nntp),
+        ("ldap", Self::Ldap),
+        ("xmpp", Self::Xmpp),
+        ("redis", Self::Redis),
+        ("amqp", Self::Amqp),
+        ("mqtt", Self::Mqtt),
+    ];
 }
 
 impl Choices for tls::Mode {

@@ -181,6 +181,7 @@ mod tests {
                 upstream_spoke: true,
                 greeting: true,
                 refusable: true,
+                unanswered: Vec::new(),
                 remark: Some(remark),
             };
             let verdict = judge(&ended, true, OnTruncation::Reset, None);

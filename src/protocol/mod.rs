@@ -1,18 +1,33 @@
 //! protocol: what is said in plaintext before TLS starts, what a client has to be told afterwards, and "no" in its own words.
 //!
-//! One file each, all after one skeleton: what the client says first ([`Protocol::preface`]), how TLS is asked for
-//! ([`Protocol::negotiation`]), what has to be changed until both sides are through with what TLS in the middle changes
-//! ([`Protocol::greet`]), how a client is refused ([`Protocol::refusal`]), and how a check takes its leave
-//! ([`Protocol::farewell`]).
+//! One file each, all after one skeleton ([`Dialect`]): what the client says first ([`Dialect::preface`]), how the server is
+//! asked for TLS ([`Dialect::negotiation`], and [`Dialect::interview`] where the client has to say something before that can
+//! be done), what has to be changed until both sides are through with what TLS in the middle changes ([`Dialect::greet`]),
+//! how a client is refused ([`Dialect::refusal`]), and how a check takes its leave ([`Dialect::farewell`]).
 //!
 //! All of it is sans-IO: bytes in, bytes out, done or an error. No socket, no clock. Leaves reading, writing and time limits
 //! to `preface`, `establish`, `relay` and `refuse`, and never looks further into a stream than it must.
 
+mod amqp;
+mod beyond;
+mod imap;
+mod ldap;
+mod lmtp;
+mod mqtt;
+mod mysql;
+mod nntp;
+mod pop3;
 mod postgres;
+mod redis;
 mod reply;
+mod sieve;
 mod smtp;
+mod sqlserver;
+mod xmpp;
 
 use std::fmt;
+
+pub use beyond::{BEYOND, Beyond};
 
 use crate::failure::Failure;
 use crate::relay::Greeting;
@@ -25,8 +40,32 @@ pub enum Protocol {
     Tcp,
     /// PostgreSQL's frontend/backend protocol, version 3.
     Postgres,
+    /// MySQL's and MariaDB's client/server protocol.
+    Mysql,
+    /// Microsoft SQL Server's TDS, versions 7 and 8.
+    Sqlserver,
     /// SMTP with STARTTLS (RFC 5321, RFC 3207).
     Smtp,
+    /// LMTP (RFC 2033) with STARTTLS.
+    Lmtp,
+    /// IMAP4 (RFC 3501, RFC 9051).
+    Imap,
+    /// POP3 with STLS (RFC 1939, RFC 2595).
+    Pop3,
+    /// ManageSieve (RFC 5804).
+    Sieve,
+    /// NNTP with STARTTLS (RFC 3977, RFC 4642).
+    Nntp,
+    /// LDAP version 3 (RFC 4511).
+    Ldap,
+    /// XMPP between client and server (RFC 6120).
+    Xmpp,
+    /// Redis' RESP.
+    Redis,
+    /// AMQP 0-9-1 and 1.0.
+    Amqp,
+    /// MQTT 3.1.1 and 5.
+    Mqtt,
 }
 
 /// What a protocol is like, for tables and defaults.
@@ -42,10 +81,21 @@ pub struct Facts {
     pub asks_with: Option<&'static str>,
     /// Offered where TLS begins with the first byte.
     pub alpn: Option<&'static str>,
+    /// Where servers listen.
+    pub ports: Ports,
     /// How a client that cannot be served is told.
     pub refuses_with: &'static str,
     /// What does not pass, or not as without nuncio.
     pub limits: &'static str,
+}
+
+/// The ports that are registered or customary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Where a connection begins in plaintext.
+    pub plain: Option<u16>,
+    /// Where TLS begins with the first byte.
+    pub direct: Option<u16>,
 }
 
 /// Who speaks first.
@@ -94,13 +144,19 @@ pub struct Opening {
     pub bytes: Vec<u8>,
     /// It wants another session's work cancelled: only the endpoint that issued the key can do it.
     pub cancels: Option<SessionKey>,
+    /// It asked for TLS, and was told yes: its handshake comes next, and then its words once more. Nothing else is of use.
+    pub wants_tls: bool,
 }
 
 impl fmt::Debug for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the bytes: they may hold a session's key.
-        let Opening { bytes, cancels } = self;
-        f.debug_struct("Opening").field("bytes", &bytes.len()).field("cancels", &cancels.is_some()).finish()
+        let Opening { bytes, cancels, wants_tls } = self;
+        f.debug_struct("Opening")
+            .field("bytes", &bytes.len())
+            .field("cancels", &cancels.is_some())
+            .field("wants_tls", wants_tls)
+            .finish()
     }
 }
 
@@ -130,6 +186,54 @@ pub struct Negotiated {
     pub greeting: Vec<u8>,
 }
 
+/// TLS on the client's own leg, as its listener has it to give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offer {
+    /// None, or the client speaks through it already.
+    #[default]
+    No,
+    /// Whoever asks for it gets it.
+    Optional,
+    /// Nobody is served without.
+    Required,
+}
+
+/// On whose behalf a server is asked for TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// How we call ourselves, where that is asked.
+    pub as_host: &'a str,
+    /// The name that the server's certificate has to carry.
+    pub server_name: &'a str,
+    /// What the client opened with; empty where it has not spoken.
+    pub opening: &'a [u8],
+    /// There is no client: it is a check, or a person who looks.
+    pub alone: bool,
+}
+
+/// What a client said in an interview.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Interviewed {
+    /// Asks the server for TLS, in plaintext.
+    pub request: Vec<u8>,
+    /// For the server, inside TLS; or the client's own wish for TLS.
+    pub opening: Opening,
+}
+
+/// Who is brought together, once the upstream is established.
+pub struct Meeting {
+    /// What the client opened with.
+    pub opening: Opening,
+    /// What the server said before TLS.
+    pub negotiated: Negotiated,
+    /// The server is reached through TLS.
+    pub secured: bool,
+    /// What the client may be offered.
+    pub offer: Offer,
+    /// Keeps the session's key, where the protocol has one.
+    pub keep_key: KeepKey,
+}
+
 /// A refusal, and to whom it belongs.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal<'a> {
@@ -139,19 +243,107 @@ pub struct Refusal<'a> {
     pub id: &'a str,
     /// The client was already given a greeting, and awaits an answer.
     pub greeted: bool,
+    /// What it opened with; once it is greeted, what its greeter says of what it awaits an answer to.
+    pub said: &'a [u8],
+}
+
+/// What one protocol does around TLS. What it leaves out, it has not got.
+trait Dialect: Sync {
+    /// What it is like.
+    fn facts(&self) -> &'static Facts;
+
+    /// Reads what the client says before anything is dialled; `None`: nothing is read.
+    fn preface(&self, _offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        None
+    }
+
+    /// Asks the server for TLS; `None`: there is no way to.
+    fn negotiation(&self, _asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        None
+    }
+
+    /// What the client has to say before the server can be asked for TLS; `None`: nothing. The negotiation has ended before
+    /// the request then, unless it was alone.
+    fn interview(
+        &self,
+        _negotiated: &Negotiated,
+        _offer: Offer,
+    ) -> Option<Box<dyn Talk<Outcome = Interviewed>>> {
+        None
+    }
+
+    /// Brings both sides together.
+    fn greet(&self, meeting: Meeting) -> Greeting;
+
+    /// No, in the client's own protocol; `None`: it has no way to say so here, and gets a reset.
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>>;
+
+    /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
+    fn farewell(&self) -> &'static [u8] {
+        b""
+    }
+}
+
+/// A refusal that waits for nothing.
+struct Say(Vec<u8>);
+
+impl Talk for Say {
+    type Outcome = ();
+
+    fn hear(&mut self, heard: &mut Vec<u8>, say: &mut Vec<u8>) -> Result<Option<()>, Failure> {
+        heard.clear();
+        say.append(&mut self.0);
+        Ok(Some(()))
+    }
+
+    fn awaits(&self) -> &'static str {
+        "nothing"
+    }
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Postgres, Protocol::Smtp];
+    pub const ALL: [Protocol; 15] = [
+        Protocol::Tcp,
+        Protocol::Postgres,
+        Protocol::Mysql,
+        Protocol::Sqlserver,
+        Protocol::Smtp,
+        Protocol::Lmtp,
+        Protocol::Imap,
+        Protocol::Pop3,
+        Protocol::Sieve,
+        Protocol::Nntp,
+        Protocol::Ldap,
+        Protocol::Xmpp,
+        Protocol::Redis,
+        Protocol::Amqp,
+        Protocol::Mqtt,
+    ];
+
+    fn dialect(self) -> &'static dyn Dialect {
+        match self {
+            Protocol::Tcp => &Tcp,
+            Protocol::Postgres => &postgres::Postgres,
+            Protocol::Mysql => &mysql::Mysql,
+            Protocol::Sqlserver => &sqlserver::Sqlserver,
+            Protocol::Smtp => &smtp::Smtp,
+            Protocol::Lmtp => &lmtp::Lmtp,
+            Protocol::Imap => &imap::Imap,
+            Protocol::Pop3 => &pop3::Pop3,
+            Protocol::Sieve => &sieve::Sieve,
+            Protocol::Nntp => &nntp::Nntp,
+            Protocol::Ldap => &ldap::Ldap,
+            Protocol::Xmpp => &xmpp::Xmpp,
+            Protocol::Redis => &redis::Redis,
+            Protocol::Amqp => &amqp::Amqp,
+            Protocol::Mqtt => &mqtt::Mqtt,
+        }
+    }
 
     /// What it is like.
     pub fn facts(self) -> &'static Facts {
-        match self {
-            Protocol::Tcp => &TCP,
-            Protocol::Postgres => &postgres::FACTS,
-            Protocol::Smtp => &smtp::FACTS,
-        }
+        self.dialect().facts()
     }
 
     /// In the configuration.
@@ -165,52 +357,59 @@ impl Protocol {
     }
 
     /// Reads what the client says before anything is dialled; `None`: nothing is read.
-    pub fn preface(self) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        match self {
-            Protocol::Tcp | Protocol::Smtp => None,
-            Protocol::Postgres => Some(Box::new(postgres::Preface::default())),
-        }
+    pub fn preface(self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        self.dialect().preface(offer)
     }
 
-    /// Asks the server for TLS; `None`: there is no way to. `as_host`: how we call ourselves, where that is asked.
-    pub fn negotiation(self, as_host: &str) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
-        match self {
-            Protocol::Tcp => None,
-            Protocol::Postgres => Some(Box::new(postgres::Negotiation::default())),
-            Protocol::Smtp => Some(Box::new(smtp::Negotiation::new(as_host))),
-        }
+    /// Asks the server for TLS; `None`: there is no way to.
+    pub fn negotiation(self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        self.dialect().negotiation(asking)
     }
 
-    /// Brings both sides together once the upstream is established; `secured`: through TLS.
-    pub fn greet(
+    /// Does the client have to say something before the server can be asked for TLS?
+    pub fn interviews(self) -> bool {
+        self.dialect().interview(&Negotiated::default(), Offer::No).is_some()
+    }
+
+    /// What the client has to say before the server can be asked for TLS; `None`: nothing.
+    pub fn interview(
         self,
-        opening: Opening,
-        negotiated: Negotiated,
-        secured: bool,
-        keep_key: KeepKey,
-    ) -> Greeting {
-        match self {
-            Protocol::Tcp => Greeting::default(),
-            Protocol::Postgres => postgres::greet(opening, keep_key),
-            Protocol::Smtp => smtp::greet(negotiated, secured),
-        }
+        negotiated: &Negotiated,
+        offer: Offer,
+    ) -> Option<Box<dyn Talk<Outcome = Interviewed>>> {
+        self.dialect().interview(negotiated, offer)
+    }
+
+    /// Brings both sides together once the upstream is established.
+    pub fn greet(self, meeting: Meeting) -> Greeting {
+        self.dialect().greet(meeting)
     }
 
     /// No, in the client's own protocol; `None`: it has no way to say so here, and gets a reset.
-    pub fn refusal(self, refusal: Refusal<'_>) -> Option<Vec<u8>> {
-        match self {
-            Protocol::Tcp => None,
-            Protocol::Postgres => Some(postgres::refusal(refusal)),
-            Protocol::Smtp => Some(smtp::refusal(refusal)),
-        }
+    pub fn refusal(self, refusal: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().refusal(refusal)
     }
 
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
-        match self {
-            Protocol::Tcp | Protocol::Postgres => b"",
-            Protocol::Smtp => smtp::FAREWELL,
-        }
+        self.dialect().farewell()
+    }
+}
+
+/// Anything.
+struct Tcp;
+
+impl Dialect for Tcp {
+    fn facts(&self) -> &'static Facts {
+        &TCP
+    }
+
+    fn greet(&self, _: Meeting) -> Greeting {
+        Greeting::default()
+    }
+
+    fn refusal(&self, _: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
     }
 }
 
@@ -220,6 +419,7 @@ const TCP: Facts = Facts {
     first: First::Either,
     asks_with: None,
     alpn: None,
+    ports: Ports { plain: None, direct: None },
     refuses_with: "a reset",
     limits: "servers that send their clients to other addresses lead them past nuncio",
 };

@@ -14,23 +14,49 @@ mod refuse;
 #[cfg(test)]
 mod tests;
 
-use super::{Facts, First};
+use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Say, Talk};
+use crate::relay::Greeting;
 
-pub(super) use greet::greet;
-pub(super) use negotiate::Negotiation;
-pub(super) use preface::Preface;
-pub(super) use refuse::refusal;
+use greet::greet;
+use negotiate::Negotiation;
+use preface::Preface;
+use refuse::refusal;
 
-pub(super) const FACTS: Facts = Facts {
+const FACTS: Facts = Facts {
     name: "postgres",
     title: "PostgreSQL",
     first: First::Client,
     asks_with: Some("SSLRequest"),
     alpn: Some("postgresql"),
+    ports: Ports { plain: Some(5432), direct: Some(5432) },
     refuses_with: "FATAL ErrorResponse with SQLSTATE, DETAIL and HINT",
     limits: "the client's own TLS and GSSAPI encryption (both are answered no: sslmode=disable or prefer); SCRAM's channel \
              binding, since TLS ends here (channel_binding=prefer or disable); clients of protocol 2",
 };
+
+pub(super) struct Postgres;
+
+impl Dialect for Postgres {
+    fn facts(&self) -> &'static Facts {
+        &FACTS
+    }
+
+    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(Preface::default()))
+    }
+
+    fn negotiation(&self, _: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        Some(Box::new(Negotiation::default()))
+    }
+
+    fn greet(&self, meeting: Meeting) -> Greeting {
+        greet(meeting.opening, meeting.keep_key)
+    }
+
+    fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Say(refusal(refused))))
+    }
+}
 
 /// Request codes stand where a StartupMessage has its version; their major half, 1234, will never be one.
 const CANCEL_REQUEST: u32 = 80_877_102;

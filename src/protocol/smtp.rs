@@ -7,25 +7,51 @@ mod greet;
 mod negotiate;
 mod refuse;
 
-pub(super) use greet::greet;
-pub(super) use negotiate::Negotiation;
-pub(super) use refuse::refusal;
+use greet::greet;
+use negotiate::Negotiation;
+use refuse::refusal;
 
 use super::reply::text;
-use super::{Facts, First};
+use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
+use crate::relay::Greeting;
 
-pub(super) const FACTS: Facts = Facts {
+const FACTS: Facts = Facts {
     name: "smtp",
     title: "SMTP",
     first: First::Server,
     asks_with: Some("STARTTLS"),
     alpn: None,
+    ports: Ports { plain: Some(25), direct: Some(465) },
     refuses_with: "421 with the reason in words (554 where the client may not come at all)",
     limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers",
 };
 
+pub(super) struct Smtp;
+
+impl Dialect for Smtp {
+    fn facts(&self) -> &'static Facts {
+        &FACTS
+    }
+
+    fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        Some(Box::new(Negotiation::new(asking.as_host)))
+    }
+
+    fn greet(&self, meeting: Meeting) -> Greeting {
+        greet(meeting.negotiated, meeting.secured)
+    }
+
+    fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Say(refusal(refused))))
+    }
+
+    fn farewell(&self) -> &'static [u8] {
+        FAREWELL
+    }
+}
+
 /// A server that is left without it logs a lost connection.
-pub(super) const FAREWELL: &[u8] = b"QUIT\r\n";
+const FAREWELL: &[u8] = b"QUIT\r\n";
 
 /// How a client asks what the server can do.
 const HELLO: &str = "EHLO";

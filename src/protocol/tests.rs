@@ -134,9 +134,15 @@ impl Scene {
         let settings = Settings { idle, jitter: 0.0, ..Settings::default() };
         let keeper = Arc::new(());
         let kept = keeper.clone();
-        let opening = Opening { bytes: conversation.opening.to_vec(), cancels: None };
+        let opening = Opening { bytes: conversation.opening.to_vec(), ..Opening::default() };
         let negotiated = Negotiated { greeting: conversation.greeting.to_vec() };
-        let greeting = conversation.protocol.greet(opening, negotiated, true, Box::new(move |_| drop(kept)));
+        let greeting = conversation.protocol.greet(Meeting {
+            opening,
+            negotiated,
+            secured: true,
+            offer: Offer::No,
+            keep_key: Box::new(move |_| drop(kept)),
+        });
         let relay = tokio::spawn(async move {
             let flow = Flow::default();
             let (greeting, engine) = (Some(Box::new(greeting)), None::<Carried<NoTls>>);

@@ -26,6 +26,11 @@ pub trait Greeter: Send {
     /// of it.
     fn may_refuse(&self) -> bool;
 
+    /// What the client awaits an answer to, as a refusal has to know it: a request's number, say.
+    fn unanswered(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// It ends now: what may be the reason, where that can be told.
     fn why_ended(&self) -> Option<Remark> {
         None

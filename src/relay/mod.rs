@@ -136,6 +136,8 @@ pub struct Ended {
     pub greeting: bool,
     /// The client awaits an answer and would understand a refusal: its leg was left as it is, for whoever says so.
     pub refusable: bool,
+    /// With that: what it awaits an answer to, as the greeter says it.
+    pub unanswered: Vec<u8>,
     /// Why it may have ended, where the greeter can tell.
     pub remark: Option<Remark>,
 }

@@ -204,14 +204,16 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         let closed_at = self.first_to_close.as_ref().map_or_else(Instant::now, |first| first.1);
         let closed_after = closed_at.saturating_duration_since(self.start);
         let greeter = self.greeting.as_ref().and_then(|greeting| greeting.greeter.as_ref());
+        // Who broke it off reads no more.
+        let refusable = closed_by != Some(Party::Client) && self.may_refuse();
         Ended {
             how,
             closed_by,
             closed_after,
             upstream_spoke: self.spoke,
             greeting: greeter.is_some(),
-            // Who broke it off reads no more.
-            refusable: closed_by != Some(Party::Client) && self.may_refuse(),
+            refusable,
+            unanswered: greeter.filter(|_| refusable).map_or_else(Vec::new, |greeter| greeter.unanswered()),
             remark: greeter
                 .and_then(|greeter| greeter.why_ended())
                 .filter(|remark| remark.of != Party::Client || closed_by == Some(Party::Client)),

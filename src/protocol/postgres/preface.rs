@@ -59,7 +59,7 @@ impl Talk for Preface {
             }
             let cancels = key.map(SessionKey::new);
             // With what stands behind it: the server will read it, or not, as it would have without us.
-            return Ok(Some(Opening { bytes: mem::take(heard), cancels }));
+            return Ok(Some(Opening { bytes: mem::take(heard), cancels, wants_tls: false }));
         }
     }
 

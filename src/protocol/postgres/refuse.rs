@@ -10,7 +10,7 @@ use crate::failure::{Failure, Reason};
 const LONGEST_FIELD: usize = 1000;
 
 /// In the server's own order of fields.
-pub(in crate::protocol) fn refusal(refusal: Refusal<'_>) -> Vec<u8> {
+pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
     let Failure { stage, reason, side, detail, .. } = refusal.failure;
     let detail_field =
         format!("stage {}, reason {reason}, side {}; record {}", stage.label(), side.label(), refusal.id);

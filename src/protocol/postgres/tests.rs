@@ -130,9 +130,14 @@ struct Led {
 fn lead<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Led {
     let (keep, kept) = mpsc::channel();
     let keep_key = Box::new(move |key| keep.send(key).unwrap());
-    let opening = Opening { bytes: startup(), cancels: None };
-    let Greeting { onward, greeter } =
-        Protocol::Postgres.greet(opening, Negotiated::default(), true, keep_key);
+    let opening = Opening { bytes: startup(), ..Opening::default() };
+    let Greeting { onward, greeter } = Protocol::Postgres.greet(Meeting {
+        opening,
+        negotiated: Negotiated::default(),
+        secured: true,
+        offer: Offer::No,
+        keep_key,
+    });
     assert_eq!(onward, Onward { up: startup(), down: Vec::new() });
     let (mut greeter, mut onward) = (greeter.expect("somebody reads along"), Onward::default());
     let mut objection = None;
@@ -197,7 +202,7 @@ fn a_client_may_ask_for_encryption_in_any_order_and_is_told_no_each_time() {
         for end in [startup(), first(3 << 16 | 2, b"user\0w\0replication\0true\0_pq_.x\0y\0\0")] {
             let (told, opening) = preface(asks.iter().map(Vec::as_slice).chain([&end[..]]));
             assert_eq!(told, said, "{way}");
-            assert_eq!(opening, Ok(Some(Opening { bytes: end, cancels: None })), "{way}");
+            assert_eq!(opening, Ok(Some(Opening { bytes: end, ..Opening::default() })), "{way}");
         }
     }
 }
@@ -206,7 +211,7 @@ fn a_client_may_ask_for_encryption_in_any_order_and_is_told_no_each_time() {
 #[test]
 fn what_stands_behind_the_startup_message_goes_up_with_it() {
     let both = [startup(), message(b'p', b"secret\0")].concat();
-    assert_eq!(hears(&both).1, Ok(Some(Opening { bytes: both, cancels: None })));
+    assert_eq!(hears(&both).1, Ok(Some(Opening { bytes: both, ..Opening::default() })));
 }
 
 /// ^C in psql: what it sends has to be found under what the server gave out, also with the long keys of protocol 3.2.
@@ -219,7 +224,13 @@ fn a_cancel_request_carries_the_very_key_that_the_server_gave_out() {
         assert_eq!(opening.cancels, given(&key_data(secret)).key, "{secret}");
         assert_ne!(opening.cancels, given(&key_data(secret + 1)).key);
 
-        let greeting = Protocol::Postgres.greet(opening, Negotiated::default(), true, Box::new(|_| ()));
+        let greeting = Protocol::Postgres.greet(Meeting {
+            opening,
+            negotiated: Negotiated::default(),
+            secured: true,
+            offer: Offer::No,
+            keep_key: Box::new(|_| ()),
+        });
         assert_eq!(greeting.onward, Onward { up: cancel(secret), down: Vec::new() });
         assert!(greeting.greeter.is_none(), "nobody answers a cancel request");
     }
@@ -408,8 +419,14 @@ fn with_the_key_an_error_or_anything_odd_the_reading_is_over() {
 }
 
 fn greeter() -> (Box<dyn crate::relay::Greeter>, Onward) {
-    let opening = Opening { bytes: startup(), cancels: None };
-    let greeting = Protocol::Postgres.greet(opening, Negotiated::default(), true, Box::new(|_| ()));
+    let opening = Opening { bytes: startup(), ..Opening::default() };
+    let greeting = Protocol::Postgres.greet(Meeting {
+        opening,
+        negotiated: Negotiated::default(),
+        secured: true,
+        offer: Offer::No,
+        keep_key: Box::new(|_| ()),
+    });
     (greeting.greeter.unwrap(), Onward::default())
 }
 
@@ -464,7 +481,7 @@ fn fields(refusal: &[u8]) -> Vec<(char, String)> {
 }
 
 fn refuse(failure: &Failure) -> Vec<(char, String)> {
-    let refuse = |greeted| refusal(Refusal { failure, id: "7KJ2", greeted });
+    let refuse = |greeted| refusal(&Refusal { failure, id: "7KJ2", greeted, said: b"" });
     assert_eq!(refuse(true), refuse(false));
     fields(&refuse(false))
 }

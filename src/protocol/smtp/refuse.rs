@@ -11,8 +11,8 @@ const MAX_LINE: usize = 512;
 const MAX_LINES: usize = 4;
 
 /// What was seen, what to do next, and where the log says more.
-pub(in crate::protocol) fn refusal(refusal: Refusal<'_>) -> Vec<u8> {
-    let Refusal { failure, id, greeted } = refusal;
+pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
+    let Refusal { failure, id, greeted, said: _ } = *refusal;
     let status = status(failure.reason);
     // Mail that meets 421 is tried again, mail that meets 554 is returned.
     let code = if status.starts_with('5') { "554" } else { "421" };
@@ -111,7 +111,7 @@ mod tests {
     use crate::failure::{Failure, Stage};
 
     fn refused(failure: &Failure) -> String {
-        let said = |greeted| refusal(Refusal { failure, id: "00c0ffee00c0ffee", greeted });
+        let said = |greeted| refusal(&Refusal { failure, id: "00c0ffee00c0ffee", greeted, said: b"" });
         assert_eq!(said(true), said(false).repeat(2), "for HELO too");
         String::from_utf8(said(false)).unwrap()
     }

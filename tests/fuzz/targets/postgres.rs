@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use libfuzzer_sys::fuzz_target;
 use nuncio::failure::Failure;
-use nuncio::protocol::{Negotiated, Opening, Protocol, Refusal, SessionKey};
+use nuncio::protocol::{Asking, Meeting, Negotiated, Offer, Opening, Protocol, Refusal, SessionKey};
 use nuncio::relay::{Greeting, Objection, Onward};
 
 /// The server's own limit for a first message.
@@ -15,7 +15,7 @@ const LONGEST_ERROR: usize = 16 * 1024;
 
 /// What is said to a client, and what comes of its first messages.
 fn preface<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Result<Option<Opening>, Failure>) {
-    let mut preface = Protocol::Postgres.preface().expect("it has one");
+    let mut preface = Protocol::Postgres.preface(Offer::No).expect("it has one");
     let (mut heard, mut said, mut opening) = (Vec::new(), Vec::new(), None::<Opening>);
     for piece in pieces {
         // Whoever relays sends on what comes later.
@@ -35,7 +35,9 @@ fn preface<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Result<Optio
 }
 
 fn negotiation<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Option<Negotiated>, Failure> {
-    let mut negotiation = Protocol::Postgres.negotiation("here").expect("it has one");
+    let mut negotiation = Protocol::Postgres
+        .negotiation(&Asking { as_host: "here", server_name: "", opening: b"", alone: true })
+        .expect("it has one");
     let (mut heard, mut said) = (Vec::new(), Vec::new());
     for piece in pieces {
         heard.extend_from_slice(piece);
@@ -54,8 +56,13 @@ fn login<'a>(
 ) -> (Vec<u8>, Option<SessionKey>, Option<Objection>, bool) {
     let (keep, kept) = mpsc::channel();
     let keep_key = Box::new(move |key| keep.send(key).expect("kept"));
-    let Greeting { greeter, .. } =
-        Protocol::Postgres.greet(Opening::default(), Negotiated::default(), true, keep_key);
+    let Greeting { greeter, .. } = Protocol::Postgres.greet(Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated::default(),
+        secured: true,
+        offer: Offer::No,
+        keep_key,
+    });
     let (mut greeter, mut onward) = (greeter.expect("somebody reads along"), Onward::default());
     let mut objection = None;
     for piece in pieces {
@@ -73,8 +80,10 @@ fn login<'a>(
 /// It can be told in one line, and to the client.
 fn tell(failure: &Failure) {
     assert!(!failure.detail.is_empty() && !failure.to_string().contains(char::is_control), "{failure}");
-    let refusal =
-        Protocol::Postgres.refusal(Refusal { failure, id: "id", greeted: false }).expect("it has one");
+    let words = Refusal { failure, id: "id", greeted: false, said: b"" };
+    let mut words = Protocol::Postgres.refusal(&words).expect("it has one");
+    let mut refusal = Vec::new();
+    assert_eq!(words.hear(&mut Vec::new(), &mut refusal), Ok(Some(())));
     let fields = refusal[5..].split(|byte| *byte == 0).filter(|field| !field.is_empty());
     assert_eq!(fields.map(|field| field[0]).collect::<Vec<_>>(), b"SVCMDH");
     assert!(refusal.ends_with(b"\0\0") && refusal.len() < 10_000);

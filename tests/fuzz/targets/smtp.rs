@@ -7,14 +7,21 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nuncio::protocol::{Negotiated, Opening, Protocol};
+use nuncio::protocol::{Asking, Meeting, Negotiated, Offer, Opening, Protocol};
 use nuncio::relay::{Greeting, Onward};
 
 const REPLAYED: &[u8] = b"220 mx\r\n";
 
 /// What was said, and what came of it.
 fn negotiate(bytes: &[u8], piece: usize) -> (Vec<u8>, Result<Option<Negotiated>, String>) {
-    let mut talk = Protocol::Smtp.negotiation("ambassador.example.com").expect("SMTP has a way to TLS");
+    let mut talk = Protocol::Smtp
+        .negotiation(&Asking {
+            as_host: "ambassador.example.com",
+            server_name: "",
+            opening: b"",
+            alone: true,
+        })
+        .expect("SMTP has a way to TLS");
     let (mut heard, mut said) = (Vec::new(), Vec::new());
     for piece in bytes.chunks(piece) {
         heard.extend_from_slice(piece);
@@ -41,8 +48,13 @@ fn negotiate(bytes: &[u8], piece: usize) -> (Vec<u8>, Result<Option<Negotiated>,
 /// What went on, whether it is done, and the objection if there was one.
 fn greet(words: &[u8], replayed: bool, piece: usize) -> (Onward, bool, Option<String>) {
     let greeting = if replayed { REPLAYED.to_vec() } else { Vec::new() };
-    let Greeting { mut onward, greeter } =
-        Protocol::Smtp.greet(Opening::default(), Negotiated { greeting }, true, Box::new(|_| {}));
+    let Greeting { mut onward, greeter } = Protocol::Smtp.greet(Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated { greeting },
+        secured: true,
+        offer: Offer::No,
+        keep_key: Box::new(|_| {}),
+    });
     let mut greeter = greeter.expect("somebody reads along");
     for (turn, words) in words.split(|byte| *byte == 1).enumerate() {
         for piece in words.chunks(piece) {
