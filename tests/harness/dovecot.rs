@@ -68,11 +68,13 @@ impl Dovecot {
         let at = directory.path();
         let mail = at.join("mail");
         for user in USERS {
-            for sub in ["new", "cur", "tmp"] {
+            for sub in ["new", "cur", "tmp", "sieve"] {
                 fs::create_dir_all(mail.join(user).join(sub)).expect("a mailbox");
             }
             let text = format!("From: a@client.test\nSubject: the mailbox of {user}\n\nhello\n");
             fs::write(mail.join(user).join("cur/1:2,"), text).expect("a mail");
+            let script = mail.join(user).join(format!("sieve/script-of-{user}.sieve"));
+            fs::write(script, "keep;\n").expect("a script");
         }
         give_to(&mail, "mail");
         let users: String = USERS.iter().map(|user| format!("{user}:{{PLAIN}}pw\n")).collect();

@@ -29,7 +29,7 @@ impl Inn {
         Inn::with(Some(pki))
     }
 
-    /// It refuses STARTTLS.
+    /// It offers STARTTLS, and fails when that is asked for.
     #[track_caller]
     pub fn without_tls() -> Inn {
         Inn::with(None)

@@ -159,7 +159,7 @@ fn python(client: &str, to: SocketAddr, over: Over<'_>) -> Ran {
         _ => tool("python/bin/python"),
     };
     let mut command = Command::new(program);
-    command.args(["-I", "-c", include_str!("ask.py"), client]);
+    command.args(["-I", "-W", "ignore", "-c", include_str!("ask.py"), client]);
     command.args([to.ip().to_string(), to.port().to_string()]).args(over.words());
     run(&mut command, "")
 }

@@ -40,6 +40,7 @@ pub mod slapd;
 pub mod smtp;
 #[cfg(unix)]
 pub mod sql;
+pub mod tap;
 pub mod upstream;
 pub mod wine;
 pub mod wording;

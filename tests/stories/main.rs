@@ -49,6 +49,8 @@ mod six_endpoints;
 #[cfg(test)]
 mod smtp;
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod upstreams;
 #[cfg(test)]
 mod windows;
