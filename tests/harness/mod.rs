@@ -21,6 +21,10 @@ pub mod legacy;
 #[cfg(unix)]
 pub mod mail;
 #[cfg(unix)]
+pub mod mysql;
+#[cfg(unix)]
+pub mod mysql_clients;
+#[cfg(unix)]
 pub mod patroni;
 pub mod peer;
 #[cfg(unix)]
@@ -41,6 +45,8 @@ pub mod smtp;
 #[cfg(unix)]
 pub mod sql;
 pub mod tap;
+#[cfg(unix)]
+pub mod template;
 pub mod upstream;
 pub mod wine;
 pub mod wording;

@@ -25,6 +25,8 @@ mod harness_legacy;
 #[cfg(test)]
 mod harness_mail;
 #[cfg(test)]
+mod harness_mysql;
+#[cfg(test)]
 mod harness_postgres;
 #[cfg(test)]
 mod http_check;
