@@ -1,6 +1,9 @@
 //! Databases.
 
+use super::super::harness::ambassador::Ambassador;
 use super::super::harness::legacy::Client;
+use super::super::harness::mysql::{self, Make, Mysql, Setup};
+use super::super::harness::mysql_clients::{self, Login};
 use super::super::harness::postgres::{self, Postgres, Release};
 use super::super::harness::servers::Server;
 use super::super::harness::sql::psql;
@@ -29,6 +32,38 @@ fn table_postgres() {
     };
     let file = |at| config::mtls_as(&pki, &role, &Table::upstream("postgres", at, ""));
     table.line_of(&file, &meeting, || "/CN=app, in `pg_stat_ssl`".to_owned());
+    table.write();
+}
+
+/// The user's account names the subject of its certificate: with another, the server lets nobody in.
+#[test]
+#[ignore = "needs mariadb and root, and Oracle's MySQL: tests/run installs them"]
+fn table_mysql() {
+    let pki = Pki::generate();
+    let owner = mysql::client(&pki);
+    let mut table = Table::of("mysql");
+    for (make, server, client, name) in [
+        (Make::MariaDb, "MariaDB", mysql_clients::Client::MariaDb, "mariadb"),
+        (Make::Oracle, "MySQL", mysql_clients::Client::Connector, "mysql-connector-python"),
+    ] {
+        let mysql = Mysql::with(&pki, &Setup { make, ..Setup::default() });
+        let ask = |at| client.ask(&Login { public_key: true, ..Login::at(at) }, &["select 'hello'"]);
+        let meeting = Meeting {
+            server,
+            at: mysql.address(),
+            keys: "",
+            client: name,
+            ask: &ask,
+            says: "select 'hello'",
+            given: "hello",
+        };
+        let upstream = |at| Table::upstream("mysql", at, "");
+        let another = Ambassador::start(&config::mtls(&pki, &upstream(meeting.at)));
+        let ran = ask(another.listener("in"));
+        assert!(!ran.status.success() && ran.stderr.contains("Access denied"), "{ran:#?}");
+        let file = |at| config::mtls_as(&pki, &owner, &upstream(at));
+        table.line_of(&file, &meeting, || "`/CN=app`; with another: `Access denied`".to_owned());
+    }
     table.write();
 }
 

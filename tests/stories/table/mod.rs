@@ -88,7 +88,8 @@ impl Table {
         let record = nuncio.wait_records(1).remove(0);
         assert_eq!(record["reason"], "connection_refused", "{record}");
 
-        let plaintext = format!("`{says}`: {}", quoted(given));
+        let given = if given.is_empty() { "done".to_owned() } else { quoted(given) };
+        let plaintext = format!("`{says}`: {given}");
         for cell in [self.protocol, server, client, &plaintext, &tls, &seen, &words] {
             assert!(!cell.is_empty(), "a cell of {} is empty: {}", self.protocol, self.lines);
             self.lines += &format!("| {} ", cell.replace('|', "\\|"));
