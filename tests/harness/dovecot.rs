@@ -33,8 +33,7 @@ pub enum Door {
 
 impl Door {
     /// Each of them.
-    pub const ALL: [Door; 6] =
-        [Door::Imap, Door::Imaps, Door::Pop3, Door::Pop3s, Door::Sieve, Door::Lmtp];
+    pub const ALL: [Door; 6] = [Door::Imap, Door::Imaps, Door::Pop3, Door::Pop3s, Door::Sieve, Door::Lmtp];
 }
 
 /// Who has mailboxes; all have the same password.

@@ -78,7 +78,9 @@ impl Inn {
 fn lay_out(at: &Path, tls: bool) {
     let unpacked = tool("inn");
     run(Command::new("cp").arg("-r").arg(unpacked.join("etc/news")).arg(at.join("etc")), PATIENCE).answer();
-    for sub in ["db", "run", "log", "http", "tmp", "incoming", "outgoing", "archive", "spool/articles", "overview"] {
+    for sub in
+        ["db", "run", "log", "http", "tmp", "incoming", "outgoing", "archive", "spool/articles", "overview"]
+    {
         fs::create_dir_all(at.join(sub)).expect("a directory beneath it");
     }
     let (d, x) = (at.display(), unpacked.display());
@@ -97,7 +99,8 @@ fn lay_out(at: &Path, tls: bool) {
         );
         demand = "  require_encryption: true\n";
     }
-    let groups = ["control", "control.cancel", "control.checkgroups", "control.newgroup", "control.rmgroup", "junk"];
+    let groups =
+        ["control", "control.cancel", "control.checkgroups", "control.newgroup", "control.rmgroup", "junk"];
     let groups: String = groups.iter().map(|group| format!("{group} 0000000000 0000000001 n\n")).collect();
     for (file, text) in [
         ("etc/inn.conf", inn),

@@ -167,7 +167,16 @@ fn python(client: &str, to: SocketAddr, over: Over<'_>) -> Ran {
 fn swaks(to: SocketAddr, over: Over<'_>) -> Ran {
     let mut command = Command::new("swaks");
     command.args(["--protocol", "LMTP", "--server", &to.ip().to_string(), "--port", &to.port().to_string()]);
-    command.args(["--from", "a@client.test", "--to", "client.test", "--ehlo", "client.test", "--timeout", "20"]);
+    command.args([
+        "--from",
+        "a@client.test",
+        "--to",
+        "client.test",
+        "--ehlo",
+        "client.test",
+        "--timeout",
+        "20",
+    ]);
     command.args(["--header", "Subject: by swaks"]);
     match over {
         Over::Plaintext => {}
@@ -193,7 +202,8 @@ fn sieve_connect(to: SocketAddr, over: Over<'_>) -> Ran {
 fn ldap(client: Client, to: SocketAddr, over: Over<'_>) -> Ran {
     // Its files are settings of the environment, and not options.
     let mut command = Command::new("env");
-    for (name, file) in ["LDAPTLS_CACERT", "LDAPTLS_CERT", "LDAPTLS_KEY"].iter().zip(over.words().into_iter().skip(1))
+    for (name, file) in
+        ["LDAPTLS_CACERT", "LDAPTLS_CERT", "LDAPTLS_KEY"].iter().zip(over.words().into_iter().skip(1))
     {
         let mut setting = OsString::from(format!("{name}="));
         setting.push(file);
@@ -204,18 +214,18 @@ fn ldap(client: Client, to: SocketAddr, over: Over<'_>) -> Ran {
     command.args(matches!(over, Over::Starttls(..)).then_some("-ZZ"));
     match client {
         Client::Ldapwhoami => command.args(["-Q", "-Y", "EXTERNAL"]),
-        _ => command.args(["-x", "-LLL", "-o", "ldif-wrap=no", "-D", "cn=admin,dc=upstream,dc=test", "-w", "pw"]).args([
-            "-b",
-            "cn=box,dc=upstream,dc=test",
-            "description",
-        ]),
+        _ => command
+            .args(["-x", "-LLL", "-o", "ldif-wrap=no", "-D", "cn=admin,dc=upstream,dc=test", "-w", "pw"])
+            .args(["-b", "cn=box,dc=upstream,dc=test", "description"]),
     };
     run(&mut command, "")
 }
 
 fn mosquitto(program: &str, to: SocketAddr, over: Over<'_>, what: &[&str]) -> Ran {
     let mut command = Command::new(program);
-    command.args(["-h", &to.ip().to_string(), "-p", &to.port().to_string(), "-t", "test", "-q", "1"]).args(what);
+    command
+        .args(["-h", &to.ip().to_string(), "-p", &to.port().to_string(), "-t", "test", "-q", "1"])
+        .args(what);
     command.args(over.options(["--cafile", "--cert", "--key"]));
     run(&mut command, "")
 }

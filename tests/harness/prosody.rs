@@ -94,7 +94,10 @@ impl Prosody {
         command.arg("--config").arg(file).arg("-F");
         run_as(&mut command, "prosody");
         let mut process = Process::start("prosody", &mut command);
-        process.wait("it accepts connections", PATIENCE, |_| TcpStream::connect(starttls).ok());
+        process.wait("it accepts connections", PATIENCE, |_| {
+            let doors = if pki.is_some() { vec![starttls, direct] } else { vec![starttls] };
+            doors.into_iter().all(|door| TcpStream::connect(door).is_ok()).then_some(())
+        });
         Prosody { starttls, direct, process, _directory: directory }
     }
 

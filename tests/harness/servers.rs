@@ -163,7 +163,15 @@ impl Server {
     fn mssql(mode: &str, pki: Option<&Pki>) -> Server {
         Server::start("mssql-mock-tds", |address, _| {
             let mut command = Command::new(tool("bin/mssql-mock-tds"));
-            command.args(["-H", &address.ip().to_string(), "-p", &address.port().to_string(), "-v", "-m", mode]);
+            command.args([
+                "-H",
+                &address.ip().to_string(),
+                "-p",
+                &address.port().to_string(),
+                "-v",
+                "-m",
+                mode,
+            ]);
             if let Some(pki) = pki {
                 command.arg("-c").arg(&pki.server.certificate).arg("-k").arg(&pki.server.key);
             }

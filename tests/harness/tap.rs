@@ -21,7 +21,9 @@ impl Tap {
         let peer = Peer::start(move |client| {
             // Not there any more: the client is cut off.
             let Ok(server) = clients::reach(server) else { return };
-            let (Ok(mut answers), Ok(mut to_client)) = (server.try_clone(), client.try_clone()) else { return };
+            let (Ok(mut answers), Ok(mut to_client)) = (server.try_clone(), client.try_clone()) else {
+                return;
+            };
             let back = std::thread::spawn(move || {
                 // An error is an end, which is passed on.
                 std::io::copy(&mut answers, &mut to_client).ok();
@@ -65,10 +67,12 @@ fn listen(mut client: TcpStream, mut server: TcpStream, heard: &Mutex<Vec<Vec<u8
 /// What was said before TLS; from there on there are records of TLS and nothing else. `None`: there is no TLS.
 pub fn before_tls(said: &[u8]) -> Option<&[u8]> {
     let only_records = |mut rest: &[u8]| {
+        let whole = rest.len();
+        // The last may be under way.
         while let [20..=23, 3, 0..=4, high, low, ..] = rest {
             rest = rest.get(5 + usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
         }
-        rest.is_empty()
+        rest.len() < whole && rest.len() < 5
     };
     let start = (0..said.len()).find(|start| only_records(&said[*start..]))?;
     Some(&said[..start])
@@ -80,7 +84,10 @@ mod tests {
 
     #[test]
     fn tls_is_records_to_the_end() {
-        assert_eq!(before_tls(b"STLS\r\n\x16\x03\x01\x00\x01a\x17\x03\x03\x00\x02bc"), Some(&b"STLS\r\n"[..]));
+        assert_eq!(
+            before_tls(b"STLS\r\n\x16\x03\x01\x00\x01a\x17\x03\x03\x00\x02bc"),
+            Some(&b"STLS\r\n"[..])
+        );
         assert_eq!(before_tls(b"\x16\x03\x01\x00\x01a"), Some(&b""[..]));
         assert_eq!(before_tls(b"\x16\x03\x01\x00\x01aPASS pw\r\n"), None);
         assert_eq!(before_tls(b"PASS pw\r\n"), None);

@@ -13,7 +13,8 @@ fn table_smtp() {
     let pki = Pki::generate();
     let postfix = MailServer::postfix(&pki);
     let mut table = Table::of("smtp");
-    for (mailer, client) in [(Mailer::Swaks, "swaks"), (Mailer::Smtplib, "smtplib"), (Mailer::Msmtp, "msmtp")] {
+    for (mailer, client) in [(Mailer::Swaks, "swaks"), (Mailer::Smtplib, "smtplib"), (Mailer::Msmtp, "msmtp")]
+    {
         let meeting = Meeting {
             server: "Postfix",
             at: postfix.address(),
@@ -23,7 +24,9 @@ fn table_smtp() {
             says: "a@client.test",
             given: "",
         };
-        table.line(&pki, &meeting, || told(&mut || postfix.wait_mail(client), "Client ", ')') + "), in `Received:`");
+        table.line(&pki, &meeting, || {
+            told(&mut || postfix.wait_mail(client), "Client ", ')') + "), in `Received:`"
+        });
     }
     table.write();
 }

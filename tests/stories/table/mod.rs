@@ -134,7 +134,10 @@ impl Table {
     /// For a server that cannot tell what certificate it was shown: it demands one.
     #[track_caller]
     fn demanded(&self, pki: &Pki, meeting: &Meeting<'_>) -> String {
-        let mut nuncio = Ambassador::start(&config::anonymous(pki, &Table::upstream(self.protocol, meeting.at, meeting.keys)));
+        let mut nuncio = Ambassador::start(&config::anonymous(
+            pki,
+            &Table::upstream(self.protocol, meeting.at, meeting.keys),
+        ));
         let ran = (meeting.ask)(nuncio.listener("in"));
         assert!(!ran.stdout.contains(meeting.given), "nobody needs a certificate: {ran:#?}");
         let record = nuncio.wait_records(1).remove(0);
@@ -166,7 +169,7 @@ fn holds(bytes: &[u8], words: &str) -> bool {
 /// What a client that failed has printed, a line each.
 fn printed(ran: &Ran) -> String {
     let both = format!("{}\n{}", ran.stdout, ran.stderr);
-    let lines = both.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let lines = both.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.map(quoted).collect::<Vec<_>>().join("<br>")
 }
 
