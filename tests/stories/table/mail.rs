@@ -106,7 +106,7 @@ fn table_lmtp() {
             keys: "",
             client: client.name(),
             ask: &|at| client.ask(at),
-            says: "RCPT TO:<client.test>",
+            says: "TO:<client.test>",
             given: if client == Client::Lmtplib { "delivered" } else { "Saved" },
         };
         table.line(&pki, &meeting, || {
