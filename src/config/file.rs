@@ -14,7 +14,7 @@ use super::words::{
     Rate, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
-use crate::protocol::Protocol;
+use crate::protocol::{BEYOND, Protocol};
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
@@ -358,6 +358,36 @@ impl Choices for Protocol {
         ("amqp", Self::Amqp),
         ("mqtt", Self::Mqtt),
     ];
+
+    fn about(word: &str) -> Option<Fault> {
+        if let Some(beyond) = BEYOND.iter().find(|beyond| beyond.names.contains(&word)) {
+            return Some(Fault {
+                message: format!("\"{word}\" is not among them: {}", beyond.why),
+                mend: beyond.instead.to_owned(),
+            });
+        }
+        let (name, direct) = match word {
+            "postgresql" | "pgsql" => ("postgres", false),
+            "mariadb" => ("mysql", false),
+            "mssql" | "tds" => ("sqlserver", false),
+            "managesieve" => ("sieve", false),
+            "smtps" | "submissions" => ("smtp", true),
+            "imaps" => ("imap", true),
+            "pop3s" => ("pop3", true),
+            "nntps" => ("nntp", true),
+            "ldaps" => ("ldap", true),
+            "xmpps" => ("xmpp", true),
+            "rediss" => ("redis", false),
+            "amqps" => ("amqp", false),
+            "mqtts" => ("mqtt", false),
+            _ => return None,
+        };
+        let directly = if direct { " and tls = \"direct\"" } else { "" };
+        Some(Fault {
+            message: format!("\"{word}\" goes by another name here"),
+            mend: format!("write protocol = \"{name}\"{directly}"),
+        })
+    }
 }
 
 impl Choices for tls::Mode {

@@ -11,6 +11,7 @@ use crate::addr::Host;
 use crate::discovery::Source;
 use crate::health::http::Url;
 use crate::protocol::Protocol;
+use crate::relay::OnTruncation;
 use crate::tls::Mode;
 use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
@@ -56,7 +57,10 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             half_close: written_timeouts.half_close.or(relay.half_close),
             lifetime: written_timeouts.lifetime.or(relay.lifetime),
             jitter: written_timeouts.jitter.or(relay.jitter),
-            on_truncation: written.on_truncation.or(relay.on_truncation),
+            on_truncation: written.on_truncation.or(match protocol.hangs_up() {
+                true => OnTruncation::Usual,
+                false => relay.on_truncation,
+            }),
         },
         required: written.required.or(false),
     }

@@ -10,9 +10,13 @@
 
 mod amqp;
 mod beyond;
+mod command;
+mod dotted;
 mod imap;
 mod ldap;
+mod literal;
 mod lmtp;
+mod mechanisms;
 mod mqtt;
 mod mysql;
 mod nntp;
@@ -20,6 +24,7 @@ mod pop3;
 mod postgres;
 mod redis;
 mod reply;
+mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;
@@ -282,6 +287,14 @@ trait Dialect: Sync {
     fn farewell(&self) -> &'static [u8] {
         b""
     }
+
+    /// Do its servers end connections without TLS' close_notify?
+    fn hangs_up(&self) -> bool {
+        false
+    }
+
+    /// Computes what would take too long once a client waits.
+    fn prepare(&self) {}
 }
 
 /// A refusal that waits for nothing.
@@ -393,6 +406,16 @@ impl Protocol {
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
         self.dialect().farewell()
+    }
+
+    /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
+    pub fn hangs_up(self) -> bool {
+        self.dialect().hangs_up()
+    }
+
+    /// Computes what would take too long once a client waits. Takes its time itself.
+    pub fn prepare(self) {
+        self.dialect().prepare();
     }
 }
 

@@ -152,6 +152,8 @@ impl Running {
                 target.upstream.forget_health();
             }
         }
+        let protocol = target.protocol;
+        tokio::task::spawn_blocking(move || protocol.prepare());
         let follow = discovery::follow_as(
             written.source.clone(),
             target.resolver.clone(),
