@@ -4,7 +4,8 @@
 //! The clients are in `mysql_clients.rs`.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use super::pki::{By, Leaf, Pki, Valid};
 use super::process::Process;
 use super::programs::{Ran, give_to, run, run_as, tool};
-use super::{PATIENCE, free_address, template};
+use super::{PATIENCE, clients, free_address, template};
 
 /// The user that clients log in as, with the plugin that its server prefers: mysql_native_password (MariaDB) or
 /// caching_sha2_password (Oracle). The server knows the certificate: [`client`]. There is a database of the same name.
@@ -144,11 +145,11 @@ impl Default for Setup<'_> {
     }
 }
 
-/// Options of a server that blocks a host whose connections were given up five times, and tells of it: it has to ask for
-/// the names of its clients then, and never blocks [`127.0.0.1`](std::net::Ipv4Addr::LOCALHOST), but [`ANOTHER_HOST`].
-pub const BLOCKING: &[&str] = &["skip-name-resolve=OFF", "max-connect-errors=5", "performance-schema=ON"];
+/// Options of a server that blocks a host whose connections were given up five times, and tells of it. It never blocks
+/// localhost, but [`ANOTHER_HOST`].
+pub const BLOCKING: &[&str] = &["max-connect-errors=5", "performance-schema=ON"];
 /// An address of this host that is not what servers know by the name of localhost.
-pub const ANOTHER_HOST: &str = "127.0.0.2";
+pub const ANOTHER_HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A running server.
 pub struct Mysql {
@@ -263,6 +264,14 @@ pub fn client(pki: &Pki) -> Leaf {
     pki.issue(USER, &[USER], By::Ca, Valid::Now)
 }
 
+/// What a server says first to somebody who leaves then, and comes from [`ANOTHER_HOST`].
+#[track_caller]
+pub fn greeting_to_another_host(server: SocketAddr) -> String {
+    let mut packet = [0; 200];
+    let length = clients::connect_from(ANOTHER_HOST, server).read(&mut packet).expect("a packet");
+    String::from_utf8_lossy(&packet[..length]).into_owned()
+}
+
 fn option(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
@@ -280,12 +289,12 @@ fn launch(make: Make, address: SocketAddr, at: &Path, settings: &[String]) -> Pr
     for (name, file) in [("ssl-ca", "ca.pem"), ("ssl-cert", "server.pem"), ("ssl-key", "server.key")] {
         command.arg(option(name, &at.join(file)));
     }
-    command.args(["--skip-name-resolve", "--local-infile=ON", "--max-allowed-packet=64M"]);
+    command.args(["--local-infile=ON", "--max-allowed-packet=64M"]);
     command.args(["--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0"]);
     command.args(["--innodb-doublewrite=OFF", "--performance-schema=OFF"]);
     command.args(settings.iter().map(|setting| format!("--{setting}")));
     run_as(&mut command, "mysql");
-    // Where it asks for names and nobody answers, it goes on soon.
+    // It asks for the names of other hosts than localhost, and is to go on soon where nobody answers.
     command.env("RES_OPTIONS", "timeout:1 attempts:1");
     let mut process = Process::start("mysql", &mut command);
     process.wait_line("ready for connections", PATIENCE * 3);

@@ -25,7 +25,8 @@ pub struct Login {
     pub password: &'static str,
     /// The client's own TLS.
     pub tls: ClientTls,
-    /// It may ask the server for an RSA key to encrypt its password with. PyMySQL does so anyway.
+    /// It may ask the server for an RSA key to encrypt its password with. Oracle's mysql and JDBC do so only then; PyMySQL
+    /// does anyway; the others never do for caching_sha2_password.
     pub public_key: bool,
     /// It compresses what it sends.
     pub compress: bool,
@@ -146,7 +147,13 @@ impl Client {
             }
             _ => panic!("{self:?} takes no script"),
         };
-        command.args(["--batch", "--skip-column-names", "--local-infile=1", "--max-allowed-packet=64M", USER]);
+        command.args([
+            "--batch",
+            "--skip-column-names",
+            "--local-infile=1",
+            "--max-allowed-packet=64M",
+            USER,
+        ]);
         Running::start(&mut command, script)
     }
 }
@@ -188,7 +195,6 @@ fn terminal(program: PathBuf, client: Client, login: &Login) -> Command {
             command.arg(if oracle { "--ssl-mode=VERIFY_IDENTITY" } else { "--ssl-verify-server-cert" });
         }
     }
-    // MariaDB's asks whenever it has to.
     if login.public_key && oracle {
         command.arg("--get-server-public-key");
     }

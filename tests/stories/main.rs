@@ -37,6 +37,8 @@ mod life;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
+mod mysql;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod postgres;
