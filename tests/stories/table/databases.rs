@@ -44,7 +44,7 @@ fn table_mysql() {
     let mut table = Table::of("mysql");
     for (make, server, client, name) in [
         (Make::MariaDb, "MariaDB", mysql_clients::Client::MariaDb, "mariadb"),
-        (Make::Oracle, "MySQL", mysql_clients::Client::Connector, "mysql-connector-python"),
+        (Make::Oracle, "MySQL", mysql_clients::Client::Oracle, "mysql --get-server-public-key"),
     ] {
         let mysql = Mysql::with(&pki, &Setup { make, ..Setup::default() });
         let ask = |at| client.ask(&Login { public_key: true, ..Login::at(at) }, &["select 'hello'"]);
