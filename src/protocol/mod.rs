@@ -12,6 +12,7 @@ mod amqp;
 mod beyond;
 mod command;
 mod dotted;
+mod first_words;
 mod imap;
 mod ldap;
 mod literal;
@@ -23,6 +24,8 @@ mod nntp;
 mod pop3;
 mod postgres;
 mod redis;
+#[cfg(test)]
+mod refused;
 mod reply;
 mod sentence;
 mod sieve;

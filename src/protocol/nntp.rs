@@ -88,8 +88,9 @@ fn judge_greeting(line: &[u8]) -> Result<(), Failure> {
     Err(match code(line) {
         // Posting allowed, and not.
         Some(200 | 201) => return Ok(()),
-        Some(400..=499) => refused(format!("the server does not serve now: {said}"))
-            .mend("look in the server's log for why; it may have too many connections, from this host or in all"),
+        Some(400..=499) => refused(format!("the server does not serve now: {said}")).mend(
+            "look in the server's log for why; it may have too many connections, from this host or in all",
+        ),
         Some(500..=599) => refused(format!("the server does not serve this host: {said}"))
             .mend("look in the server's log for why; it may not allow this host's address"),
         _ => error(format!("what the server said first is no NNTP greeting: {said}")),

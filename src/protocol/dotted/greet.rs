@@ -70,11 +70,7 @@ struct WhyEnded {
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         if self.secured && self.commands.is_at_start() && !self.is_done() && heard.first() == Some(&0x16) {
-            return Err(Objection {
-                to: Party::Client,
-                detail: self.kin.began_with_tls,
-                mend: SWITCH_OFF,
-            });
+            return Err(Objection { to: Party::Client, detail: self.kin.began_with_tls, mend: SWITCH_OFF });
         }
         onward.up.extend_from_slice(heard);
         for byte in heard {
@@ -255,4 +251,3 @@ fn put_onward(kin: &Kin, answer: Answer, line: &[u8], offer: &mut Vec<u8>) {
 fn is_separator(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
-

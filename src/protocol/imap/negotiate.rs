@@ -103,10 +103,8 @@ impl Negotiation {
             (TAG, Kind::Ok) => return Ok(true),
             (b"*", Kind::Bye) => return Err((leaves(response), b"")),
             (b"*", _) => return Ok(false),
-            (TAG, Kind::No) => {
-                refused(format!("the server said no to STARTTLS: {}", response.told()))
-                    .mend("look in the server's log for why: its certificate or key may not load")
-            }
+            (TAG, Kind::No) => refused(format!("the server said no to STARTTLS: {}", response.told()))
+                .mend("look in the server's log for why: its certificate or key may not load"),
             (TAG, Kind::Bad) => {
                 let greeting = Response::of(&self.greeting);
                 let list = greeting.list().map(|list| &greeting.text[list]);

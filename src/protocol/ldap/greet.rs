@@ -5,9 +5,7 @@
 //! A login may take several messages, and end with a layer of its own (SASL) behind which there are no LDAP messages any
 //! more: with the response that lets the client in, nobody reads along.
 
-use super::message::{
-    BIND_RESPONSE, EXTENDED_RESPONSE, LdapResult, Message, Reader, UNBIND_REQUEST, stub,
-};
+use super::message::{BIND_RESPONSE, EXTENDED_RESPONSE, LdapResult, Message, Reader, UNBIND_REQUEST, stub};
 use crate::protocol::Opening;
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
@@ -106,13 +104,19 @@ impl Greeter for Reading {
         if let Some(result) = &self.has_ended {
             return Some(Remark {
                 of: Party::Upstream,
-                detail: format!("the server took the handshake and then ended the connection: {}", result.told())
-                    .into(),
+                detail: format!(
+                    "the server took the handshake and then ended the connection: {}",
+                    result.told()
+                )
+                .into(),
                 mend: "look in the server's log for why; it may not trust our certificate, or miss one",
             });
         }
         let (detail, mend) = match self.refused? {
-            Why::StartTls => ("the client insists on StartTLS of its own, which the server has not got inside TLS", SWITCH_OFF),
+            Why::StartTls => (
+                "the client insists on StartTLS of its own, which the server has not got inside TLS",
+                SWITCH_OFF,
+            ),
             Why::Unbound => (
                 "the server wants logins that are bound to its own TLS channel, of which the client has none (Active \
                  Directory: LdapEnforceChannelBinding)",
@@ -166,7 +170,8 @@ impl Reading {
             return;
         }
         self.awaited.retain(|(awaited, _)| *awaited != message.id);
-        let is_start_tls = message.kind == EXTENDED_RESPONSE && self.start_tls.take_if(|id| *id == message.id).is_some();
+        let is_start_tls =
+            message.kind == EXTENDED_RESPONSE && self.start_tls.take_if(|id| *id == message.id).is_some();
         match result {
             Some(result) if is_start_tls && result.code != SUCCESS => self.refused = Some(Why::StartTls),
             Some(result) if message.kind == BIND_RESPONSE && result.code != SUCCESS => {

@@ -78,7 +78,8 @@ impl Message {
 
     pub(super) fn is_start_tls(&self) -> bool {
         let name = ber::element(&self.contents).ok().flatten();
-        self.kind == EXTENDED_REQUEST && name.is_some_and(|(tag, name, _)| tag == REQUEST_NAME && name == START_TLS)
+        self.kind == EXTENDED_REQUEST
+            && name.is_some_and(|(tag, name, _)| tag == REQUEST_NAME && name == START_TLS)
     }
 
     /// The number of the request that is not wanted any more.
@@ -99,7 +100,8 @@ impl Message {
         let Ok(Some((OCTET_STRING, _, rest))) = ber::element(rest) else { return Some(result) };
         let Ok(Some((OCTET_STRING, diagnostic, rest))) = ber::element(rest) else { return Some(result) };
         // Active Directory ends its words with a zero byte.
-        result.diagnostic = quoted(diagnostic.trim_ascii_end().strip_suffix(b"\0").unwrap_or(diagnostic).trim_ascii());
+        result.diagnostic =
+            quoted(diagnostic.trim_ascii_end().strip_suffix(b"\0").unwrap_or(diagnostic).trim_ascii());
         if let Ok(Some((REFERRAL, elsewhere, _))) = ber::element(rest)
             && let Ok(Some((OCTET_STRING, first, _))) = ber::element(elsewhere)
         {

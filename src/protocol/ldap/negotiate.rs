@@ -34,7 +34,9 @@ impl Talk for Negotiation {
             self.asked = true;
             say.extend(start_tls(REQUEST));
         }
-        let Some((message, behind)) = first(heard).map_err(|odd| no_ldap(odd, heard))? else { return Ok(None) };
+        let Some((message, behind)) = first(heard).map_err(|odd| no_ldap(odd, heard))? else {
+            return Ok(None);
+        };
         if let Err(failure) = judge(&message) {
             // Left with a word, the server does not log a lost connection. With a notice it leaves itself.
             if !message.is_notice() {
@@ -100,8 +102,11 @@ fn judge(message: &Message) -> Result<(), Failure> {
     let result = message.result();
     let told = || result.as_ref().map_or_else(|| "no result".to_owned(), LdapResult::told);
     if message.is_notice() {
-        return Err(refused(format!("the server ended the connection instead of answering StartTLS: {}", told()))
-            .mend("look in the server's log for why it does not serve"));
+        return Err(refused(format!(
+            "the server ended the connection instead of answering StartTLS: {}",
+            told()
+        ))
+        .mend("look in the server's log for why it does not serve"));
     }
     let code = match &result {
         Some(result) if message.kind == EXTENDED_RESPONSE && message.id == REQUEST => result.code,

@@ -188,11 +188,8 @@ impl Greeter for Reading {
 
     fn why_ended(&self) -> Option<Remark> {
         let WhyEnded { refused, said_starttls, knows_offer } = &self.why;
-        let by_client = |detail: &'static str| Remark {
-            of: Party::Client,
-            detail: detail.into(),
-            mend: SWITCH_OFF,
-        };
+        let by_client =
+            |detail: &'static str| Remark { of: Party::Client, detail: detail.into(), mend: SWITCH_OFF };
         if !self.secured {
             return None;
         }

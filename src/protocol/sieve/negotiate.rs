@@ -13,7 +13,8 @@ use crate::protocol::reply::{MAX_REPLY, quoted};
 use crate::protocol::{Negotiated, Talk};
 
 /// What would bring STARTTLS into the server's offer.
-const SWITCH_ON: &str = "switch STARTTLS on at the server (Dovecot: ssl = yes and a certificate; Cyrus: tls_server_cert)";
+const SWITCH_ON: &str =
+    "switch STARTTLS on at the server (Dovecot: ssl = yes and a certificate; Cyrus: tls_server_cert)";
 
 /// We, as the server's client.
 pub(in crate::protocol) struct Negotiation {
@@ -70,8 +71,7 @@ impl Negotiation {
     /// The line that is kept, where it is none of ManageSieve's.
     fn odd_line(&self, is_all: bool) -> Option<&[u8]> {
         let line = self.lines.kept();
-        let begins =
-            |with: &[u8]| line.iter().zip(with).all(|(byte, with)| byte.eq_ignore_ascii_case(with));
+        let begins = |with: &[u8]| line.iter().zip(with).all(|(byte, with)| byte.eq_ignore_ascii_case(with));
         let is_whole = line.ends_with(b"\n");
         let fits = match is_whole {
             true => is_data(line) || status(line).is_some(),

@@ -46,13 +46,18 @@ impl Negotiation {
             (Part::Header(header), _) => {
                 self.awaited = Awaited::Features;
                 if !header.has_version {
-                    return Err(refused("the server speaks XMPP of before 1.0, which has no starttls".into())
-                        .mend("use a newer server; or tls = \"direct\", if it has a port for that (5223)"));
+                    return Err(refused(
+                        "the server speaks XMPP of before 1.0, which has no starttls".into(),
+                    )
+                    .mend("use a newer server; or tls = \"direct\", if it has a port for that (5223)"));
                 }
             }
             (Part::End, _) => {
-                return Err(refused(format!("the server ended the stream instead of sending {}", self.awaits()))
-                    .mend("look in the server's log for why"));
+                return Err(refused(format!(
+                    "the server ended the stream instead of sending {}",
+                    self.awaits()
+                ))
+                .mend("look in the server's log for why"));
             }
             (Part::Element(element), awaited) => match stream_error(&element) {
                 Some(told) => return Err(self.stream_error(&told)),

@@ -66,7 +66,8 @@ impl Reader {
             // Beside the elements only blanks: what else is there is seen at once, whether or not it ever ends.
             let between = &within[self.token..];
             if self.depth == 0 {
-                let odd = between.iter().take_while(|byte| **byte != b'<').find(|byte| !byte.is_ascii_whitespace());
+                let odd =
+                    between.iter().take_while(|byte| **byte != b'<').find(|byte| !byte.is_ascii_whitespace());
                 if let Some(odd) = odd {
                     return Err(Odd::Text(*odd));
                 }

@@ -107,7 +107,11 @@ pub(super) fn token(bytes: &[u8]) -> Result<Token<'_>, Odd> {
     };
     if let Some(inside) = tag.strip_prefix('?') {
         let is_declaration = inside.strip_prefix("xml").is_some_and(|rest| rest.starts_with(is_space));
-        return if is_declaration && inside.ends_with('?') { Ok(Token::Declaration) } else { Err(Odd::Restricted) };
+        return if is_declaration && inside.ends_with('?') {
+            Ok(Token::Declaration)
+        } else {
+            Err(Odd::Restricted)
+        };
     }
     let name = |name: &str| !name.is_empty() && name.bytes().all(is_name);
     if let Some(closes) = tag.strip_prefix('/') {
