@@ -37,7 +37,7 @@ pub trait Greeter: Send {
     }
 
     /// The client's TLS has begun: what it says from here on came through it, and so will what it is told.
-    fn upgraded(&mut self) {}
+    fn upgraded(&mut self, _onward: &mut Onward) {}
 
     /// It ends now: what may be the reason, where that can be told.
     fn why_ended(&self) -> Option<Remark> {
@@ -51,8 +51,8 @@ pub enum Upgrade {
     /// Nothing is asked for.
     #[default]
     None,
-    /// It has asked for TLS. Nothing more is read from it until it was answered, and then its handshake: what it sent in
-    /// plaintext behind its request must never be taken for something that came through TLS.
+    /// It awaits an answer of ours that is not due yet. Nothing more is read from it until then: what it sends in plaintext
+    /// behind a request for TLS must never be taken for something that came through TLS.
     Asked,
     /// It was answered yes: TLS begins once the answer has gone on to it.
     Answered,

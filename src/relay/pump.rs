@@ -232,7 +232,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         self.greeting = self.greeting.take().filter(|greeting| !greeting.is_over());
     }
 
-    /// Nothing is read from a client that has asked for TLS before that has begun.
+    /// Nothing is read from a client that awaits our answer to its request for TLS, until that has begun.
     fn is_held(&self) -> bool {
         self.greeting.as_ref().is_some_and(|greeting| greeting.upgrade() != Upgrade::None)
     }
@@ -245,7 +245,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         }
         self.asked = None;
         match (self.client.start_tls(), &mut greeting.greeter) {
-            (Ok(()), Some(greeter)) => greeter.upgraded(),
+            (Ok(()), Some(greeter)) => greeter.upgraded(&mut greeting.onward),
             _ => self.objected(
                 Objection {
                     to: Party::Ambassador,

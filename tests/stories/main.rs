@@ -21,7 +21,11 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_legacy;
+#[cfg(test)]
 mod harness_mail;
+#[cfg(test)]
+mod harness_mysql;
 #[cfg(test)]
 mod harness_postgres;
 #[cfg(test)]
@@ -34,6 +38,8 @@ mod life;
 mod listener_tls;
 #[cfg(test)]
 mod messages;
+#[cfg(test)]
+mod mysql;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
@@ -48,6 +54,8 @@ mod real_servers;
 mod six_endpoints;
 #[cfg(test)]
 mod smtp;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod upstreams;
 #[cfg(test)]

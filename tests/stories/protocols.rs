@@ -58,3 +58,20 @@ fn the_readme_has_the_table_of_protocols() {
     let readme = include_str!("../../README.md").replace("\r\n", "\n");
     assert!(readme.contains(&table), "README.md wants this table:\n{table}");
 }
+
+/// So has it what cannot be done: people look there before they try.
+#[test]
+fn the_readme_has_the_table_of_what_cannot_pass() {
+    let (code, out, _) = run(&["protocols", "--beyond", "--json"], Path::new("."));
+    assert_eq!(code, Some(0));
+    let all: Vec<Value> = serde_json::from_str(&out).unwrap();
+    let mut table = "| | why | instead |\n| --- | --- | --- |\n".to_owned();
+    for row in &all {
+        let text = |key: &str| row[key].as_str().unwrap_or_default();
+        table += &format!("| {} | {} | {} |\n", text("what"), text("why"), text("instead"));
+    }
+    let readme = include_str!("../../README.md").replace("\r\n", "\n");
+    assert!(readme.contains(&table), "README.md wants this table:\n{table}");
+    let (_, told, _) = run(&["protocols", "--beyond"], Path::new("."));
+    assert!(told.starts_with("FTP\n  why          its data comes over second connections"), "{told}");
+}

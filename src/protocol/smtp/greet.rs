@@ -1,4 +1,4 @@
-//! The beginning of a client's conversation with a server that is reached through TLS.
+//! The beginning of a client's conversation with an SMTP or LMTP server that is reached through TLS.
 //!
 //! The client asks EHLO inside TLS, and is answered without what TLS in the middle cannot keep: mechanisms that are bound
 //! to the server's TLS channel, of which the client has none, and another STARTTLS. Read along until the client goes on
@@ -7,55 +7,48 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::HELLO;
-use super::offer::{keyword, offer_onward};
-use super::upgrade::{Asking, Heard, READY, SLIPPED_IN};
-use crate::protocol::reply::{Reader, Seen, lines, told};
+use super::{Kin, is_separator, keyword};
+use crate::protocol::command::{self, Command};
+use crate::protocol::mechanisms::{is_bound, unbound};
+use crate::protocol::reply::{Reader, Seen, end, lines, told};
+use crate::protocol::upgrade::{Beginning, upgradable};
 use crate::protocol::{Meeting, Offer};
-use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark, Upgrade};
+use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
-/// What a client may say before anything that counts, each answered by one reply.
-const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
-const ASK: &str = "let the client use STARTTLS, or set tls_mode = \"direct\" on its listener";
-const ASK_OR: &str = "switch STARTTLS on in the client, or write tls = \"optional\" in its listener";
+/// What a client may say before anything that counts beside EHLO or LHLO, each answered by one reply.
+const BEGINNINGS: [&str; 7] = ["HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
 /// The server's greeting for the client, and who reads along. Where neither the server is reached through TLS nor the listener
 /// has some to give, nothing is changed: a client's own STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
+pub(in crate::protocol) fn greet(kin: &'static Kin, meeting: Meeting) -> Greeting {
     let Meeting { negotiated, secured, offer, .. } = meeting;
-    let mut reading = Reading { secured, offer, ..Reading::default() };
+    let mut reading = Reading::new(kin, secured, offer);
     if negotiated.greeting.is_empty() {
         // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
     }
-    Greeting {
-        onward: Onward { up: Vec::new(), down: negotiated.greeting },
-        greeter: Some(Box::new(reading)),
-    }
+    let inside = Box::new(move |_: &mut Onward| Reading::new(kin, secured, Offer::Taken));
+    let greeter = upgradable(&kin.upgrade, offer, reading, inside);
+    Greeting { onward: Onward { up: Vec::new(), down: negotiated.greeting }, greeter: Some(greeter) }
 }
 
 /// Reads along.
-#[derive(Default)]
 struct Reading {
+    kin: &'static Kin,
     secured: bool,
-    /// TLS that the client may ask for.
+    /// The client's own TLS.
     offer: Offer,
-    upgrade: Upgrade,
-    /// The client's line, while it may ask.
-    asking: Asking,
-    /// The client was told that it has to ask for TLS first.
-    was_told_to_ask: bool,
     /// What is still to be answered, in order.
     awaited: VecDeque<Reply>,
     /// The reply that has begun.
     current: Option<Reply>,
     reader: Reader,
-    /// An EHLO's reply so far, of which nothing has gone on yet.
+    /// The reply to an EHLO so far, of which nothing has gone on yet.
     held: Vec<u8>,
-    line: Line,
+    commands: command::Reader,
     /// The client is past the beginning: its words are of no more interest.
     is_past: bool,
     /// The client has said QUIT.
@@ -73,19 +66,6 @@ struct Reading {
 enum Reply {
     Hello,
     Other,
-    /// We answer, once what was asked before is answered.
-    Ours(&'static [u8]),
-}
-
-/// The client's line so far. No word grows beyond the longest beginning and the byte that shows it is none.
-#[derive(Default)]
-struct Line {
-    /// In capitals.
-    word: Vec<u8>,
-    /// Its first word has ended.
-    is_word: bool,
-    /// The client has said something before.
-    is_later: bool,
 }
 
 /// What was said that may be the reason of an end.
@@ -102,16 +82,9 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        let is_first = !self.line.is_later && !self.is_done() && self.offer != Offer::Taken;
-        if (self.secured || self.offer.is_open()) && is_first && heard.first() == Some(&0x16) {
-            return Err(Objection {
-                to: Party::Client,
-                detail: "the client began with TLS where plaintext SMTP is expected",
-                mend: if self.offer.is_open() { ASK } else { SWITCH_OFF },
-            });
-        }
-        if self.offer.is_open() {
-            return self.hear_asking(heard, onward);
+        let begins = self.commands.is_at_start() && !self.is_done() && self.offer == Offer::No;
+        if self.secured && begins && heard.first() == Some(&0x16) {
+            return Err(Objection { to: Party::Client, detail: self.kin.began_with_tls, mend: SWITCH_OFF });
         }
         onward.up.extend_from_slice(heard);
         for byte in heard {
@@ -133,7 +106,7 @@ impl Greeter for Reading {
             rest = behind;
             match reply {
                 Reply::Hello => self.held.extend_from_slice(of_reply),
-                Reply::Other | Reply::Ours(_) => onward.down.extend_from_slice(of_reply),
+                Reply::Other => onward.down.extend_from_slice(of_reply),
             }
             match seen {
                 None => {}
@@ -144,15 +117,6 @@ impl Greeter for Reading {
                     }
                     // To EHLO inside TLS it may be all that is heard of our certificate: that client is told once more.
                     self.has_ended |= code == 421 && !(reply == Reply::Hello && self.secured);
-                    self.answer(onward);
-                }
-                // Nobody would hear the client ask for TLS any more, nor hold it to that.
-                Some(Seen::Odd | Seen::TooLong) if self.offer.is_open() => {
-                    return Err(Objection {
-                        to: Party::Upstream,
-                        detail: "the server's answers cannot be followed: this is no SMTP",
-                        mend: "is `protocol` the one that this server speaks?",
-                    });
                 }
                 Some(Seen::Odd | Seen::TooLong) => {
                     onward.down.append(&mut self.held);
@@ -169,19 +133,7 @@ impl Greeter for Reading {
             || self.is_past && self.current != Some(Reply::Hello) && !self.awaited.contains(&Reply::Hello)
     }
 
-    fn upgrade(&self) -> Upgrade {
-        self.upgrade
-    }
-
-    fn upgraded(&mut self) {
-        // As if it had just connected: what it said before counts for nothing.
-        *self = Reading { secured: self.secured, offer: Offer::Taken, ..Reading::default() };
-    }
-
     fn may_refuse(&self) -> bool {
-        if self.upgrade == Upgrade::Answered {
-            return false;
-        }
         // Many a server answers QUIT by hanging up; and what it has said itself is not said again.
         if self.is_leaving || self.has_ended {
             return false;
@@ -191,7 +143,7 @@ impl Greeter for Reading {
             // many a client that was answered 421 asks HELO.
             None => !self.awaited.is_empty() || !self.is_answering || self.why.refused.is_some(),
             Some(Reply::Hello) => true,
-            Some(Reply::Other | Reply::Ours(_)) => false,
+            Some(Reply::Other) => false,
         }
     }
 
@@ -199,138 +151,83 @@ impl Greeter for Reading {
         let WhyEnded { refused, said_starttls, knows_offer, without_mechanisms } = &self.why;
         let by_client =
             |detail: &'static str, mend| Remark { of: Party::Client, detail: detail.into(), mend };
-        if self.was_told_to_ask {
-            return Some(by_client(
-                "the client does not start TLS, and this listener serves nobody without",
-                ASK_OR,
-            ));
-        }
         if !self.secured {
             return None;
         }
         if let Some(told) = refused {
             return Some(Remark {
                 of: Party::Upstream,
-                detail: format!("the server took the handshake and then said no to EHLO: {told}").into(),
+                detail: format!(
+                    "the server took the handshake and then said no to {}: {told}",
+                    self.kin.hello
+                )
+                .into(),
                 mend: "look in the server's log for why; it may not trust our certificate, or miss one",
             });
         }
-        if *said_starttls {
+        if *said_starttls && self.offer == Offer::No {
             return Some(by_client("the client insists on STARTTLS", SWITCH_OFF));
         }
-        if self.is_past || !knows_offer || self.offer.is_open() {
+        if self.is_past || !knows_offer {
             return None;
         }
-        Some(match without_mechanisms {
-            true => by_client(
+        match without_mechanisms {
+            true => Some(by_client(
                 "the client was offered no AUTH: the server's only mechanisms are bound to its own TLS (-PLUS)",
                 "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
-            ),
-            false => by_client(
+            )),
+            false if self.offer == Offer::No => Some(by_client(
                 "the client left when it saw what the server offers: it may insist on STARTTLS",
                 SWITCH_OFF,
-            ),
-        })
+            )),
+            false => None,
+        }
+    }
+}
+
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.current.is_none() && self.awaited.is_empty()
     }
 }
 
 impl Reading {
-    /// Hears a client that may still ask for TLS.
-    fn hear_asking(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        for (at, byte) in heard.iter().enumerate() {
-            if self.is_past {
-                onward.up.extend_from_slice(&heard[at..]);
-                break;
-            }
-            if self.upgrade != Upgrade::None {
-                return Err(SLIPPED_IN);
-            }
-            self.line.is_later = true;
-            let begins = !self.line.is_word;
-            match self.asking.hear(*byte, self.offer) {
-                Heard::Nothing => {}
-                Heard::Onward(bytes) => self.goes_on(&bytes, begins, onward),
-                Heard::Command(bytes) => {
-                    self.goes_on(&bytes, begins, onward);
-                    let Line { word, .. } =
-                        mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
-                    self.take_command(&word);
-                }
-                Heard::Answer(answer, upgrade) => {
-                    self.was_told_to_ask = self.offer == Offer::Required && upgrade == Upgrade::None;
-                    self.upgrade = upgrade;
-                    self.awaited.push_back(Reply::Ours(answer));
-                    self.answer(onward);
-                }
-                Heard::Past(bytes) => {
-                    onward.up.extend_from_slice(&bytes);
-                    self.is_past = true;
-                }
-            }
-            if self.offer == Offer::Required && (self.is_past || self.awaited.len() >= MAX_AWAITED) {
-                return Err(Objection {
-                    to: Party::Client,
-                    detail: "the client says too much without awaiting an answer",
-                    mend: "this listener has tls = \"required\": let the client use STARTTLS",
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The first bytes that go on of a line are its word and what ends it.
-    fn goes_on(&mut self, bytes: &[u8], begins: bool, onward: &mut Onward) {
-        onward.up.extend_from_slice(bytes);
-        if begins {
-            self.line.word = bytes.trim_ascii_end().to_ascii_uppercase();
-            self.line.is_word = true;
-        }
-    }
-
-    /// Says what it is our turn to say.
-    fn answer(&mut self, onward: &mut Onward) {
-        while let (None, Some(Reply::Ours(answer))) = (self.current, self.awaited.front()) {
-            onward.down.extend_from_slice(answer);
-            if *answer == READY {
-                self.upgrade = Upgrade::Answered;
-            }
-            self.awaited.pop_front();
+    fn new(kin: &'static Kin, secured: bool, offer: Offer) -> Reading {
+        Reading {
+            kin,
+            secured,
+            offer,
+            awaited: VecDeque::new(),
+            current: None,
+            reader: Reader::default(),
+            held: Vec::new(),
+            commands: command::Reader::default(),
+            is_past: false,
+            is_leaving: false,
+            is_answering: false,
+            has_ended: false,
+            is_lost: false,
+            why: WhyEnded::default(),
         }
     }
 
     fn hear_client(&mut self, byte: u8) {
-        self.line.is_later = true;
-        let Line { word, is_word, .. } = &mut self.line;
-        let ends_word = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-        let is_leading = matches!(byte, b' ' | b'\t') && word.is_empty();
-        if !*is_word && !is_leading {
-            match ends_word {
-                true => *is_word = true,
-                false => word.push(byte.to_ascii_uppercase()),
-            }
-            let is_beginning = |beginning: &&str| match ends_word {
-                true => beginning.as_bytes() == *word,
-                false => beginning.as_bytes().starts_with(word),
-            };
-            if !BEGINNINGS.iter().any(is_beginning) {
-                self.is_past = true;
-                return;
-            }
-        }
-        if byte == b'\n' {
-            let Line { word, .. } = mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
-            self.take_command(&word);
+        let known = BEGINNINGS.into_iter().chain([self.kin.hello]);
+        match self.commands.read(byte, known) {
+            None => {}
+            Some(Command::Known { word, .. }) => self.take_command(word),
+            Some(Command::Unknown) => self.is_past = true,
         }
     }
 
-    fn take_command(&mut self, word: &[u8]) {
-        let is_hello = word == HELLO.as_bytes();
+    fn take_command(&mut self, word: &str) {
+        let is_hello = word == self.kin.hello;
         self.awaited.push_back(if is_hello { Reply::Hello } else { Reply::Other });
         self.is_past = self.awaited.len() == MAX_AWAITED;
-        self.why.said_starttls |= word == b"STARTTLS";
-        self.is_leaving |= word == b"QUIT";
+        self.why.said_starttls |= word == "STARTTLS";
+        self.is_leaving |= word == "QUIT";
         // Who takes its leave is asked why it leaves.
-        self.why.knows_offer &= word == b"QUIT";
+        self.why.knows_offer &= word == "QUIT";
     }
 
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
@@ -346,6 +243,58 @@ impl Reading {
             |reply: &[u8]| lines(reply).skip(1).any(|line| keyword(line).0.eq_ignore_ascii_case(b"AUTH"));
         self.why.knows_offer = true;
         self.why.without_mechanisms = has_auth(&reply) && !has_auth(&offer);
+    }
+}
+
+/// The answer to EHLO without what TLS in the middle cannot keep, and with what the listener has to give. Its first line is the
+/// server's name and stays.
+fn offer_onward(reply: &[u8], own: Offer) -> Vec<u8> {
+    let mut offer = Vec::with_capacity(reply.len());
+    let (mut last, mut was_dropped) = (0, false);
+    for (number, line) in lines(reply).enumerate() {
+        let start = offer.len();
+        match number {
+            0 => offer.extend_from_slice(line),
+            // Who has to ask for TLS first is not to send its password before.
+            _ if own == Offer::Required && keyword(line).0.eq_ignore_ascii_case(b"AUTH") => {}
+            _ => put_onward(line, &mut offer),
+        }
+        was_dropped = offer.len() == start;
+        if !was_dropped {
+            last = start;
+        }
+    }
+    if own.is_open() {
+        // What was the last line is so no more.
+        match offer.get_mut(last + 3) {
+            Some(mark @ b' ') => *mark = b'-',
+            Some(b'-') => {}
+            _ => offer.insert(offer.len().min(last + 3), b'-'),
+        }
+        offer.extend_from_slice(b"250 STARTTLS\r\n");
+        return offer;
+    }
+    // The line that is now the last has to say so.
+    if was_dropped && let Some(mark) = offer.get_mut(last + 3) {
+        *mark = b' ';
+    }
+    offer
+}
+
+/// One keyword's line, changed, dropped or as it is.
+fn put_onward(line: &[u8], offer: &mut Vec<u8>) {
+    let (keyword, arguments) = keyword(line);
+    if keyword.eq_ignore_ascii_case(b"STARTTLS") {
+        return;
+    }
+    if !keyword.eq_ignore_ascii_case(b"AUTH") || !arguments.split(is_separator).any(is_bound) {
+        offer.extend_from_slice(line);
+        return;
+    }
+    if let Some(kept) = unbound(arguments, is_separator) {
+        offer.extend_from_slice(&line[..line.len() - arguments.len() - end(line).len()]);
+        offer.extend_from_slice(&kept);
+        offer.extend_from_slice(end(line));
     }
 }
 
