@@ -29,7 +29,10 @@ const LMTP: Kin = Kin {
     began_with_tls: "the client began with TLS where plaintext LMTP is expected",
     // Who delivers by LMTP has a queue, and 5xx would return all mail in it for a wrong line in a listener's `allow`.
     forbids: ("421", "4.7.1"),
-    upgrade: upgrade(&["LHLO", "HELP", "NOOP", "QUIT", "RSET"], "the client began with TLS where it has to ask for it, in LMTP"),
+    upgrade: upgrade(
+        &["LHLO", "HELP", "NOOP", "QUIT", "RSET"],
+        "the client began with TLS where it has to ask for it, in LMTP",
+    ),
 };
 
 pub(super) struct Lmtp;

@@ -63,7 +63,10 @@ const SMTP: Kin = Kin {
     began_with_tls: "the client began with TLS where plaintext SMTP is expected",
     // Mail that meets 421 is tried again, mail that meets 554 is returned.
     forbids: ("554", "5.7.1"),
-    upgrade: upgrade(&["EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET"], "the client began with TLS where it has to ask for it, in SMTP"),
+    upgrade: upgrade(
+        &["EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET"],
+        "the client began with TLS where it has to ask for it, in SMTP",
+    ),
 };
 
 /// A client's request for TLS (RFC 3207). What XCLIENT says a server would keep for what comes inside, so that it does not

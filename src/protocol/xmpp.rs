@@ -14,6 +14,7 @@ mod refuse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod xml;
 
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Say, Talk};
@@ -32,7 +33,8 @@ const FACTS: Facts = Facts {
     alpn: Some("xmpp-client"),
     ports: Ports { plain: Some(5222), direct: Some(5223) },
     refuses_with: "a stream error (remote-connection-failed, resource-constraint, system-shutdown) with the reason in words",
-    limits: "clients only, no streams between servers and no components; the client's own starttls, and mechanisms bound to \
+    limits: "clients only, no streams between servers and no components; the client's own starttls (but where its listener has \
+             TLS), and mechanisms bound to \
              the server's TLS (SCRAM-…-PLUS), are taken out of what the server offers, which clients that have that list \
              signed (XEP-0474) take for an attack",
 };
@@ -53,7 +55,7 @@ impl Dialect for Xmpp {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(meeting.opening, meeting.secured)
+        greet(meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

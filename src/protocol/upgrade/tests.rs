@@ -158,7 +158,8 @@ fn starttls_is_answered_once_all_that_was_asked_before_is() {
     let answers = [(Upstream, "250 one\r\n"), (Upstream, "250 two\r\n"), (Upstream, "221 bye\r\n")];
     let after = say_in_all_ways(Offer::Required, &[&[(Client, mixed)], &answers[..]].concat());
     assert_eq!(after.up, "NOOP\r\nNOOP\r\nQUIT\r\n");
-    let ours = ["530 5.7.0 Must issue a STARTTLS command first\r\n", "501 5.5.4 STARTTLS takes no parameters\r\n"];
+    let ours =
+        ["530 5.7.0 Must issue a STARTTLS command first\r\n", "501 5.5.4 STARTTLS takes no parameters\r\n"];
     assert_eq!(after.down, format!("220 mx\r\n250 one\r\n{}250 two\r\n{}221 bye\r\n", ours[0], ours[1]));
 }
 

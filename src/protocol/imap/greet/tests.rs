@@ -1,8 +1,8 @@
 //! Conversations of which the greeter hears both sides, in any pieces.
 
 use super::*;
-use crate::protocol::{Negotiated, Opening};
 use crate::protocol::testkit::{After, Turns, say, say_in_all_ways};
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
 const GREETING: &str = "* OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] Dovecot ready.\r\n";

@@ -1,8 +1,8 @@
 //! Conversations of which the greeter hears both sides, in any pieces.
 
 use super::*;
-use crate::protocol::{Negotiated, Opening};
 use crate::protocol::testkit::{After, Turns, say, say_in_all_ways};
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
 /// Before TLS: a server of RFC 5804, and one of which nobody knows.
@@ -221,12 +221,7 @@ fn a_refusal_is_possible_until_the_server_or_the_client_has_said_goodbye() {
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
     for greeting in ["", NEW, OLD] {
-        let after = say(
-            greeted(greeting, true),
-            &[(Client, "\x16\x03\x01")],
-            9,
-            &mut fastrand::Rng::new(),
-        );
+        let after = say(greeted(greeting, true), &[(Client, "\x16\x03\x01")], 9, &mut fastrand::Rng::new());
         assert_eq!(
             after.objection,
             Some("the client began with TLS where plaintext ManageSieve is expected")
