@@ -16,7 +16,9 @@ pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
         Reason::AdmissionDenied => b"",
         _ => b"(TRYLATER) ",
     };
-    [b"BYE ", code, &words, b"\r\n"].concat()
+    // A client that meets BYE for a greeting takes its leave: sieve-connect tells its user why once that was answered.
+    let leave: &[u8] = if refusal.greeted { b"" } else { b"OK\r\n" };
+    [b"BYE ", code, &words, b"\r\n", leave].concat()
 }
 
 #[cfg(test)]
@@ -36,7 +38,7 @@ mod tests {
         assert_eq!(
             refused(&failure),
             "BYE (TRYLATER) \"nuncio: it begins with \\\"HTTP/1.1\\\\x0d\\\"; is `protocol` the one that this server speaks? \
-             (negotiation_error, connection 00c0ffee00c0ffee)\"\r\n"
+             (negotiation_error, connection 00c0ffee00c0ffee)\"\r\nOK\r\n"
         );
         let failure = Failure::upstream(Stage::Admit, Reason::AdmissionDenied, "not you");
         assert!(refused(&failure).starts_with("BYE \"nuncio: not you; "));
@@ -48,7 +50,7 @@ mod tests {
         for reason in Reason::ALL {
             let detail = "\"\\\r\n{5}\u{1F600}\0".repeat(200);
             let said = refused(&Failure::upstream(Stage::Relay, *reason, detail.clone()).mend(detail));
-            let quoted = said.strip_suffix("\"\r\n").and_then(|said| said.split_once('"')).expect("quoted").1;
+            let quoted = said.strip_suffix("\"\r\nOK\r\n").and_then(|said| said.split_once('"')).expect("quoted").1;
             assert!(quoted.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{said}");
             let mut letters = quoted.chars();
             let mut length = 0;
