@@ -50,7 +50,8 @@ mod tests {
         for reason in Reason::ALL {
             let detail = "\"\\\r\n{5}\u{1F600}\0".repeat(200);
             let said = refused(&Failure::upstream(Stage::Relay, *reason, detail.clone()).mend(detail));
-            let quoted = said.strip_suffix("\"\r\nOK\r\n").and_then(|said| said.split_once('"')).expect("quoted").1;
+            let quoted =
+                said.strip_suffix("\"\r\nOK\r\n").and_then(|said| said.split_once('"')).expect("quoted").1;
             assert!(quoted.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{said}");
             let mut letters = quoted.chars();
             let mut length = 0;
