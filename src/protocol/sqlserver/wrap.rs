@@ -26,8 +26,10 @@ impl Wrapping for InPackets {
             return Err(odd("a packet of a length that none has"));
         }
         let Some(packet) = heard.get(HEADER..length) else { return Ok(false) };
-        // Servers other than Microsoft's own wrap their side as a result: TLS knows what to make of that. But an error is one.
-        if kind == TABULAR && let Some(said) = error_in(packet) {
+        // Some wrap their side as a result (Microsoft's mock server does): TLS knows what to make of that. But an error is one.
+        if kind == TABULAR
+            && let Some(said) = error_in(packet)
+        {
             return Err(odd(&said));
         }
         to.extend_from_slice(packet);
