@@ -5,6 +5,7 @@
 //! to `tls`, and what the client is told to `connection`.
 
 mod http;
+mod login;
 mod wrapped;
 
 pub use http::HttpCheck;
@@ -95,6 +96,8 @@ pub struct Target {
     pub negotiates: bool,
     /// What health checks ask over HTTP, where they do.
     pub http: Option<HttpCheck>,
+    /// Whom health checks log in as, where they do.
+    pub login: Option<health::Login>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
@@ -564,6 +567,11 @@ impl health::Probe for Target {
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
         Box::pin(async move {
             let deadline = Instant::now() + self.timeouts.establish;
+            if kind == health::Kind::Protocol
+                && let Some(login) = &self.login
+            {
+                return login::check(self, login, spec, deadline).await;
+            }
             match kind {
                 health::Kind::Off => Ok(()),
                 health::Kind::Tcp => {

@@ -35,6 +35,8 @@ mod xmpp;
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 pub use beyond::{BEYOND, Beyond};
 
 use crate::failure::Failure;
@@ -240,6 +242,14 @@ pub struct Interviewed {
     pub opening: Opening,
 }
 
+/// Whom a health check logs in as.
+pub struct Credentials {
+    /// The account.
+    pub user: String,
+    /// Empty where it has none.
+    pub password: Zeroizing<Vec<u8>>,
+}
+
 /// Who is brought together, once the upstream is established.
 pub struct Meeting {
     /// What the client opened with.
@@ -307,6 +317,20 @@ trait Dialect: Sync {
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     fn farewell(&self) -> &'static [u8] {
         b""
+    }
+
+    /// Logs in on a health check's behalf, inside TLS, and takes its leave; `None`: its checks need no login.
+    fn login(
+        &self,
+        _negotiated: &Negotiated,
+        _credentials: Credentials,
+    ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
+    }
+
+    /// Does a server hold it against a host that its connections end before their login?
+    fn blocks_hosts(&self) -> bool {
+        false
     }
 
     /// Do its servers end connections without TLS' close_notify?
@@ -434,6 +458,21 @@ impl Protocol {
         self.dialect().farewell()
     }
 
+    /// Logs in on a health check's behalf, inside TLS, and takes its leave; `None`: its checks need no login.
+    pub fn login(
+        self,
+        negotiated: &Negotiated,
+        credentials: Credentials,
+    ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().login(negotiated, credentials)
+    }
+
+    /// Does a server hold it against a host that its connections end before their login? Then checks log in, or there are
+    /// none.
+    pub fn blocks_hosts(self) -> bool {
+        self.dialect().blocks_hosts()
+    }
+
     /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
     pub fn hangs_up(self) -> bool {
         self.dialect().hangs_up()
@@ -473,5 +512,7 @@ const TCP: Facts = Facts {
     limits: "servers that send their clients to other addresses lead them past nuncio",
 };
 
+#[cfg(test)]
+mod testkit;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ const FACTS: Facts = Facts {
     limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STLS are taken out of what the server offers",
 };
 
-const POP3: Kin = Kin {
+pub(super) const POP3: Kin = Kin {
     title: "POP3",
     asks_with: "STLS",
     answer_to_it: "the server's answer to STLS",
@@ -31,6 +31,7 @@ const POP3: Kin = Kin {
     may_begin,
     judge_greeting,
     judge_answer,
+    hands_over: |_| None,
     beginnings: &[
         ("CAPA", Answer::Capabilities, Answer::Capabilities),
         // Without a mechanism it asks for their list, as before RFC 2449.
@@ -154,5 +155,35 @@ fn code(reason: Reason) -> &'static str {
         | Reason::EstablishTimeout
         | Reason::PrefaceTimeout
         | Reason::Draining => "SYS/TEMP",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_means_what_the_command_makes_of_it() {
+        use Answer::{Capabilities, Greeting, Line, List, Login, Mechanisms, Unasked};
+        for (answer, line, means) in [
+            (Greeting, &b"+OK <1@x>"[..], Some(Status::Line)),
+            (Greeting, b"-ERR x", Some(Status::Bye)),
+            (Unasked, b"-ERR x", Some(Status::Bye)),
+            (Line, b"+OK x", Some(Status::Line)),
+            (Line, b"-ERR x", Some(Status::Line)),
+            (Capabilities, b"+OK\r\n", Some(Status::List)),
+            (Capabilities, b"-ERR\r\n", Some(Status::Line)),
+            (Mechanisms, b"+OK\n", Some(Status::List)),
+            (List, b"+OK\n", Some(Status::List)),
+            (Login, b"+OK\n", Some(Status::LoggedIn)),
+            (Login, b"-ERR ", Some(Status::Line)),
+            (Login, b"+ x\r\n", Some(Status::Challenge)),
+            (Login, b"+\r\n", Some(Status::Challenge)),
+            (Line, b"+ x\r\n", None),
+            (Capabilities, b"+O\r\n", None),
+            (Line, b"OK\r\n", None),
+        ] {
+            assert_eq!(status(answer, line), means, "{answer:?} {}", line.escape_ascii());
+        }
     }
 }
