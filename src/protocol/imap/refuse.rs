@@ -6,8 +6,11 @@ use crate::failure::Reason;
 use crate::protocol::Refusal;
 use crate::protocol::sentence::sentence;
 
+/// Of the words. c-client and its kin cut at 1,000 bytes.
+const LONGEST: usize = 900;
+
 pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
-    format!("* BYE [{}] {}\r\n", code(refusal.failure.reason), sentence(refusal)).into_bytes()
+    format!("* BYE [{}] {}\r\n", code(refusal.failure.reason), sentence(refusal, LONGEST)).into_bytes()
 }
 
 /// Clients try again what is unavailable.
