@@ -15,7 +15,8 @@ pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
         Reason::AdmissionDenied => b"",
         _ => b"(TRYLATER) ",
     };
-    [b"BYE ", code, &words, b"\r\n"].concat()
+    // Twice: sieve-connect answers BYE by LOGOUT, and prints it only when that is answered too.
+    [b"BYE ", code, &words, b"\r\n"].concat().repeat(2)
 }
 
 #[cfg(test)]
@@ -25,7 +26,9 @@ mod tests {
 
     fn refused(failure: &Failure) -> String {
         let refused = refusal(&Refusal { failure, id: "00c0ffee00c0ffee", greeted: false, said: b"" });
-        String::from_utf8(refused).unwrap()
+        let (line, again) = refused.split_at(refused.len() / 2);
+        assert_eq!(line, again, "for LOGOUT too");
+        String::from_utf8(line.to_vec()).unwrap()
     }
 
     #[test]
