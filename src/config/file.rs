@@ -127,8 +127,9 @@ sections! {
         balance: Choice<Balance> = default("least_connections");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
-        /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset or close.
-        on_truncation: Choice<OnTruncation> = default("reset");
+        /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
+        /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
+        on_truncation: Choice<OnTruncation> = example("close");
         /// The local address to dial from.
         source_address: Ip = example("10.0.0.5");
         /// How long each stage may take.
@@ -182,11 +183,16 @@ sections! {
     /// `[upstream.NAME.health]`
     struct Health {
         /// off, tcp (connects), tls (connects and shakes hands), protocol (asks for TLS in the protocol's words, shakes hands
-        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside.
+        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside. With MySQL
+        /// protocol logs in, as `user`, and without one it is off: a server blocks a host that is gone before that.
         kind: Choice<health::Kind> = example("tls");
         /// With kind = "http": what is asked, with the endpoint's {host} and {port} filled in. 2xx means up. With https,
         /// the upstream's identity counts, and the certificate must carry the URL's host.
         url: HealthUrl = example("https://{host}:8008/primary");
+        /// With protocol = "mysql": the account that a check logs in as. It needs no rights at all.
+        user: Text = example("check");
+        /// Where its password stands; without it, it has none. Read anew for each check.
+        password_file: FilePath = example("/etc/nuncio/check.password");
         /// Time between two checks of an endpoint.
         interval: Time = default("5s");
         /// How long one may take.

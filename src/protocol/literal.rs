@@ -212,3 +212,6 @@ pub(super) fn trimmed(line: &[u8]) -> &[u8] {
 pub(super) fn is_bound(mechanism: &[u8]) -> bool {
     mechanism.len() > 5 && mechanism[mechanism.len() - 5..].eq_ignore_ascii_case(b"-PLUS")
 }
+
+#[cfg(test)]
+mod tests;

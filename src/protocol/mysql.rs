@@ -13,6 +13,7 @@ mod auth;
 mod greet;
 mod greeting;
 mod interview;
+mod login;
 mod negotiate;
 mod refuse;
 mod response;
@@ -21,12 +22,14 @@ mod rsa;
 mod tests;
 
 use super::{
-    Asking, Dialect, Facts, First, Interviewed, Meeting, Negotiated, Offer, Ports, Refusal, Say, Talk,
+    Asking, Credentials, Dialect, Facts, First, Interviewed, Meeting, Negotiated, Offer, Ports, Refusal, Say,
+    Talk,
 };
 use crate::relay::Greeting;
 
 use greet::greet;
 use interview::Interview;
+use login::Login;
 use negotiate::Negotiation;
 use refuse::refusal;
 
@@ -65,6 +68,19 @@ impl Dialect for Mysql {
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
         Some(Box::new(Say(refusal(refused))))
+    }
+
+    fn login(
+        &self,
+        negotiated: &Negotiated,
+        credentials: Credentials,
+    ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Login::new(negotiated, credentials)))
+    }
+
+    /// After `max_connect_errors` of them in a row.
+    fn blocks_hosts(&self) -> bool {
+        true
     }
 
     /// After COM_QUIT, and after an ERR, they just close.

@@ -38,8 +38,15 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn all() -> [Conversation; 4] {
-        [Conversation::postgres(), Conversation::smtp(), Conversation::pop3(), Conversation::nntp()]
+    fn all() -> [Conversation; 6] {
+        [
+            Conversation::postgres(),
+            Conversation::smtp(),
+            Conversation::pop3(),
+            Conversation::nntp(),
+            Conversation::ldap(),
+            Conversation::xmpp(),
+        ]
     }
 
     fn turn(&mut self, by: Party, says: &[u8], becomes: &[u8], refusable: bool) {
@@ -148,6 +155,48 @@ impl Conversation {
         it.server(b"211 0 1 0 local.test\r\n", true);
         it.client(b"QUIT\r\n", false);
         it.server(b"205 bye\r\n", false);
+        it
+    }
+
+    /// A login of two messages, a search, and the end.
+    fn ldap() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Ldap, opening: b"", greeting: b"", turns: Vec::new() };
+        it.client(b"\x30\x10\x02\x01\x01\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        it.server(b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x0e\x04\0\x04\0", true);
+        it.client(b"\x30\x10\x02\x01\x02\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        it.server(b"\x30\x84\0\0\0\x0c\x02\x01\x02\x61\x07\x0a\x01\0\x04\0\x04\0", true);
+        it.client(b"\x30\x05\x02\x01\x03\x63\x00", false);
+        it.server(b"\x30\x0c\x02\x01\x03\x65\x07\x0a\x01\0\x04\0\x04\0", false);
+        it.client(b"\x30\x05\x02\x01\x04\x42\x00", false);
+        it
+    }
+
+    /// A login, and the stream after it.
+    fn xmpp() -> Conversation {
+        let opening = b"<stream:stream to='a.test' xmlns='jabber:client' version='1.0' xmlns:stream='http://etherx.jabber.org/streams'>";
+        let mut it = Conversation { protocol: Protocol::Xmpp, opening, greeting: b"", turns: Vec::new() };
+        let header = [b"<?xml version='1.0'?>", &opening[..]].concat();
+        let offer = |mechanisms: &str| {
+            let space = "urn:ietf:params:xml:ns:xmpp-sasl";
+            format!(
+                "<stream:features><mechanisms xmlns='{space}'>{mechanisms}</mechanisms></stream:features>"
+            )
+        };
+        let [bound, unbound] = ["X-PLUS", "X"].map(|name| format!("<mechanism>{name}</mechanism>"));
+        it.server(&header, true);
+        it.turn(
+            Party::Upstream,
+            offer(&[&bound[..], &unbound].concat()).as_bytes(),
+            offer(&unbound).as_bytes(),
+            true,
+        );
+        it.client(b"<", true);
+        it.client(b"a", true);
+        it.client(b"uth/>", false);
+        it.server(b"<success/>", false);
+        it.client(opening, false);
+        it.server(b"</stream:stream>", false);
         it
     }
 

@@ -12,6 +12,8 @@ mod negotiate;
 mod preface;
 mod refuse;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Say, Talk};

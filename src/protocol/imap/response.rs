@@ -100,11 +100,12 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// A list without what TLS in the middle cannot keep: every space stays with the word behind it.
+    /// A list without what TLS in the middle cannot keep: each word goes with the space in front of it.
     pub(super) fn of(list: &[u8]) -> Offer {
         let mut offer = Offer { list: Vec::with_capacity(list.len()), is_bare: false };
         let (mut mechanisms, mut bound, mut disabled) = (0, 0, false);
-        for (number, word) in list.split(|byte| *byte == b' ').enumerate() {
+        let mut is_first = true;
+        for word in list.split(|byte| *byte == b' ') {
             let mechanism = word.split_at_checked(5).filter(|(auth, _)| auth.eq_ignore_ascii_case(b"AUTH="));
             let is_bound = mechanism.is_some_and(|(_, mechanism)| is_bound(mechanism));
             let is_disabled = word.eq_ignore_ascii_case(b"LOGINDISABLED");
@@ -114,7 +115,7 @@ impl Offer {
             if is_bound || is_disabled || word.eq_ignore_ascii_case(b"STARTTLS") {
                 continue;
             }
-            if number > 0 {
+            if !std::mem::take(&mut is_first) {
                 offer.list.push(b' ');
             }
             offer.list.extend_from_slice(word);

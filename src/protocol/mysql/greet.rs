@@ -191,9 +191,14 @@ impl Login {
     /// What the server's packet asks of the client.
     fn judge(&mut self, body: &[u8]) {
         self.asked = match body {
-            [OK | ERR, ..] => {
+            [OK, ..] => {
                 self.phase = Phase::Over;
                 None
+            }
+            // What it was asked and did not answer may be what it left for: a server has an ERR even for the end of that.
+            [ERR, ..] => {
+                self.phase = Phase::Over;
+                self.asked
             }
             [SWITCH, to @ ..] => Some(self.switch(to)),
             [NEXT_FACTOR, to @ ..] if self.has_factors => Some(self.switch(to)),
@@ -359,7 +364,7 @@ impl Greeter for Login {
     }
 
     fn is_done(&self) -> bool {
-        self.phase == Phase::Over
+        self.phase == Phase::Over && self.asked.is_none()
     }
 
     /// Packets go on as a whole: between any two of them an ERR is what a client must reckon with.

@@ -292,7 +292,7 @@ impl Reading {
         match status {
             Status::Ok => {
                 self.is_over = answer == Some(Answer::End);
-                self.why.knows_offer = answer == Some(Answer::Capabilities);
+                self.why.knows_offer |= answer == Some(Answer::Capabilities);
             }
             Status::No => {}
             Status::Bye => {

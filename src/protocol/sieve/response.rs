@@ -13,7 +13,7 @@ pub(super) enum Status {
 
 /// The status that a line gives; `None`: the response goes on, or it is none.
 pub(super) fn status(line: &[u8]) -> Option<Status> {
-    let word = word(trimmed(line));
+    let word = word(trimmed(line), b" \"{(");
     let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
     match () {
         () if is("OK") => Some(Status::Ok),
@@ -40,7 +40,7 @@ pub(super) fn told(line: &[u8]) -> String {
         let (word, behind) = match string(rest) {
             Some(found) => found,
             None => {
-                let (word, behind) = rest.split_at(word(rest).len().max(1));
+                let (word, behind) = rest.split_at(word(rest, b" \"{").len().max(1));
                 (word.to_vec(), behind)
             }
         };
@@ -128,8 +128,8 @@ fn string(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// Up to the next space, string or parenthesis.
-fn word(text: &[u8]) -> &[u8] {
-    let end = text.iter().position(|byte| matches!(byte, b' ' | b'"' | b'{' | b'(')).unwrap_or(text.len());
+/// Up to what ends it.
+fn word<'a>(text: &'a [u8], ends: &[u8]) -> &'a [u8] {
+    let end = text.iter().position(|byte| ends.contains(byte)).unwrap_or(text.len());
     &text[..end]
 }
