@@ -38,6 +38,17 @@ struct Conversation {
 }
 
 impl Conversation {
+    fn all() -> [Conversation; 6] {
+        [
+            Conversation::postgres(),
+            Conversation::smtp(),
+            Conversation::pop3(),
+            Conversation::nntp(),
+            Conversation::ldap(),
+            Conversation::xmpp(),
+        ]
+    }
+
     fn turn(&mut self, by: Party, says: &[u8], becomes: &[u8], refusable: bool) {
         self.turns.push(Turn { by, says: says.into(), becomes: becomes.into(), refusable });
     }
@@ -100,6 +111,53 @@ impl Conversation {
         it
     }
 
+    /// A look at what there is, a password, one mail.
+    fn pop3() -> Conversation {
+        let greeting = b"+OK ready <1896.697170952@upstream.test>\r\n";
+        let mut it = Conversation { protocol: Protocol::Pop3, opening: b"", greeting, turns: Vec::new() };
+        it.client(b"CAPA\r\n", true);
+        it.turn(
+            Party::Upstream,
+            b"+OK\r\nSTLS\r\nUSER\r\nSASL PLAIN X-PLUS\r\nPIPELINING\r\n.\r\n",
+            b"+OK\r\nUSER\r\nSASL PLAIN\r\nPIPELINING\r\n.\r\n",
+            true,
+        );
+        it.client(b"UTF8\r\n", false);
+        it.server(b"+OK\r\n", true);
+        it.client(b"AUTH LOGIN\r\n", false);
+        it.server(b"+ VXNlcm5hbWU6\r\n", true);
+        it.client(b"*\r\n", false);
+        it.server(b"-ERR cancelled\r\n", true);
+        it.client(b"USER u\r\n", false);
+        it.client(b"PASS pw\r\n", true);
+        it.server(b"+OK\r\n", true);
+        it.server(b"+OK 1 5\r\n", true);
+        it.client(b"RETR 1\r\nQUIT\r\n", false);
+        it.server(b"+OK\r\nhello\r\n.\r\n+OK bye\r\n", false);
+        it
+    }
+
+    /// A look at what there is, and a group.
+    fn nntp() -> Conversation {
+        let greeting = b"200 news.upstream.test ready\r\n";
+        let mut it = Conversation { protocol: Protocol::Nntp, opening: b"", greeting, turns: Vec::new() };
+        it.client(b"CAPABILITIES\r\n", true);
+        it.turn(
+            Party::Upstream,
+            b"101 list:\r\nVERSION 2\r\nSTARTTLS\r\nAUTHINFO USER SASL\r\nSASL X-PLUS\r\n.\r\n",
+            b"101 list:\r\nVERSION 2\r\nAUTHINFO USER\r\n.\r\n",
+            true,
+        );
+        it.client(b"MODE READER\r\n", false);
+        it.server(b"201 no posting\r\n", true);
+        it.client(b"G", false);
+        it.client(b"ROUP local.test\r\n", true);
+        it.server(b"211 0 1 0 local.test\r\n", true);
+        it.client(b"QUIT\r\n", false);
+        it.server(b"205 bye\r\n", false);
+        it
+    }
+
     /// A login of two messages, a search, and the end.
     fn ldap() -> Conversation {
         let mut it =
@@ -140,10 +198,6 @@ impl Conversation {
         it.client(opening, false);
         it.server(b"</stream:stream>", false);
         it
-    }
-
-    fn all() -> [Conversation; 4] {
-        [Conversation::postgres(), Conversation::smtp(), Conversation::ldap(), Conversation::xmpp()]
     }
 
     /// Each place before a byte: number of the turn, number of the byte.
