@@ -170,7 +170,32 @@ fn what_a_client_insists_on_is_in_the_log() {
         let (out, words) = (ran.stdout.trim(), ran.stderr.trim());
         all += &format!("{client:?} {what}: {out}{words}\n{}", told(&record));
     }
-    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @"");
+    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @r#"
+MariaDb: in
+  success by client; ok
+  -
+  -
+Oracle: ERROR 2026 (HY000): SSL connection error: SSL is required but the server doesn't support it
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+Connector: in
+  success by client; ok
+  -
+  -
+PureConnector: in
+  success by client; ok
+  -
+  -
+PyMysql: in
+  success by upstream; ok
+  -
+  -
+Jdbc: 08000: Could not connect to address=(host=127.0.0.1)(port=46475)(type=master) : (conn=10) Trying to connect with ssl, but ssl not enabled in the server
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+"#);
 }
 
 /// What the record has of it, for a person. Who closes first after the last word is open.
