@@ -76,6 +76,27 @@ fn fifty_checks_that_log_in_block_nobody() {
     }
 }
 
+/// Checks of a user whom the server does not know say nothing about the server: clients come in, and nobody is blocked.
+#[test]
+#[ignore = "needs mariadb-server and the newest mysql-server: tests/run brings them"]
+fn checks_that_are_not_let_in_harm_nobody() {
+    let pki = Pki::generate();
+    let servers = Make::BOTH.map(|make| blocking(&pki, make));
+    let checked: Vec<_> = servers
+        .iter()
+        .map(|server| {
+            counted(&pki, server, "health.user = \"nobody\"\nhealth.interval = \"100ms\"\nhealth.fall = 1\n")
+        })
+        .collect();
+    for (server, nuncio) in servers.iter().zip(&checked) {
+        eventually("more were turned away than may break off", PATIENCE, || {
+            (server.status("Aborted_connects") > 5).then_some(())
+        });
+        assert_eq!(server.connect_errors(), 0, "{}", server.log());
+        assert_eq!(Client::MariaDb.ask(&through(nuncio), WHO).answer(), KNOWN);
+    }
+}
+
 /// Where no user is named there are no checks, and clients are what the ambassador judges by: nothing else
 /// connects to the server.
 #[test]

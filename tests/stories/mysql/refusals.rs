@@ -99,19 +99,6 @@ refused route/circuit_open/upstream by ambassador
 "#);
 }
 
-/// The checks were not let in by the server: clients are told what it said.
-#[test]
-#[ignore = "needs mariadb-server, the newest mysql and clients in Python: tests/run brings them"]
-fn the_account_of_the_checks_is_none() {
-    let pki = Pki::generate();
-    let server = Mysql::start(&pki, Make::MariaDb);
-    let keys = "health.user = \"nobody\"\nhealth.interval = \"100ms\"\nhealth.fall = 1\n";
-    let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], keys));
-    nuncio.wait_metric("nuncio_health_checks_total", &[("result", "failure")], |failed| failed >= 1.0);
-    nuncio.wait_metric("nuncio_endpoint_up", &[], |up| up == 0.0);
-    insta::assert_snapshot!(told(&mut nuncio, &pki), @"");
-}
-
 /// The server's certificate is of a CA that is not ours.
 #[test]
 #[ignore = "needs mariadb-server, the newest mysql and clients in Python: tests/run brings them"]
