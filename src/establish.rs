@@ -5,6 +5,8 @@
 //! to `tls`, and what the client is told to `connection`.
 
 mod http;
+mod login;
+mod wrapped;
 
 pub use http::HttpCheck;
 
@@ -31,6 +33,7 @@ use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
+use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +96,8 @@ pub struct Target {
     pub negotiates: bool,
     /// What health checks ask over HTTP, where they do.
     pub http: Option<HttpCheck>,
+    /// Whom health checks log in as, where they do.
+    pub login: Option<health::Login>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
@@ -382,11 +387,20 @@ async fn reach(
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
-    let secured = match sight {
-        None => tls.handshake(&mut stream, at, name, limit).await,
+    let mut unseen = Seen::default();
+    let seen = match sight {
+        None => &mut unseen,
         Some(sight) => {
             sight.server_name = Some(name.to_str().into_owned());
-            tls.handshake_seen(&mut stream, at, name, limit, &mut sight.tls).await
+            &mut sight.tls
+        }
+    };
+    let secured = match target.protocol.wrapping().filter(|_| negotiates) {
+        None => tls.handshake_seen(&mut stream, at, name, limit, seen).await,
+        Some(wrapping) => {
+            let mut wrapped = Wrapped::new(&mut stream, wrapping);
+            let secured = tls.handshake_seen(&mut wrapped, at, name, limit, seen).await;
+            wrapped.finish(secured, limit).await
         }
     };
     trail.times.handshake = Some(begun.elapsed());
@@ -552,6 +566,11 @@ impl health::Probe for Target {
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
         Box::pin(async move {
             let deadline = Instant::now() + self.timeouts.establish;
+            if kind == health::Kind::Protocol
+                && let Some(login) = &self.login
+            {
+                return login::check(self, login, spec, deadline).await;
+            }
             match kind {
                 health::Kind::Off => Ok(()),
                 health::Kind::Tcp => {

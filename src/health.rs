@@ -4,6 +4,9 @@
 //! itself to the [`Probe`] (a connection as `establish` would make it), and to `upstream` what its results come to.
 
 pub mod http;
+mod login;
+
+pub use login::Login;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,6 +26,8 @@ pub struct Settings {
     pub kind: Option<Kind>,
     /// What [`Kind::Http`] asks; without that kind, nothing.
     pub url: Option<http::Url>,
+    /// Whom [`Kind::Protocol`] logs in as; `None`: it leaves before that.
+    pub login: Option<Login>,
     /// Time between two checks of an endpoint.
     pub interval: Duration,
     /// Time one may take.
@@ -40,6 +45,7 @@ impl Default for Settings {
         Settings {
             kind: None,
             url: None,
+            login: None,
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             rise: 2,
@@ -58,7 +64,7 @@ pub enum Kind {
     Tcp,
     /// Connects and goes through the TLS handshake, our certificate included.
     Tls,
-    /// As far as the protocol goes without credentials: asks for TLS in its words, shakes hands, takes its leave.
+    /// As far as the protocol goes without credentials: asks for TLS in its words, shakes hands, takes its leave. Or logs in.
     Protocol,
     /// Asks a URL, of the endpoint or of somebody who knows it.
     Http,

@@ -156,7 +156,18 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
         let line = &lines[index][2..];
         lines[index] = line;
         let Err(problems) = config::from_text("x", lines.join("\n")) else { continue };
-        let alone = ["dns =", "url =", "include =", "certificate =", "key =", "mode =", "owner =", "group ="];
+        let alone = [
+            "dns =",
+            "url =",
+            "user =",
+            "password_file =",
+            "include =",
+            "certificate =",
+            "key =",
+            "mode =",
+            "owner =",
+            "group =",
+        ];
         assert!(alone.iter().any(|key| line.starts_with(key)), "{line}\n{problems}");
     }
 }

@@ -65,7 +65,7 @@ struct Impossible {
 }
 
 fn beyond(json: bool) -> ExitCode {
-    let all = BEYOND.map(|Beyond { what, why, instead }| Impossible { what, why, instead });
+    let all = BEYOND.map(|Beyond { what, names: _, why, instead }| Impossible { what, why, instead });
     match json {
         // It cannot fail: there is no map in it.
         true => println!("{}", serde_json::to_string(&all).unwrap_or_default()),

@@ -14,7 +14,7 @@ use super::words::{
     Rate, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
-use crate::protocol::Protocol;
+use crate::protocol::{BEYOND, Protocol};
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
@@ -127,8 +127,9 @@ sections! {
         balance: Choice<Balance> = default("least_connections");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
-        /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset or close.
-        on_truncation: Choice<OnTruncation> = default("reset");
+        /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
+        /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
+        on_truncation: Choice<OnTruncation> = example("close");
         /// The local address to dial from.
         source_address: Ip = example("10.0.0.5");
         /// How long each stage may take.
@@ -182,11 +183,16 @@ sections! {
     /// `[upstream.NAME.health]`
     struct Health {
         /// off, tcp (connects), tls (connects and shakes hands), protocol (asks for TLS in the protocol's words, shakes hands
-        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside.
+        /// and takes its leave) or http (asks `url`). Without it: the deepest that the upstream has, http aside. With MySQL
+        /// protocol logs in, as `user`, and without one it is off: a server blocks a host that is gone before that.
         kind: Choice<health::Kind> = example("tls");
         /// With kind = "http": what is asked, with the endpoint's {host} and {port} filled in. 2xx means up. With https,
         /// the upstream's identity counts, and the certificate must carry the URL's host.
         url: HealthUrl = example("https://{host}:8008/primary");
+        /// With protocol = "mysql": the account that a check logs in as. It needs no rights at all.
+        user: Text = example("check");
+        /// Where its password stands; without it, it has none. Read anew for each check.
+        password_file: FilePath = example("/etc/nuncio/check.password");
         /// Time between two checks of an endpoint.
         interval: Time = default("5s");
         /// How long one may take.
@@ -358,6 +364,36 @@ impl Choices for Protocol {
         ("amqp", Self::Amqp),
         ("mqtt", Self::Mqtt),
     ];
+
+    fn about(word: &str) -> Option<Fault> {
+        if let Some(beyond) = BEYOND.iter().find(|beyond| beyond.names.contains(&word)) {
+            return Some(Fault {
+                message: format!("\"{word}\" is not among them: {}", beyond.why),
+                mend: beyond.instead.to_owned(),
+            });
+        }
+        let (name, direct) = match word {
+            "postgresql" | "pgsql" => ("postgres", false),
+            "mariadb" => ("mysql", false),
+            "mssql" | "tds" => ("sqlserver", false),
+            "managesieve" => ("sieve", false),
+            "smtps" | "submissions" => ("smtp", true),
+            "imaps" => ("imap", true),
+            "pop3s" => ("pop3", true),
+            "nntps" => ("nntp", true),
+            "ldaps" => ("ldap", true),
+            "xmpps" => ("xmpp", true),
+            "rediss" => ("redis", false),
+            "amqps" => ("amqp", false),
+            "mqtts" => ("mqtt", false),
+            _ => return None,
+        };
+        let directly = if direct { " and tls = \"direct\"" } else { "" };
+        Some(Fault {
+            message: format!("\"{word}\" goes by another name here"),
+            mend: format!("write protocol = \"{name}\"{directly}"),
+        })
+    }
 }
 
 impl Choices for tls::Mode {

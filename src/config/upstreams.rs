@@ -11,6 +11,7 @@ use crate::addr::Host;
 use crate::discovery::Source;
 use crate::health::http::Url;
 use crate::protocol::Protocol;
+use crate::relay::OnTruncation;
 use crate::tls::Mode;
 use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
@@ -22,7 +23,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let protocol = written.protocol.or(Protocol::default());
     let tls = tls(&written, protocol, &source, reader);
     let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
-    let health = health(written_health, tls.mode, reader);
+    let health = health(written_health, tls.mode, protocol, reader);
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
@@ -56,7 +57,10 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             half_close: written_timeouts.half_close.or(relay.half_close),
             lifetime: written_timeouts.lifetime.or(relay.lifetime),
             jitter: written_timeouts.jitter.or(relay.jitter),
-            on_truncation: written.on_truncation.or(relay.on_truncation),
+            on_truncation: written.on_truncation.or(match protocol.hangs_up() {
+                true => OnTruncation::Usual,
+                false => relay.on_truncation,
+            }),
         },
         required: written.required.or(false),
     }
@@ -134,6 +138,15 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
         let mend = "name the protocol (protocol = \"postgres\"), or write tls = \"direct\" for TLS from the first byte, tls = \"off\" for none";
         reader.problem(place, message, mend);
     }
+    let is_wrapped = mode == Mode::Negotiate && protocol.wrapping().is_some();
+    if is_wrapped && let Some(At { value: tls::Version::Tls13, place }) = written.tls_min.given() {
+        let name = protocol.name();
+        let message = format!("where {name} is asked for TLS, TLS 1.2 is the newest that it can carry");
+        let mend =
+            "remove it; or write tls = \"direct\", if the server takes TLS from the first byte (TDS 8)";
+        reader.problem(place, message, mend);
+    }
+    let max_version = if is_wrapped { tls::Version::Tls12 } else { max_version };
     let alpn = match written.alpn.value() {
         Some(alpn) => Some(alpn.iter().map(|name| name.value.clone()).collect()),
         None if mode == Mode::Direct => protocol.facts().alpn.map(|name| vec![name.to_owned()]),
@@ -250,7 +263,8 @@ fn timeouts(written: &file::Timeouts, limits: &file::Limits, reader: &mut Reader
     }
 }
 
-fn health(written: file::Health, tls: Mode, reader: &mut Reader) -> health::Settings {
+fn health(written: file::Health, tls: Mode, protocol: Protocol, reader: &mut Reader) -> health::Settings {
+    login(&written, tls, protocol, reader);
     if let Some(kind) = written.kind.given()
         && matches!(kind.value, health::Kind::Tls | health::Kind::Protocol)
         && tls == Mode::Off
@@ -271,14 +285,56 @@ fn health(written: file::Health, tls: Mode, reader: &mut Reader) -> health::Sett
         _ => {}
     }
     let default = health::Settings::default();
+    let password_file = written.password_file.taken();
     health::Settings {
         kind: written.kind.taken(),
         url: written.url.taken(),
+        login: written.user.taken().map(|user| health::Login { user, password_file }),
         interval: written.interval.or(default.interval),
         timeout: written.timeout.or(default.timeout),
         rise: written.rise.or(default.rise),
         fall: written.fall.or(default.fall),
         jitter: written.jitter.or(default.jitter),
+    }
+}
+
+/// Whom a check logs in as, and where it has to.
+fn login(written: &file::Health, tls: Mode, protocol: Protocol, reader: &mut Reader) {
+    use health::Kind::{Http, Off, Protocol as ByProtocol, Tcp, Tls};
+    let Some(At { place, .. }) = written.user.given() else {
+        if let Field::Given(file) = &written.password_file {
+            let mend = "add the account's name: user = \"check\"; or remove it";
+            reader.problem(&file.place, "has the password of nobody: there is no user", mend);
+        }
+        if let Field::Given(At { value: Tcp | Tls | ByProtocol, place }) = &written.kind
+            && protocol.blocks_hosts()
+        {
+            let message = format!(
+                "leaves before it is logged in, and {} servers block a host that does so max_connect_errors times in a row",
+                protocol.name()
+            );
+            let mend = "add an account without rights that the check logs in as: kind = \"protocol\", user = \"check\", \
+                        password_file = \"...\"; or remove it: the breaker judges by the clients' own connections";
+            reader.problem(place, message, mend);
+        }
+        return;
+    };
+    let wrong = if !protocol.blocks_hosts() {
+        Some((format!("logs in, and with protocol = \"{}\" no check has to", protocol.name()), "remove it"))
+    } else if tls == Mode::Off {
+        let message = "logs in only through TLS, and this upstream has tls = \"off\"".to_owned();
+        Some((message, "remove it, or write tls = \"negotiate\""))
+    } else {
+        match written.kind.value() {
+            None | Some(ByProtocol) => None,
+            Some(Off | Tcp | Tls | Http) => Some((
+                "logs in, and no check does but that of kind = \"protocol\"".to_owned(),
+                "write kind = \"protocol\", or remove it",
+            )),
+        }
+    };
+    if let Some((message, mend)) = wrong {
+        reader.problem(place, message, mend);
     }
 }
 

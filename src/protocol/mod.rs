@@ -10,22 +10,32 @@
 
 mod amqp;
 mod beyond;
+mod command;
+mod dotted;
+mod first_words;
 mod imap;
 mod ldap;
+mod literal;
 mod lmtp;
+mod mechanisms;
 mod mqtt;
 mod mysql;
 mod nntp;
 mod pop3;
 mod postgres;
 mod redis;
+#[cfg(test)]
+mod refused;
 mod reply;
+mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;
 mod xmpp;
 
 use std::fmt;
+
+use zeroize::Zeroizing;
 
 pub use beyond::{BEYOND, Beyond};
 
@@ -137,6 +147,18 @@ pub trait Talk: Send {
     }
 }
 
+/// A TLS handshake that travels inside a protocol's own packets. Behind it TLS goes alone.
+pub trait Wrapping: Send {
+    /// Puts a flight of ours into packets.
+    fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>);
+
+    /// Takes one packet from the front of what was heard, and TLS out of it; `false`: there is no whole packet yet.
+    ///
+    /// # Errors
+    /// It is none of those that carry TLS.
+    fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> Result<bool, Failure>;
+}
+
 /// What a client said before anything was dialled.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Opening {
@@ -220,6 +242,14 @@ pub struct Interviewed {
     pub opening: Opening,
 }
 
+/// Whom a health check logs in as.
+pub struct Credentials {
+    /// The account.
+    pub user: String,
+    /// Empty where it has none.
+    pub password: Zeroizing<Vec<u8>>,
+}
+
 /// Who is brought together, once the upstream is established.
 pub struct Meeting {
     /// What the client opened with.
@@ -262,6 +292,12 @@ trait Dialect: Sync {
         None
     }
 
+    /// How the handshake travels that was asked for; `None`: as it is. TLS 1.2 is the most for one that is wrapped: where TLS
+    /// 1.3 goes on behind its handshake (tickets, a late alert), nobody could tell what is still inside a packet.
+    fn wrapping(&self) -> Option<Box<dyn Wrapping>> {
+        None
+    }
+
     /// What the client has to say before the server can be asked for TLS; `None`: nothing. The negotiation has ended before
     /// the request then, unless it was alone.
     fn interview(
@@ -282,6 +318,28 @@ trait Dialect: Sync {
     fn farewell(&self) -> &'static [u8] {
         b""
     }
+
+    /// Logs in on a health check's behalf, inside TLS, and takes its leave; `None`: its checks need no login.
+    fn login(
+        &self,
+        _negotiated: &Negotiated,
+        _credentials: Credentials,
+    ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
+    }
+
+    /// Does a server hold it against a host that its connections end before their login?
+    fn blocks_hosts(&self) -> bool {
+        false
+    }
+
+    /// Do its servers end connections without TLS' close_notify?
+    fn hangs_up(&self) -> bool {
+        false
+    }
+
+    /// Computes what would take too long once a client waits.
+    fn prepare(&self) {}
 }
 
 /// A refusal that waits for nothing.
@@ -366,6 +424,11 @@ impl Protocol {
         self.dialect().negotiation(asking)
     }
 
+    /// How the handshake travels that was asked for; `None`: as it is.
+    pub fn wrapping(self) -> Option<Box<dyn Wrapping>> {
+        self.dialect().wrapping()
+    }
+
     /// Does the client have to say something before the server can be asked for TLS?
     pub fn interviews(self) -> bool {
         self.dialect().interview(&Negotiated::default(), Offer::No).is_some()
@@ -393,6 +456,31 @@ impl Protocol {
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
         self.dialect().farewell()
+    }
+
+    /// Logs in on a health check's behalf, inside TLS, and takes its leave; `None`: its checks need no login.
+    pub fn login(
+        self,
+        negotiated: &Negotiated,
+        credentials: Credentials,
+    ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().login(negotiated, credentials)
+    }
+
+    /// Does a server hold it against a host that its connections end before their login? Then checks log in, or there are
+    /// none.
+    pub fn blocks_hosts(self) -> bool {
+        self.dialect().blocks_hosts()
+    }
+
+    /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
+    pub fn hangs_up(self) -> bool {
+        self.dialect().hangs_up()
+    }
+
+    /// Computes what would take too long once a client waits. Takes its time itself.
+    pub fn prepare(self) {
+        self.dialect().prepare();
     }
 }
 
@@ -424,5 +512,7 @@ const TCP: Facts = Facts {
     limits: "servers that send their clients to other addresses lead them past nuncio",
 };
 
+#[cfg(test)]
+mod testkit;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@ use std::fmt::Write;
 pub(super) const MAX_LINE: usize = 2048;
 /// Of one reply with all its lines.
 pub(super) const MAX_REPLY: usize = 64 * 1024;
+/// Of what is no reply: enough to see what it is.
+const MAX_GLIMPSE: usize = 80;
 /// Of a peer's words in a failure.
 const MAX_QUOTE: usize = 240;
 
@@ -81,6 +83,15 @@ pub(super) fn text(line: &[u8]) -> &[u8] {
     line.get(4..).unwrap_or_default()
 }
 
+/// How a line ends.
+pub(super) fn end(line: &[u8]) -> &[u8] {
+    match line {
+        [.., b'\r', b'\n'] => &line[line.len() - 2..],
+        [.., b'\n'] => &line[line.len() - 1..],
+        _ => &[],
+    }
+}
+
 /// A reply as one line, for a failure's detail.
 pub(super) fn told(code: u16, reply: &[u8]) -> String {
     let mut told = format!("{code:03}");
@@ -108,6 +119,18 @@ pub(super) fn quoted(words: &[u8]) -> String {
         }
     }
     quoted
+}
+
+/// The beginning of a line that is no reply, once there is enough of it to see what it is: the same, however it came.
+/// `is_all`: nothing more will come.
+pub(super) fn glimpse(line: &[u8], is_all: bool) -> Option<&[u8]> {
+    let line = &line[..line.len().min(MAX_GLIMPSE)];
+    match line.iter().position(|byte| !matches!(byte, b' '..=b'~' | b'\t')) {
+        Some(at) if matches!(line[at], b'\r' | b'\n') => Some(&line[..at]),
+        // What is not text is none of theirs, and may never have a line's end.
+        Some(at) => Some(&line[..=at]),
+        None => (is_all || line.len() == MAX_GLIMPSE).then_some(line),
+    }
 }
 
 fn cut(mut long: String) -> String {

@@ -1,6 +1,16 @@
-//! ManageSieve
+//! ManageSieve (RFC 5804) with STARTTLS.
+//!
+//! `negotiate`: capabilities, STARTTLS. `greet`: the capabilities once more, as they are inside TLS and without what TLS in
+//! the middle cannot keep, until the client is logged in. `refuse`: BYE. `response`: a server's line taken apart.
 
-use super::{Dialect, Facts, First, Meeting, Ports, Refusal, Talk};
+mod greet;
+mod negotiate;
+mod refuse;
+mod response;
+
+use negotiate::Negotiation;
+
+use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
 use crate::relay::Greeting;
 
 const FACTS: Facts = Facts {
@@ -10,8 +20,9 @@ const FACTS: Facts = Facts {
     asks_with: Some("STARTTLS"),
     alpn: Some("managesieve"),
     ports: Ports { plain: Some(4190), direct: None },
-    refuses_with: "BYE",
-    limits: "TBD",
+    refuses_with: "BYE with the reason in words",
+    limits: "STARTTLS and mechanisms bound to the server's TLS (SCRAM-…-PLUS) are taken out of what the server offers; \
+             referrals lead clients past nuncio",
 };
 
 pub(super) struct Sieve;
@@ -21,11 +32,22 @@ impl Dialect for Sieve {
         &FACTS
     }
 
-    fn greet(&self, _: Meeting) -> Greeting {
-        Greeting::default()
+    fn negotiation(&self, _: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        Some(Box::new(Negotiation::default()))
     }
 
-    fn refusal(&self, _: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
-        None
+    fn greet(&self, meeting: Meeting) -> Greeting {
+        greet::greet(&meeting.negotiated, meeting.secured)
+    }
+
+    fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Say(refuse::refusal(refused))))
+    }
+
+    fn farewell(&self) -> &'static [u8] {
+        FAREWELL
     }
 }
+
+/// A server that is left without it may log a lost connection.
+const FAREWELL: &[u8] = b"LOGOUT\r\n";

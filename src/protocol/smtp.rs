@@ -1,4 +1,4 @@
-//! SMTP with STARTTLS (RFC 5321, RFC 3207).
+//! SMTP with STARTTLS (RFC 5321, RFC 3207), and what LMTP shares with it ([`Kin`]).
 //!
 //! `negotiate`: greeting, EHLO, STARTTLS. `greet`: the server's greeting replayed, so that the client's own EHLO runs
 //! inside TLS, and its answer without what TLS in the middle cannot keep. `refuse`: 421, with the reason in words.
@@ -7,9 +7,9 @@ mod greet;
 mod negotiate;
 mod refuse;
 
-use greet::greet;
-use negotiate::Negotiation;
-use refuse::refusal;
+pub(super) use greet::greet;
+pub(super) use negotiate::Negotiation;
+pub(super) use refuse::refusal;
 
 use super::reply::text;
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
@@ -26,6 +26,41 @@ const FACTS: Facts = Facts {
     limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers",
 };
 
+/// What SMTP and LMTP have each in their own way.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kin {
+    /// For a person.
+    pub(super) title: &'static str,
+    /// How a client asks what the server can do.
+    pub(super) hello: &'static str,
+    /// What is awaited then.
+    pub(super) answer_to_hello: &'static str,
+    /// What would bring STARTTLS into the server's offer.
+    pub(super) switch_on: &'static str,
+    /// A port that speaks TLS from its first byte, as a mend has it.
+    pub(super) if_direct: &'static str,
+    /// What may be amiss where no greeting comes.
+    pub(super) if_late: &'static str,
+    /// A client that begins with TLS.
+    pub(super) began_with_tls: &'static str,
+    /// How a client is refused that may not come at all: code and enhanced status.
+    pub(super) forbids: (&'static str, &'static str),
+}
+
+const SMTP: Kin = Kin {
+    title: "SMTP",
+    hello: "EHLO",
+    answer_to_hello: "the server's answer to EHLO",
+    switch_on: "switch STARTTLS on at the server (Postfix: smtpd_tls_security_level and a certificate; Exim: \
+                tls_advertise_hosts); or, if this port speaks TLS from its first byte (465), set tls = \"direct\"",
+    if_direct: "if this port speaks TLS from its first byte (465), set tls = \"direct\"",
+    if_late: "if this port speaks TLS from its first byte (465), set tls = \"direct\"; if the server greets late on \
+              purpose or looks its clients up in a slow DNS, raise timeouts.negotiate",
+    began_with_tls: "the client began with TLS where plaintext SMTP is expected",
+    // Mail that meets 421 is tried again, mail that meets 554 is returned.
+    forbids: ("554", "5.7.1"),
+};
+
 pub(super) struct Smtp;
 
 impl Dialect for Smtp {
@@ -34,15 +69,15 @@ impl Dialect for Smtp {
     }
 
     fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
-        Some(Box::new(Negotiation::new(asking.as_host)))
+        Some(Box::new(Negotiation::new(&SMTP, asking.as_host)))
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(meeting.negotiated, meeting.secured)
+        greet(&SMTP, meeting.negotiated, meeting.secured)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
-        Some(Box::new(Say(refusal(refused))))
+        Some(Box::new(Say(refusal(&SMTP, refused))))
     }
 
     fn farewell(&self) -> &'static [u8] {
@@ -51,12 +86,9 @@ impl Dialect for Smtp {
 }
 
 /// A server that is left without it logs a lost connection.
-const FAREWELL: &[u8] = b"QUIT\r\n";
+pub(super) const FAREWELL: &[u8] = b"QUIT\r\n";
 
-/// How a client asks what the server can do.
-const HELLO: &str = "EHLO";
-
-/// The first word of a line of the answer to it, and what stands behind that, without the line's end.
+/// The first word of a line of the answer to EHLO, and what stands behind that, without the line's end.
 fn keyword(line: &[u8]) -> (&[u8], &[u8]) {
     let text = text(line);
     text.split_at(text.iter().position(is_separator).unwrap_or(text.len()))

@@ -1,7 +1,28 @@
-//! XMPP
+//! XMPP between client and server (RFC 6120), as far as TLS in the middle concerns it.
+//!
+//! The client's stream header is read ([`preface`]): it names the domain, to which a stream of our own is opened to ask the
+//! server for TLS ([`negotiate`]). Inside TLS the client's own header goes up as it came, and the server's features come back
+//! without what TLS in the middle cannot keep ([`greet`], [`mend`]). [`refuse`] says no with a stream's error.
+//!
+//! [`xml`] and [`stream`] own how a stream is read and written. Stanzas, logins and what follows them are the peers' own.
 
-use super::{Dialect, Facts, First, Meeting, Ports, Refusal, Talk};
+mod greet;
+mod mend;
+mod negotiate;
+mod preface;
+mod refuse;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod xml;
+
+use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Say, Talk};
 use crate::relay::Greeting;
+
+use greet::greet;
+use negotiate::Negotiation;
+use preface::Preface;
+use refuse::refusal;
 
 const FACTS: Facts = Facts {
     name: "xmpp",
@@ -10,8 +31,10 @@ const FACTS: Facts = Facts {
     asks_with: Some("starttls"),
     alpn: Some("xmpp-client"),
     ports: Ports { plain: Some(5222), direct: Some(5223) },
-    refuses_with: "stream error",
-    limits: "TBD",
+    refuses_with: "a stream error (remote-connection-failed, resource-constraint, system-shutdown) with the reason in words",
+    limits: "clients only, no streams between servers and no components; the client's own starttls, and mechanisms bound to \
+             the server's TLS (SCRAM-…-PLUS), are taken out of what the server offers, which clients that have that list \
+             signed (XEP-0474) take for an attack",
 };
 
 pub(super) struct Xmpp;
@@ -21,11 +44,19 @@ impl Dialect for Xmpp {
         &FACTS
     }
 
-    fn greet(&self, _: Meeting) -> Greeting {
-        Greeting::default()
+    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(Preface::default()))
     }
 
-    fn refusal(&self, _: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
-        None
+    fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        Some(Box::new(Negotiation::new(asking)))
+    }
+
+    fn greet(&self, meeting: Meeting) -> Greeting {
+        greet(meeting.opening, meeting.secured)
+    }
+
+    fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Say(refusal(refused))))
     }
 }

@@ -64,6 +64,9 @@ pub enum OnTruncation {
     Reset,
     /// An orderly end.
     Close,
+    /// An orderly end, and it is one: servers of this protocol never say close_notify, and its messages say how long they
+    /// are. Nor does it half-close: when the client is gone, a reset cuts nothing off either.
+    Usual,
 }
 
 /// One of the two sockets of a relayed connection.

@@ -147,11 +147,14 @@ impl Running {
         if let Some(replaced) = &replaced {
             replaced.stop();
             target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
-            let asks_the_same = replaced.written.health.url == written.health.url;
+            let asks_the_same = replaced.written.health.url == written.health.url
+                && replaced.written.health.login == written.health.login;
             if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
                 target.upstream.forget_health();
             }
         }
+        let protocol = target.protocol;
+        tokio::task::spawn_blocking(move || protocol.prepare());
         let follow = discovery::follow_as(
             written.source.clone(),
             target.resolver.clone(),
@@ -269,8 +272,9 @@ impl health::Probe for Counted {
 
 /// What the endpoints' active checks do.
 fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    written
-        .health
-        .kind
-        .unwrap_or_else(|| health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp))
+    let may_break_off = !target.protocol.blocks_hosts() || target.login.is_some();
+    written.health.kind.unwrap_or_else(|| match may_break_off {
+        true => health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp),
+        false => health::Kind::Off,
+    })
 }

@@ -11,6 +11,7 @@ use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
 use crate::establish::{HttpCheck, Target};
+use crate::health::Login;
 use crate::tls::{self, ClientTls, Identity};
 use crate::upstream::{Observer, State, Upstream};
 
@@ -94,6 +95,9 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
         {
             problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
         }
+        if let Some(Err(problem)) = written.health.login.as_ref().map(Login::password) {
+            problems.push(format!("upstream.{name}.health: {problem}"));
+        }
     }
     for (name, written) in &config.listeners {
         if let Err(problem) = Gate::new(&written.admit) {
@@ -123,6 +127,7 @@ pub(super) fn target(
         tls,
         negotiates: written.tls.mode == tls::Mode::Negotiate,
         http,
+        login: written.health.login.clone(),
         timeouts: written.timeouts.clone(),
         retry: written.retry.clone(),
         relay: written.relay.clone(),

@@ -21,6 +21,8 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_legacy;
+#[cfg(test)]
 mod harness_mail;
 #[cfg(test)]
 mod harness_mysql;
@@ -50,6 +52,8 @@ mod real_servers;
 mod six_endpoints;
 #[cfg(test)]
 mod smtp;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod upstreams;
 #[cfg(test)]

@@ -38,7 +38,7 @@ fn wrong_usage_is_told_with_the_right_one() {
         "bridge localhost:5432 db:5433",
         "bridge 0.0.0.0:5432 db:5433",
         "bridge 127.0.0.1:5432 db",
-        "bridge 127.0.0.1:5432 db:5433 --tls on --protocol mysql --pin abc --allow lan --admin 0.0.0.0:80",
+        "bridge 127.0.0.1:5432 db:5433 --tls on --protocol kafka --pin abc --allow lan --admin 0.0.0.0:80",
         "bridge 127.0.0.1:5432 db:5433 --tls off --ca ca.pem",
         "bridge 127.0.0.1:0 db:5433 --ca nowhere.pem",
     ]
@@ -131,11 +131,11 @@ nuncio: UPSTREAM: 'db' has no port
   mend: write db:PORT
 [2]
 
-$ nuncio bridge 127.0.0.1:5432 db:5433 --tls on --protocol mysql --pin abc --allow lan --admin 0.0.0.0:80
+$ nuncio bridge 127.0.0.1:5432 db:5433 --tls on --protocol kafka --pin abc --allow lan --admin 0.0.0.0:80
 nuncio: --admin: other hosts could reach 0.0.0.0:80, and this version has no token to tell them apart
   mend: write "127.0.0.1:80" or "unix:/run/nuncio/admin.sock"
-nuncio: --protocol: "mysql" is not built yet in this version; known: tcp, postgres, smtp
-  mend: if the server speaks TLS from its first byte, --protocol tcp with --tls direct reaches it
+nuncio: --protocol: "kafka" is not among them: a client asks any broker for the addresses of all, and goes there itself
+  mend: one listener a broker, and the listeners' addresses as the brokers' advertised.listeners
 nuncio: --tls: "on" is unknown; known: "negotiate", "direct", "off"
   mend: write a known one
 nuncio: --pin: 'abc' does not say what it pins

@@ -1,5 +1,5 @@
-//! What an endpoint's health check says where it asks somebody (`kind = "http"`): an endpoint may take connections and
-//! be the wrong one.
+//! What an endpoint's health check says where it asks somebody (`kind = "http"`) or logs in (`user`): an endpoint may take
+//! connections and be the wrong one, or let nobody in.
 
 use std::time::Duration;
 
@@ -24,9 +24,17 @@ pub(super) struct Health {
 impl Health {
     /// As the checks of a running service do; `None`: they do not ask, and see no more than whoever dials.
     pub(super) async fn ask(target: &Target, spec: &EndpointSpec, limit: Duration) -> Option<Health> {
-        let question = target.http.as_ref()?.question(spec);
-        let asked = question.map_or_else(|failure| failure.to_string(), |question| question.to_string());
-        let (detail, next_step) = match tokio::time::timeout(limit, target.check(spec, Kind::Http)).await {
+        let (asked, kind) = match (&target.http, &target.login) {
+            (Some(http), _) => {
+                let question = http.question(spec);
+                let asked =
+                    question.map_or_else(|failure| failure.to_string(), |question| question.to_string());
+                (asked, Kind::Http)
+            }
+            (None, Some(login)) => (format!("logs in as '{}'", login.user), Kind::Protocol),
+            (None, None) => return None,
+        };
+        let (detail, next_step) = match tokio::time::timeout(limit, target.check(spec, kind)).await {
             Ok(Ok(())) => (None, None),
             Ok(Err(failure)) => (Some(failure.detail.to_string()), Some(failure.next_step().to_owned())),
             Err(_) => (

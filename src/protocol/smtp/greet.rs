@@ -1,4 +1,4 @@
-//! The beginning of a client's conversation with a server that is reached through TLS.
+//! The beginning of a client's conversation with an SMTP or LMTP server that is reached through TLS.
 //!
 //! The client asks EHLO inside TLS, and is answered without what TLS in the middle cannot keep: mechanisms that are bound
 //! to the server's TLS channel, of which the client has none, and another STARTTLS. Read along until the client goes on
@@ -7,21 +7,23 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::{HELLO, is_separator, keyword};
+use super::{Kin, is_separator, keyword};
 use crate::protocol::Negotiated;
-use crate::protocol::reply::{Reader, Seen, lines, told};
+use crate::protocol::command::{self, Command};
+use crate::protocol::mechanisms::{is_bound, unbound};
+use crate::protocol::reply::{Reader, Seen, end, lines, told};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
-/// What a client may say before anything that counts, each answered by one reply.
-const BEGINNINGS: [&str; 8] = [HELLO, "HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
+/// What a client may say before anything that counts beside EHLO or LHLO, each answered by one reply.
+const BEGINNINGS: [&str; 7] = ["HELO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"];
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
 /// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
 /// is not, nothing is changed: a client's own STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greeting {
-    let mut reading = Reading { secured, ..Reading::default() };
+pub(in crate::protocol) fn greet(kin: &'static Kin, negotiated: Negotiated, secured: bool) -> Greeting {
+    let mut reading = Reading::new(kin, secured);
     if negotiated.greeting.is_empty() {
         // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
@@ -33,17 +35,17 @@ pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greet
 }
 
 /// Reads along.
-#[derive(Default)]
 struct Reading {
+    kin: &'static Kin,
     secured: bool,
     /// What is still to be answered, in order.
     awaited: VecDeque<Reply>,
     /// The reply that has begun.
     current: Option<Reply>,
     reader: Reader,
-    /// An EHLO's reply so far, of which nothing has gone on yet.
+    /// The reply to an EHLO so far, of which nothing has gone on yet.
     held: Vec<u8>,
-    line: Line,
+    commands: command::Reader,
     /// The client is past the beginning: its words are of no more interest.
     is_past: bool,
     /// The client has said QUIT.
@@ -63,17 +65,6 @@ enum Reply {
     Other,
 }
 
-/// The client's line so far. No word grows beyond the longest beginning and the byte that shows it is none.
-#[derive(Default)]
-struct Line {
-    /// In capitals.
-    word: Vec<u8>,
-    /// Its first word has ended.
-    is_word: bool,
-    /// The client has said something before.
-    is_later: bool,
-}
-
 /// What was said that may be the reason of an end.
 #[derive(Default)]
 struct WhyEnded {
@@ -88,12 +79,8 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && !self.line.is_later && !self.is_done() && heard.first() == Some(&0x16) {
-            return Err(Objection {
-                to: Party::Client,
-                detail: "the client began with TLS where plaintext SMTP is expected",
-                mend: SWITCH_OFF,
-            });
+        if self.secured && self.commands.is_at_start() && !self.is_done() && heard.first() == Some(&0x16) {
+            return Err(Objection { to: Party::Client, detail: self.kin.began_with_tls, mend: SWITCH_OFF });
         }
         onward.up.extend_from_slice(heard);
         for byte in heard {
@@ -166,7 +153,11 @@ impl Greeter for Reading {
         if let Some(told) = refused {
             return Some(Remark {
                 of: Party::Upstream,
-                detail: format!("the server took the handshake and then said no to EHLO: {told}").into(),
+                detail: format!(
+                    "the server took the handshake and then said no to {}: {told}",
+                    self.kin.hello
+                )
+                .into(),
                 mend: "look in the server's log for why; it may not trust our certificate, or miss one",
             });
         }
@@ -190,39 +181,41 @@ impl Greeter for Reading {
 }
 
 impl Reading {
-    fn hear_client(&mut self, byte: u8) {
-        self.line.is_later = true;
-        let Line { word, is_word, .. } = &mut self.line;
-        let ends_word = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-        let is_leading = matches!(byte, b' ' | b'\t') && word.is_empty();
-        if !*is_word && !is_leading {
-            match ends_word {
-                true => *is_word = true,
-                false => word.push(byte.to_ascii_uppercase()),
-            }
-            let is_beginning = |beginning: &&str| match ends_word {
-                true => beginning.as_bytes() == *word,
-                false => beginning.as_bytes().starts_with(word),
-            };
-            if !BEGINNINGS.iter().any(is_beginning) {
-                self.is_past = true;
-                return;
-            }
-        }
-        if byte == b'\n' {
-            let Line { word, .. } = mem::replace(&mut self.line, Line { is_later: true, ..Line::default() });
-            self.take_command(&word);
+    fn new(kin: &'static Kin, secured: bool) -> Reading {
+        Reading {
+            kin,
+            secured,
+            awaited: VecDeque::new(),
+            current: None,
+            reader: Reader::default(),
+            held: Vec::new(),
+            commands: command::Reader::default(),
+            is_past: false,
+            is_leaving: false,
+            is_answering: false,
+            has_ended: false,
+            is_lost: false,
+            why: WhyEnded::default(),
         }
     }
 
-    fn take_command(&mut self, word: &[u8]) {
-        let is_hello = word == HELLO.as_bytes();
+    fn hear_client(&mut self, byte: u8) {
+        let known = BEGINNINGS.into_iter().chain([self.kin.hello]);
+        match self.commands.read(byte, known) {
+            None => {}
+            Some(Command::Known { word, .. }) => self.take_command(word),
+            Some(Command::Unknown) => self.is_past = true,
+        }
+    }
+
+    fn take_command(&mut self, word: &str) {
+        let is_hello = word == self.kin.hello;
         self.awaited.push_back(if is_hello { Reply::Hello } else { Reply::Other });
         self.is_past = self.awaited.len() == MAX_AWAITED;
-        self.why.said_starttls |= word == b"STARTTLS";
-        self.is_leaving |= word == b"QUIT";
+        self.why.said_starttls |= word == "STARTTLS";
+        self.is_leaving |= word == "QUIT";
         // Who takes its leave is asked why it leaves.
-        self.why.knows_offer &= word == b"QUIT";
+        self.why.knows_offer &= word == "QUIT";
     }
 
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
@@ -269,43 +262,14 @@ fn put_onward(line: &[u8], offer: &mut Vec<u8>) {
     if keyword.eq_ignore_ascii_case(b"STARTTLS") {
         return;
     }
-    let is_bound = |mechanism: &[u8]| {
-        mechanism.len() > 5 && mechanism[mechanism.len() - 5..].eq_ignore_ascii_case(b"-PLUS")
-    };
     if !keyword.eq_ignore_ascii_case(b"AUTH") || !arguments.split(is_separator).any(is_bound) {
         offer.extend_from_slice(line);
         return;
     }
-    let start = offer.len();
-    offer.extend_from_slice(&line[..line.len() - arguments.len() - end(line).len()]);
-    let (mut rest, mut first_gap, mut is_empty) = (arguments, None, true);
-    while !rest.is_empty() {
-        let (gap, behind) =
-            rest.split_at(rest.iter().position(|byte| !is_separator(byte)).unwrap_or(rest.len()));
-        let (mechanism, behind) =
-            behind.split_at(behind.iter().position(is_separator).unwrap_or(behind.len()));
-        rest = behind;
-        if is_bound(mechanism) {
-            // It stays `AUTH=` or `AUTH `, whichever mechanism is now the first.
-            first_gap = first_gap.or(is_empty.then_some(gap));
-            continue;
-        }
-        offer.extend_from_slice(first_gap.take().unwrap_or(gap));
-        offer.extend_from_slice(mechanism);
-        is_empty &= mechanism.is_empty();
-    }
-    match is_empty {
-        true => offer.truncate(start),
-        false => offer.extend_from_slice(end(line)),
-    }
-}
-
-/// How a line ends.
-fn end(line: &[u8]) -> &[u8] {
-    match line {
-        [.., b'\r', b'\n'] => &line[line.len() - 2..],
-        [.., b'\n'] => &line[line.len() - 1..],
-        _ => &[],
+    if let Some(kept) = unbound(arguments, is_separator) {
+        offer.extend_from_slice(&line[..line.len() - arguments.len() - end(line).len()]);
+        offer.extend_from_slice(&kept);
+        offer.extend_from_slice(end(line));
     }
 }
 

@@ -1,24 +1,18 @@
-//! Asking an SMTP server for TLS: its greeting, EHLO, STARTTLS.
+//! Asking an SMTP or LMTP server for TLS: its greeting, EHLO or LHLO, STARTTLS.
 //!
 //! What comes before TLS is believed only as far as it must be: the greeting is kept for the client, who then asks for
 //! everything else again inside TLS; bytes behind the answer to STARTTLS are refused (CVE-2011-0411).
 
 use std::mem;
 
-use super::{FAREWELL, HELLO, keyword};
+use super::{FAREWELL, Kin, keyword};
 use crate::failure::{Failure, Reason, Stage};
-use crate::protocol::reply::{MAX_LINE, MAX_REPLY, Reader, Seen, lines, quoted, told};
+use crate::protocol::reply::{MAX_LINE, MAX_REPLY, Reader, Seen, glimpse, lines, quoted, told};
 use crate::protocol::{Negotiated, Talk};
-
-/// Of what is no reply: enough to see what it is.
-const MAX_ODD: usize = 80;
-
-/// What would bring STARTTLS into the server's offer.
-const SWITCH_ON: &str = "switch STARTTLS on at the server (Postfix: smtpd_tls_security_level and a certificate; Exim: \
-                         tls_advertise_hosts); or, if this port speaks TLS from its first byte (465), set tls = \"direct\"";
 
 /// We, as the server's client.
 pub(in crate::protocol) struct Negotiation {
+    kin: &'static Kin,
     as_host: String,
     awaited: Awaited,
     reader: Reader,
@@ -36,13 +30,14 @@ enum Awaited {
 }
 
 impl Negotiation {
-    pub(in crate::protocol) fn new(as_host: &str) -> Negotiation {
+    pub(in crate::protocol) fn new(kin: &'static Kin, as_host: &str) -> Negotiation {
         // A name from the system goes into a command: nothing in it may end the line.
         let mut as_host: String = as_host.chars().filter(char::is_ascii_graphic).take(255).collect();
         if as_host.is_empty() {
             as_host.push_str("[127.0.0.1]");
         }
         Negotiation {
+            kin,
             as_host,
             awaited: Awaited::Greeting,
             reader: Reader::default(),
@@ -74,11 +69,12 @@ impl Negotiation {
 
     fn not_a_reply(&self, odd: &[u8]) -> Failure {
         let failure = error(format!(
-            "{} is no SMTP reply, but begins with \"{}\"",
+            "{} is no {} reply, but begins with \"{}\"",
             match self.awaited {
                 Awaited::Greeting => "what the server said first",
                 Awaited::Hello | Awaited::StartTls => self.awaits(),
             },
+            self.kin.title,
             quoted(odd)
         ));
         // An alert or a handshake record, and nothing else that a server would say in plaintext.
@@ -90,21 +86,35 @@ impl Negotiation {
         }
     }
 
+    fn judge_greeting(&self, code: u16, reply: &[u8]) -> Result<(), Failure> {
+        let said = told(code, reply);
+        match code {
+            220 => Ok(()),
+            400..=499 => Err(refused(format!("the server does not serve now: {said}")).mend(
+                "look in the server's log for why; it may have too many connections, from this host or in all",
+            )),
+            500..=599 => Err(refused(format!("the server does not serve this host: {said}"))
+                .mend("look in the server's log for why; it may not allow this host's address")),
+            _ => Err(error(format!("what the server said first is no {} greeting: {said}", self.kin.title))),
+        }
+    }
+
     /// Does the answer to EHLO offer STARTTLS?
     fn judge_offer(&self, code: u16, reply: &[u8]) -> Result<(), Failure> {
+        let Kin { hello, switch_on, .. } = self.kin;
         match code {
             250 => {}
             500..=504 => {
                 return Err(refused(format!(
-                    "the server does not know {HELLO} ({}), so it has no STARTTLS; its greeting was \"{}\"",
+                    "the server does not know {hello} ({}), so it has no STARTTLS; its greeting was \"{}\"",
                     told(code, reply),
                     told(220, &self.greeting)
                 ))
-                .mend(SWITCH_ON));
+                .mend(*switch_on));
             }
             _ => {
                 return Err(refused(format!(
-                    "the server said no to {HELLO} {}: {}",
+                    "the server said no to {hello} {}: {}",
                     self.as_host,
                     told(code, reply)
                 ))
@@ -133,7 +143,7 @@ impl Negotiation {
             true => "nothing".to_owned(),
             false => quoted(&offered.join(&b' ')),
         };
-        Err(refused(format!("the server offers no STARTTLS, only: {offers}")).mend(SWITCH_ON))
+        Err(refused(format!("the server offers no STARTTLS, only: {offers}")).mend(*switch_on))
     }
 }
 
@@ -144,7 +154,7 @@ impl Talk for Negotiation {
         while let Some(code) = self.next_reply(heard)? {
             let reply = mem::take(&mut self.reply);
             let judged = match self.awaited {
-                Awaited::Greeting => judge_greeting(code, &reply),
+                Awaited::Greeting => self.judge_greeting(code, &reply),
                 Awaited::Hello => self.judge_offer(code, &reply),
                 Awaited::StartTls => judge_answer(code, &reply),
             };
@@ -159,7 +169,7 @@ impl Talk for Negotiation {
                 Awaited::Greeting => {
                     self.greeting = reply;
                     self.awaited = Awaited::Hello;
-                    say.extend_from_slice(format!("{HELLO} {}\r\n", self.as_host).as_bytes());
+                    say.extend_from_slice(format!("{} {}\r\n", self.kin.hello, self.as_host).as_bytes());
                 }
                 Awaited::Hello => {
                     self.awaited = Awaited::StartTls;
@@ -183,16 +193,13 @@ impl Talk for Negotiation {
     fn awaits(&self) -> &'static str {
         match self.awaited {
             Awaited::Greeting => "the server's greeting",
-            Awaited::Hello => "the server's answer to EHLO",
+            Awaited::Hello => self.kin.answer_to_hello,
             Awaited::StartTls => "the server's answer to STARTTLS",
         }
     }
 
     fn if_late(&self) -> Option<&'static str> {
-        (self.awaited == Awaited::Greeting && self.reply.is_empty()).then_some(
-            "if this port speaks TLS from its first byte (465), set tls = \"direct\"; if the server greets late on \
-             purpose or looks its clients up in a slow DNS, raise timeouts.negotiate",
-        )
+        (self.awaited == Awaited::Greeting && self.reply.is_empty()).then_some(self.kin.if_late)
     }
 
     fn ended(&self, heard: &[u8]) -> Option<Failure> {
@@ -200,16 +207,22 @@ impl Talk for Negotiation {
         if let Some(odd) = odd_line(&said, true) {
             return Some(self.not_a_reply(odd));
         }
+        let Kin { hello, if_direct, .. } = self.kin;
         let (when, mend) = match self.awaited {
             Awaited::Greeting => (
-                "before its greeting",
-                "look in the server's log: it may not allow this host's address, or have too many connections; \
-                 or, if this port speaks TLS from its first byte (465), set tls = \"direct\"",
+                "before its greeting".to_owned(),
+                format!(
+                    "look in the server's log: it may not allow this host's address, or have too many connections; \
+                     or, {if_direct}"
+                ),
             ),
-            Awaited::Hello => ("instead of answering EHLO", "look in the server's log for why it hung up"),
+            Awaited::Hello => (
+                format!("instead of answering {hello}"),
+                "look in the server's log for why it hung up".to_owned(),
+            ),
             Awaited::StartTls => (
-                "instead of answering STARTTLS",
-                "look in the server's log for why: its certificate or key may not load",
+                "instead of answering STARTTLS".to_owned(),
+                "look in the server's log for why: its certificate or key may not load".to_owned(),
             ),
         };
         Some(
@@ -220,19 +233,6 @@ impl Talk for Negotiation {
             )
             .mend(mend),
         )
-    }
-}
-
-fn judge_greeting(code: u16, reply: &[u8]) -> Result<(), Failure> {
-    let said = told(code, reply);
-    match code {
-        220 => Ok(()),
-        400..=499 => Err(refused(format!("the server does not serve now: {said}")).mend(
-            "look in the server's log for why; it may have too many connections, from this host or in all",
-        )),
-        500..=599 => Err(refused(format!("the server does not serve this host: {said}"))
-            .mend("look in the server's log for why; it may not allow this host's address")),
-        _ => Err(error(format!("what the server said first is no SMTP greeting: {said}"))),
     }
 }
 
@@ -263,14 +263,7 @@ fn odd_line(said: &[u8], is_all: bool) -> Option<&[u8]> {
             Some(Seen::TooLong) | None => return None,
         }
     };
-    let line = &said[from..];
-    let line = &line[..line.len().min(MAX_ODD)];
-    match line.iter().position(|byte| !matches!(byte, b' '..=b'~' | b'\t')) {
-        Some(at) if matches!(line[at], b'\r' | b'\n') => Some(&line[..at]),
-        // What is not text is not SMTP's, and may never have a line's end.
-        Some(at) => Some(&line[..=at]),
-        None => (is_all || line.len() == MAX_ODD).then_some(line),
-    }
+    glimpse(&said[from..], is_all)
 }
 
 fn refused(detail: String) -> Failure {

@@ -1,9 +1,11 @@
-//! No, in SMTP: 421 with an enhanced status (RFC 3463), in place of a greeting or of any command's answer and the next one's.
+//! No, in SMTP and LMTP: 421 with an enhanced status (RFC 3463), in place of a greeting or of any command's answer and the next one's.
 //!
 //! Every line stands alone: clients log the first, the last, or all of them.
 
+use super::Kin;
 use crate::failure::Reason;
 use crate::protocol::Refusal;
+use crate::protocol::sentence::printable;
 
 /// Of a line with its end (RFC 5321, 4.5.3.1.5).
 const MAX_LINE: usize = 512;
@@ -11,11 +13,12 @@ const MAX_LINE: usize = 512;
 const MAX_LINES: usize = 4;
 
 /// What was seen, what to do next, and where the log says more.
-pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
+pub(in crate::protocol) fn refusal(kin: &Kin, refusal: &Refusal<'_>) -> Vec<u8> {
     let Refusal { failure, id, greeted, said: _ } = *refusal;
-    let status = status(failure.reason);
-    // Mail that meets 421 is tried again, mail that meets 554 is returned.
-    let code = if status.starts_with('5') { "554" } else { "421" };
+    let (code, status) = match failure.reason {
+        Reason::AdmissionDenied => kin.forbids,
+        reason => ("421", status(reason)),
+    };
     let mut lines = Vec::new();
     wrap(&format!("nuncio: {}", failure.detail), &mut lines);
     wrap(failure.next_step(), &mut lines);
@@ -27,7 +30,8 @@ pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
         said.extend_from_slice(format!("{code}{mark}{status} {line}\r\n").as_bytes());
     }
     if greeted {
-        // For whoever asks HELO when EHLO is refused, and shows its user only the answer to that (smtplib, JavaMail).
+        // For whoever asks HELO when EHLO is refused, and shows its user only the answer to that (smtplib, its LMTP too, and
+        // JavaMail).
         said.extend_from_within(..);
     }
     said
@@ -36,14 +40,7 @@ pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
 /// As printable ASCII, in lines that fit behind code and status.
 fn wrap(text: &str, lines: &mut Vec<String>) {
     let room = MAX_LINE - "421-4.7.99 \r\n".len();
-    let printable = |c: char| match c {
-        '…' => "...".to_owned(),
-        '×' => "x".to_owned(),
-        c if c.is_ascii_graphic() => c.to_string(),
-        c if c.is_whitespace() || c.is_control() => " ".to_owned(),
-        _ => "?".to_owned(),
-    };
-    let text: String = text.chars().map(printable).collect();
+    let text = printable(text);
     let mut rest = text.trim();
     for _ in 0..MAX_LINES {
         // ASCII only: every index is a boundary.
@@ -60,11 +57,11 @@ fn wrap(text: &str, lines: &mut Vec<String>) {
     }
 }
 
-/// The enhanced status of a reason.
+/// The enhanced status of a reason for which the client may come again.
 fn status(reason: Reason) -> &'static str {
     match reason {
-        // Who may not come will not be let in later.
-        Reason::AdmissionDenied => "5.7.1",
+        // Not authorized.
+        Reason::AdmissionDenied => "4.7.1",
         // System not accepting network messages.
         Reason::DestinationUnavailable | Reason::CircuitOpen | Reason::Draining => "4.3.2",
         // System incorrectly configured; other system status.
@@ -109,9 +106,10 @@ fn status(reason: Reason) -> &'static str {
 mod tests {
     use super::*;
     use crate::failure::{Failure, Stage};
+    use crate::protocol::smtp::SMTP;
 
     fn refused(failure: &Failure) -> String {
-        let said = |greeted| refusal(&Refusal { failure, id: "00c0ffee00c0ffee", greeted, said: b"" });
+        let said = |greeted| refusal(&SMTP, &Refusal { failure, id: "00c0ffee00c0ffee", greeted, said: b"" });
         assert_eq!(said(true), said(false).repeat(2), "for HELO too");
         String::from_utf8(said(false)).unwrap()
     }
@@ -148,7 +146,10 @@ mod tests {
                 (0..rng.usize(0..longest)).map(|_| *rng.choice(&alphabet).unwrap()).collect();
             let reason = *rng.choice(Reason::ALL).unwrap();
             let said = refused(&Failure::upstream(Stage::Relay, reason, detail.clone()).mend(detail));
-            let code = if reason == Reason::AdmissionDenied { "554" } else { "421" };
+            let (code, status) = match reason {
+                Reason::AdmissionDenied => ("554", "5.7.1"),
+                reason => ("421", status(reason)),
+            };
             let lines: Vec<&str> = said.split_inclusive("\r\n").collect();
             assert!(lines.len() <= 2 * MAX_LINES + 1, "{said}");
             for (number, line) in lines.iter().enumerate() {
@@ -158,7 +159,7 @@ mod tests {
                     "{said}"
                 );
                 let mark = if number + 1 == lines.len() { ' ' } else { '-' };
-                assert!(text.starts_with(&format!("{code}{mark}{} ", status(reason))), "seed {seed}: {said}");
+                assert!(text.starts_with(&format!("{code}{mark}{status} ")), "seed {seed}: {said}");
             }
         }
     }
@@ -169,7 +170,7 @@ mod tests {
         for reason in Reason::ALL {
             let parts: Vec<&str> = status(*reason).split('.').collect();
             assert!(parts.len() == 3 && parts.iter().all(|part| part.parse::<u8>().is_ok()), "{reason}");
-            assert_eq!(parts[0] == "5", *reason == Reason::AdmissionDenied, "{reason}");
+            assert_eq!(parts[0], "4", "{reason}");
         }
     }
 }

@@ -124,6 +124,10 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
                 self.open(cx, buffer, front + kept + read, now);
                 true
             }
+            Poll::Ready(Err(_)) if self.is_usual_end() => {
+                self.down.state = State::Closing;
+                true
+            }
             Poll::Ready(Err(error)) => {
                 let how = How::of_io(Party::Upstream, &error);
                 self.unwritable.get_or_insert_with(|| Box::new(how));
@@ -188,18 +192,27 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
     /// theirs closes would be a failure. An answer that came after it may be cut, though, or be missing, and without their
     /// close_notify nobody can tell.
     fn upstream_closed(&mut self, inside: bool, now: Instant) {
-        if self.unwritable.is_some() {
+        if self.unwritable.is_some() && !self.is_usual_end() {
             let ended = self.upstream_ended();
             return self.reset_after_delivery(ended.how, Party::Upstream, now);
         }
         self.closes(Party::Upstream, now);
         let answered = self.asked.is_none() && !self.spoke_since && !inside;
         let answers_goodbye = self.up.state == State::Done && answered;
-        self.truncated = self.engine.is_some() && !answers_goodbye;
-        if self.truncated && self.on_truncation == OnTruncation::Reset {
+        let is_usual = self.on_truncation == OnTruncation::Usual && !inside;
+        self.truncated = self.engine.is_some() && !answers_goodbye && !is_usual;
+        if self.truncated && self.on_truncation != OnTruncation::Close {
             self.reset_after_delivery(How::Truncated, self.closed_first().unwrap_or(Party::Upstream), now);
         } else {
             self.down.state = State::Closing;
         }
+    }
+
+    /// The client is gone, and servers of this protocol slam the door behind it: our close_notify meets a closed socket.
+    fn is_usual_end(&self) -> bool {
+        self.on_truncation == OnTruncation::Usual
+            && self.closed_first() == Some(Party::Client)
+            && self.up.state != State::Open
+            && !self.lost
     }
 }

@@ -1,6 +1,7 @@
 //! Servers that are willing, servers that are not, and servers that are none: what is made of them, however they speak.
 
 use super::*;
+use crate::protocol::smtp::SMTP;
 
 /// Servers that say yes: greeting, answer to EHLO, answer to STARTTLS.
 const WILLING: [(&str, &str, &str, &str); 7] = [
@@ -50,7 +51,7 @@ const WILLING: [(&str, &str, &str, &str); 7] = [
 
 /// What it said, and what came of it, hearing the server in pieces; what it could not take stays unheard.
 fn talk<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<Option<Negotiated>, Failure>) {
-    let mut negotiation = Negotiation::new("ambassador.example.com");
+    let mut negotiation = Negotiation::new(&SMTP, "ambassador.example.com");
     let (mut heard, mut said) = (Vec::new(), Vec::new());
     let mut result = negotiation.hear(&mut heard, &mut said);
     for piece in pieces {
@@ -102,7 +103,7 @@ fn servers_that_are_willing_are_asked_for_tls_and_their_greeting_is_kept() {
 /// A step is taken when the server's reply is whole, not before: nothing is said to a server that is not listening.
 #[test]
 fn each_word_waits_for_its_reply() {
-    let mut negotiation = Negotiation::new("[192.0.2.9]");
+    let mut negotiation = Negotiation::new(&SMTP, "[192.0.2.9]");
     for (hears, says, awaits) in [
         ("", "", "the server's greeting"),
         ("220-mx\r\n220 mx", "", "the server's greeting"),
@@ -119,7 +120,7 @@ fn each_word_waits_for_its_reply() {
 /// A port that speaks TLS from its first byte awaits our ClientHello, and we its greeting.
 #[test]
 fn a_server_that_stays_silent_may_wait_for_tls() {
-    let mut negotiation = Negotiation::new("me");
+    let mut negotiation = Negotiation::new(&SMTP, "me");
     assert!(negotiation.if_late().is_some_and(|mend| mend.contains("tls = \"direct\"")));
     assert_eq!(negotiation.hear(&mut b"220 mx\r\n".to_vec(), &mut Vec::new()), Ok(None));
     assert_eq!(negotiation.if_late(), None);
@@ -134,7 +135,7 @@ fn an_odd_name_of_this_host_stays_one_word_of_one_line() {
         ("héte", "EHLO hte\r\n"),
     ] {
         let mut said = Vec::new();
-        assert_eq!(Negotiation::new(name).hear(&mut b"220 mx\r\n".to_vec(), &mut said), Ok(None));
+        assert_eq!(Negotiation::new(&SMTP, name).hear(&mut b"220 mx\r\n".to_vec(), &mut said), Ok(None));
         assert_eq!(String::from_utf8(said).unwrap(), hello);
     }
 }
@@ -324,7 +325,7 @@ fn a_server_that_hangs_up_is_told_by_when_it_did() {
         // No line's end, but all that will ever come.
         ("go away", Reason::NegotiationError, "begins with \"go away\"", "`protocol`"),
     ] {
-        let (mut negotiation, mut heard) = (Negotiation::new("me"), server.as_bytes().to_vec());
+        let (mut negotiation, mut heard) = (Negotiation::new(&SMTP, "me"), server.as_bytes().to_vec());
         assert_eq!(negotiation.hear(&mut heard, &mut Vec::new()), Ok(None), "{server:?}");
         let failure = negotiation.ended(&heard).expect("it means something");
         assert_eq!(failure.reason, reason, "{failure}");

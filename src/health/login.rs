@@ -1,0 +1,44 @@
+//! Whom a check logs in as. Leaves the login itself to `establish`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+/// No password is longer.
+const LONGEST: u64 = 1024;
+
+/// An account of the server's that may do nothing but log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Its name.
+    pub user: String,
+    /// Where its password stands; `None`: it has none.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Login {
+    /// What the file has, without the line's end that editors leave there.
+    ///
+    /// # Errors
+    /// Why it cannot be read as a password.
+    pub fn password(&self) -> Result<Zeroizing<Vec<u8>>, String> {
+        let mut password = Zeroizing::new(Vec::new());
+        let Some(path) = &self.password_file else { return Ok(password) };
+        let complaint = |what: &dyn std::fmt::Display| format!("password_file {}: {what}", path.display());
+        // One byte more than may be, and room for it: what grows leaves copies behind.
+        password.reserve_exact(LONGEST as usize + 1);
+        let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut password));
+        read.map_err(|error| complaint(&error))?;
+        while password.ends_with(b"\n") || password.ends_with(b"\r") {
+            password.pop();
+        }
+        match password.len() {
+            0 => Err(complaint(&"is empty; for a user without a password leave the key out")),
+            length if length as u64 > LONGEST => Err(complaint(&"has more than 1024 bytes")),
+            _ if password.contains(&0) => Err(complaint(&"has a zero byte, which no password can have")),
+            _ => Ok(password),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A server's line taken apart, and its list of capabilities without what TLS in the middle cannot keep.
+
+use crate::protocol::literal::{is_bound, trimmed};
+use crate::protocol::reply::quoted;
+
+/// One line: `TAG WORD TEXT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Response<'a> {
+    /// `*`: untagged. `+`: it awaits more from the client.
+    pub(super) tag: &'a [u8],
+    pub(super) kind: Kind,
+    /// Behind the word and the space that follows it, without the line's end.
+    pub(super) text: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ok,
+    No,
+    Bad,
+    Bye,
+    Preauth,
+    Capability,
+    Other,
+}
+
+impl Response<'_> {
+    pub(super) fn of(line: &[u8]) -> Response<'_> {
+        let (tag, rest) = word(trimmed(line));
+        let (kind, text) = word(rest);
+        let is = |known: &str| kind.eq_ignore_ascii_case(known.as_bytes());
+        let kind = match () {
+            () if is("OK") => Kind::Ok,
+            () if is("NO") => Kind::No,
+            () if is("BAD") => Kind::Bad,
+            () if is("BYE") => Kind::Bye,
+            () if is("PREAUTH") => Kind::Preauth,
+            () if is("CAPABILITY") && tag == b"*" => Kind::Capability,
+            () => Kind::Other,
+        };
+        Response { tag, kind, text }
+    }
+
+    /// Does it end in a person's words, with a code in front of them at most?
+    pub(super) fn is_status(&self) -> bool {
+        !matches!(self.kind, Kind::Capability | Kind::Other)
+    }
+
+    /// Where in its text a list of capabilities stands, with the space in front of it.
+    pub(super) fn list(&self) -> Option<std::ops::Range<usize>> {
+        const CODE: &[u8] = b"[CAPABILITY";
+        match self.kind {
+            Kind::Capability => Some(0..self.text.len()),
+            Kind::Other => None,
+            _ => {
+                let (code, list) = self.text.split_at_checked(CODE.len())?;
+                let is_list = code.eq_ignore_ascii_case(CODE) && matches!(list.first(), Some(b' ' | b']'));
+                let length = list.iter().position(|byte| *byte == b']')?;
+                is_list.then_some(CODE.len()..CODE.len() + length)
+            }
+        }
+    }
+
+    /// In a failure's detail.
+    pub(super) fn told(&self) -> String {
+        let kind = match self.kind {
+            Kind::Ok => "OK",
+            Kind::No => "NO",
+            Kind::Bad => "BAD",
+            Kind::Bye => "BYE",
+            Kind::Preauth => "PREAUTH",
+            Kind::Capability => "CAPABILITY",
+            Kind::Other => "",
+        };
+        quoted([kind.as_bytes(), self.text].join(&b' ').trim_ascii())
+    }
+}
+
+/// May a line that begins so announce a literal? What a person is to read may end in anything.
+pub(super) fn may_announce(line: &[u8]) -> bool {
+    let response = Response::of(line);
+    response.tag == b"*" && !response.is_status()
+}
+
+/// The first word, and what is behind the space that ends it.
+fn word(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.iter().position(|byte| *byte == b' ') {
+        Some(end) => (&text[..end], &text[end + 1..]),
+        None => (text, b""),
+    }
+}
+
+/// What a list offers for a login.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// As the client gets it.
+    pub(super) list: Vec<u8>,
+    /// The server takes nothing but mechanisms that are bound to its TLS.
+    pub(super) is_bare: bool,
+}
+
+impl Offer {
+    /// A list without what TLS in the middle cannot keep: each word goes with the space in front of it.
+    pub(super) fn of(list: &[u8]) -> Offer {
+        let mut offer = Offer { list: Vec::with_capacity(list.len()), is_bare: false };
+        let (mut mechanisms, mut bound, mut disabled) = (0, 0, false);
+        let mut is_first = true;
+        for word in list.split(|byte| *byte == b' ') {
+            let mechanism = word.split_at_checked(5).filter(|(auth, _)| auth.eq_ignore_ascii_case(b"AUTH="));
+            let is_bound = mechanism.is_some_and(|(_, mechanism)| is_bound(mechanism));
+            let is_disabled = word.eq_ignore_ascii_case(b"LOGINDISABLED");
+            mechanisms += u32::from(mechanism.is_some());
+            bound += u32::from(is_bound);
+            disabled |= is_disabled;
+            if is_bound || is_disabled || word.eq_ignore_ascii_case(b"STARTTLS") {
+                continue;
+            }
+            if !std::mem::take(&mut is_first) {
+                offer.list.push(b' ');
+            }
+            offer.list.extend_from_slice(word);
+        }
+        offer.is_bare = disabled && bound > 0 && bound == mechanisms;
+        offer
+    }
+}
