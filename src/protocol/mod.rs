@@ -222,7 +222,7 @@ pub struct Asking<'a> {
 }
 
 /// What a client said in an interview.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interviewed {
     /// Asks the server for TLS, in plaintext.
     pub request: Vec<u8>,

@@ -186,7 +186,7 @@ fn proof(plugin: &[u8], password: &[u8], nonce: &[u8]) -> Vec<u8> {
         CACHING_SHA2 => {
             let once = hash(&SHA256, &[password]);
             let twice = hash(&SHA256, &[&once]);
-            let mask = hash(&SHA256, &[&hash(&SHA256, &[&twice]), nonce]);
+            let mask = hash(&SHA256, &[&twice, nonce]);
             (once, mask)
         }
         _ => {
