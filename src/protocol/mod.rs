@@ -310,6 +310,11 @@ trait Dialect: Sync {
         None
     }
 
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    fn parting(&self, _negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
+    }
+
     /// Does a server hold it against a host that its connections end before their login?
     fn blocks_hosts(&self) -> bool {
         false
@@ -442,6 +447,11 @@ impl Protocol {
         credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
         self.dialect().login(negotiated, credentials)
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    pub fn parting(self, negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().parting(negotiated)
     }
 
     /// Does a server hold it against a host that its connections end before their login? Then checks log in, or there are

@@ -82,6 +82,11 @@ impl Dialect for Mysql {
         Some(Box::new(Login::new(negotiated, credentials)))
     }
 
+    /// A login that is refused is nothing that a server counts.
+    fn parting(&self, negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Login::in_vain(negotiated)))
+    }
+
     /// After `max_connect_errors` of them in a row.
     fn blocks_hosts(&self) -> bool {
         true
