@@ -6,6 +6,7 @@
 
 mod http;
 mod login;
+mod wrapped;
 
 pub use http::HttpCheck;
 
@@ -32,6 +33,7 @@ use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
+use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -385,11 +387,20 @@ async fn reach(
     let begun = Instant::now();
     trail.stage = Stage::Handshake;
     let limit = bound(target.timeouts.handshake);
-    let secured = match sight {
-        None => tls.handshake(&mut stream, at, name, limit).await,
+    let mut unseen = Seen::default();
+    let seen = match sight {
+        None => &mut unseen,
         Some(sight) => {
             sight.server_name = Some(name.to_str().into_owned());
-            tls.handshake_seen(&mut stream, at, name, limit, &mut sight.tls).await
+            &mut sight.tls
+        }
+    };
+    let secured = match target.protocol.wrapping().filter(|_| negotiates) {
+        None => tls.handshake_seen(&mut stream, at, name, limit, seen).await,
+        Some(wrapping) => {
+            let mut wrapped = Wrapped::new(&mut stream, wrapping);
+            let secured = tls.handshake_seen(&mut wrapped, at, name, limit, seen).await;
+            wrapped.finish(secured, limit).await
         }
     };
     trail.times.handshake = Some(begun.elapsed());
@@ -478,6 +489,11 @@ async fn negotiate(
     trail.times.negotiate = Some(begun.elapsed());
     let awaited = talk.awaits();
     let failed = |reason, detail| Err(Failure::upstream(Stage::Negotiate, reason, detail));
+    // Who takes our words for no protocol of its own may as well reset the connection as keep silent.
+    let mended = |failure: Failure| match talk.if_late() {
+        None => failure,
+        Some(mend) => failure.mend(mend),
+    };
     match conversed {
         Ok(Ok(negotiated)) => Ok(negotiated),
         Ok(Err(Trouble::Failed(failure) | Trouble::Left(failure))) => Err(failure),
@@ -485,18 +501,14 @@ async fn negotiate(
             Reason::NegotiationError,
             format!("the server closed the connection instead of sending {awaited}"),
         ),
-        Ok(Err(Trouble::Io(error))) => failed(
-            Reason::ConnectionTerminated,
-            format!("the connection broke while nuncio waited for {awaited}: {error}"),
-        ),
+        Ok(Err(Trouble::Io(error))) => {
+            let detail = format!("the connection broke while nuncio waited for {awaited}: {error}");
+            Err(mended(Failure::upstream(Stage::Negotiate, Reason::ConnectionTerminated, detail)))
+        }
         Err(_) => {
             let limit = humantime::format_duration(round(limit));
             let detail = format!("{awaited} did not come within {limit}");
-            let late = Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail);
-            Err(match talk.if_late() {
-                None => late,
-                Some(mend) => late.mend(mend),
-            })
+            Err(mended(Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail)))
         }
     }
 }

@@ -11,6 +11,7 @@ mod file;
 mod kinds;
 mod load;
 mod meaning;
+mod ports;
 mod problem;
 mod reader;
 mod reference;

@@ -115,6 +115,11 @@ fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Sourc
     Source::Fixed(specs)
 }
 
+/// When TLS begins.
+pub(super) fn mode(written: &file::Upstream, protocol: Protocol) -> Mode {
+    written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct })
+}
+
 fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &mut Reader) -> tls::Settings {
     let default = tls::Settings::default();
     let show = |version| match version {
@@ -128,7 +133,7 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
         reader,
     );
     let pins = written.pins.value().map(|pins| pins.iter().map(|pin| pin.value.clone()).collect());
-    let mode = written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct });
+    let mode = mode(written, protocol);
     if mode == Mode::Negotiate
         && !protocol.negotiates()
         && let Some(At { place, .. }) = written.tls.given()
@@ -138,6 +143,15 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
         let mend = "name the protocol (protocol = \"postgres\"), or write tls = \"direct\" for TLS from the first byte, tls = \"off\" for none";
         reader.problem(place, message, mend);
     }
+    let is_wrapped = mode == Mode::Negotiate && protocol.wrapping().is_some();
+    if is_wrapped && let Some(At { value: tls::Version::Tls13, place }) = written.tls_min.given() {
+        let name = protocol.name();
+        let message = format!("where {name} is asked for TLS, TLS 1.2 is the newest that it can carry");
+        let mend =
+            "remove it; or write tls = \"direct\", if the server takes TLS from the first byte (TDS 8)";
+        reader.problem(place, message, mend);
+    }
+    let max_version = if is_wrapped { tls::Version::Tls12 } else { max_version };
     let alpn = match written.alpn.value() {
         Some(alpn) => Some(alpn.iter().map(|name| name.value.clone()).collect()),
         None if mode == Mode::Direct => protocol.facts().alpn.map(|name| vec![name.to_owned()]),

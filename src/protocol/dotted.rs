@@ -37,6 +37,8 @@ pub(super) struct Kin {
     pub(super) judge_greeting: fn(&[u8]) -> Result<(), Failure>,
     /// Does it start TLS?
     pub(super) judge_answer: fn(&[u8]) -> Result<(), Failure>,
+    /// Where the answer says so: what has to be said before, so that another program takes over, which greets anew.
+    pub(super) hands_over: fn(&[u8]) -> Option<&'static str>,
     /// What a client may say before anything that counts, and how that is answered: with arguments, and without.
     pub(super) beginnings: &'static [(&'static str, Answer, Answer)],
     /// What an answer's first line means, of which at least four bytes are given; `None`: it is none.

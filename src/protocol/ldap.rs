@@ -11,6 +11,8 @@ mod greet;
 mod message;
 mod negotiate;
 mod refuse;
+#[cfg(test)]
+mod tests;
 
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Talk};
 use crate::relay::Greeting;

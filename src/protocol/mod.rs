@@ -147,6 +147,18 @@ pub trait Talk: Send {
     }
 }
 
+/// A TLS handshake that travels inside a protocol's own packets. Behind it TLS goes alone.
+pub trait Wrapping: Send {
+    /// Puts a flight of ours into packets.
+    fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>);
+
+    /// Takes one packet from the front of what was heard, and TLS out of it; `false`: there is no whole packet yet.
+    ///
+    /// # Errors
+    /// It is none of those that carry TLS.
+    fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> Result<bool, Failure>;
+}
+
 /// What a client said before anything was dialled.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Opening {
@@ -277,6 +289,12 @@ trait Dialect: Sync {
 
     /// Asks the server for TLS; `None`: there is no way to.
     fn negotiation(&self, _asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        None
+    }
+
+    /// How the handshake travels that was asked for; `None`: as it is. TLS 1.2 is the most for one that is wrapped: where TLS
+    /// 1.3 goes on behind its handshake (tickets, a late alert), nobody could tell what is still inside a packet.
+    fn wrapping(&self) -> Option<Box<dyn Wrapping>> {
         None
     }
 
@@ -411,6 +429,11 @@ impl Protocol {
         self.dialect().negotiation(asking)
     }
 
+    /// How the handshake travels that was asked for; `None`: as it is.
+    pub fn wrapping(self) -> Option<Box<dyn Wrapping>> {
+        self.dialect().wrapping()
+    }
+
     /// Does the client have to say something before the server can be asked for TLS?
     pub fn interviews(self) -> bool {
         self.dialect().interview(&Negotiated::default(), Offer::No).is_some()
@@ -499,5 +522,7 @@ const TCP: Facts = Facts {
     limits: "servers that send their clients to other addresses lead them past nuncio",
 };
 
+#[cfg(test)]
+mod testkit;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ const FACTS: Facts = Facts {
     limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers",
 };
 
-const NNTP: Kin = Kin {
+pub(super) const NNTP: Kin = Kin {
     title: "NNTP",
     asks_with: "STARTTLS",
     answer_to_it: "the server's answer to STARTTLS",
@@ -31,6 +31,7 @@ const NNTP: Kin = Kin {
     may_begin,
     judge_greeting,
     judge_answer,
+    hands_over,
     beginnings: &[
         ("CAPABILITIES", Answer::Capabilities, Answer::Capabilities),
         ("MODE", Answer::Line, Answer::Line),
@@ -112,6 +113,12 @@ fn judge_answer(line: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// A server of feeds that leaves readers to another program (INN's innd to nnrpd, which has STARTTLS) wants to be told. Who
+/// is left with innd is nobody's feed: it knows no TLS.
+fn hands_over(line: &[u8]) -> Option<&'static str> {
+    line.trim_ascii_end().eq_ignore_ascii_case(b"401 MODE-READER").then_some("MODE READER")
+}
+
 fn status(answer: Answer, line: &[u8]) -> Option<Status> {
     use Answer::{Capabilities, Greeting, List, Login, Unasked};
     Some(match (code(line)?, answer) {
@@ -122,4 +129,55 @@ fn status(answer: Answer, line: &[u8]) -> Option<Status> {
         (383, Login) => Status::Challenge,
         _ => Status::Line,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A code is three digits and a gap, or the beginning of that.
+    #[test]
+    fn a_code_is_told_from_what_is_none() {
+        for (line, begins, is) in [
+            (&b""[..], true, None),
+            (b"20", true, None),
+            (b"200", true, Some(200)),
+            (b"200 x\r\n", true, Some(200)),
+            (b"099\n", true, Some(99)),
+            (b"200\tx", true, Some(200)),
+            (b"2000", false, None),
+            (b"200-x", false, None),
+            (b"20 x", false, None),
+            (b"+OK", false, None),
+            (b"\r\n", false, None),
+        ] {
+            assert_eq!((may_begin(line), code(line)), (begins, is), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_code_means_what_the_command_makes_of_it() {
+        use Answer::{Capabilities, Greeting, Line, List, Login, Unasked};
+        for (answer, line, means) in [
+            (Greeting, &b"200 x"[..], Some(Status::Line)),
+            (Greeting, b"400 x", Some(Status::Bye)),
+            (Greeting, b"502 x", Some(Status::Bye)),
+            (Line, b"101 x", Some(Status::Line)),
+            (Line, b"502 x", Some(Status::Line)),
+            (Line, b"400 x", Some(Status::Bye)),
+            (Capabilities, b"101 x", Some(Status::List)),
+            (Capabilities, b"500 x", Some(Status::Line)),
+            (List, b"100 x", Some(Status::List)),
+            (List, b"101 x", Some(Status::Line)),
+            (Login, b"281 x", Some(Status::LoggedIn)),
+            (Login, b"283 x", Some(Status::LoggedIn)),
+            (Login, b"381 x", Some(Status::Line)),
+            (Login, b"383 x", Some(Status::Challenge)),
+            (Login, b"481 x", Some(Status::Line)),
+            (Unasked, b"200 x", Some(Status::Bye)),
+            (Line, b"+OK x", None),
+        ] {
+            assert_eq!(status(answer, line), means, "{answer:?} {}", line.escape_ascii());
+        }
+    }
 }

@@ -19,7 +19,7 @@ const FACTS: Facts = Facts {
     limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STLS are taken out of what the server offers",
 };
 
-const POP3: Kin = Kin {
+pub(super) const POP3: Kin = Kin {
     title: "POP3",
     asks_with: "STLS",
     answer_to_it: "the server's answer to STLS",
@@ -31,6 +31,7 @@ const POP3: Kin = Kin {
     may_begin,
     judge_greeting,
     judge_answer,
+    hands_over: |_| None,
     beginnings: &[
         ("CAPA", Answer::Capabilities, Answer::Capabilities),
         // Without a mechanism it asks for their list, as before RFC 2449.
@@ -64,8 +65,7 @@ impl Dialect for Pop3 {
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
-        let status = format!("-ERR [{}]", code(refused.failure.reason));
-        Some(Box::new(Say(refusal(&status, refused))))
+        Some(Box::new(Say(refusal(status_of(refused.failure.reason), refused))))
     }
 
     fn farewell(&self) -> &'static [u8] {
@@ -114,9 +114,14 @@ fn status(answer: Answer, line: &[u8]) -> Option<Status> {
     })
 }
 
-/// The response code of a reason (RFC 3206): what may mend itself, and what a person has to. Never [AUTH] or [IN-USE]: no
-/// password was looked at, and no mailbox.
-fn code(reason: Reason) -> &'static str {
+/// What may mend itself (RFC 3206). fetchmail takes anything else for a wrong password, of which it stops trying; told of a
+/// service that is unavailable it comes again, and told to wait it shows the line as well.
+const TEMPORARY: &str = "-ERR [SYS/TEMP] service unavailable, please wait;";
+/// What a person has to mend.
+const PERMANENT: &str = "-ERR [SYS/PERM] service unavailable;";
+
+/// How a refusal begins. Never with [AUTH] or [IN-USE]: no password was looked at, and no mailbox.
+fn status_of(reason: Reason) -> &'static str {
     match reason {
         Reason::DestinationNotFound
         | Reason::DestinationIpProhibited
@@ -130,7 +135,7 @@ fn code(reason: Reason) -> &'static str {
         | Reason::NegotiationError
         | Reason::ClientCertificateRefused
         | Reason::AdmissionDenied
-        | Reason::BadPreface => "SYS/PERM",
+        | Reason::BadPreface => PERMANENT,
         Reason::DnsTimeout
         | Reason::DnsError
         | Reason::DestinationUnavailable
@@ -153,6 +158,36 @@ fn code(reason: Reason) -> &'static str {
         | Reason::QueueTimeout
         | Reason::EstablishTimeout
         | Reason::PrefaceTimeout
-        | Reason::Draining => "SYS/TEMP",
+        | Reason::Draining => TEMPORARY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_means_what_the_command_makes_of_it() {
+        use Answer::{Capabilities, Greeting, Line, List, Login, Mechanisms, Unasked};
+        for (answer, line, means) in [
+            (Greeting, &b"+OK <1@x>"[..], Some(Status::Line)),
+            (Greeting, b"-ERR x", Some(Status::Bye)),
+            (Unasked, b"-ERR x", Some(Status::Bye)),
+            (Line, b"+OK x", Some(Status::Line)),
+            (Line, b"-ERR x", Some(Status::Line)),
+            (Capabilities, b"+OK\r\n", Some(Status::List)),
+            (Capabilities, b"-ERR\r\n", Some(Status::Line)),
+            (Mechanisms, b"+OK\n", Some(Status::List)),
+            (List, b"+OK\n", Some(Status::List)),
+            (Login, b"+OK\n", Some(Status::LoggedIn)),
+            (Login, b"-ERR ", Some(Status::Line)),
+            (Login, b"+ x\r\n", Some(Status::Challenge)),
+            (Login, b"+\r\n", Some(Status::Challenge)),
+            (Line, b"+ x\r\n", None),
+            (Capabilities, b"+O\r\n", None),
+            (Line, b"OK\r\n", None),
+        ] {
+            assert_eq!(status(answer, line), means, "{answer:?} {}", line.escape_ascii());
+        }
     }
 }

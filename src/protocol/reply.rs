@@ -133,18 +133,6 @@ pub(super) fn glimpse(line: &[u8], is_all: bool) -> Option<&[u8]> {
     }
 }
 
-/// Our own words as printable ASCII.
-pub(super) fn printable(text: &str) -> String {
-    let printable = |c: char| match c {
-        '…' => "...".to_owned(),
-        '×' => "x".to_owned(),
-        c if c.is_ascii_graphic() => c.to_string(),
-        c if c.is_whitespace() || c.is_control() => " ".to_owned(),
-        _ => "?".to_owned(),
-    };
-    text.chars().map(printable).collect()
-}
-
 fn cut(mut long: String) -> String {
     // ASCII only: every index is a boundary.
     long.truncate(MAX_QUOTE);

@@ -15,7 +15,8 @@ pub(super) fn sentence(refusal: &Refusal<'_>, most: usize) -> String {
     format!("nuncio: {seen}; {mend}{end}")
 }
 
-fn printable(text: &str) -> String {
+/// As printable ASCII.
+pub(super) fn printable(text: &str) -> String {
     let letter = |letter: char| match letter {
         '…' => "...".to_owned(),
         '×' => "x".to_owned(),

@@ -1,17 +1,39 @@
-//! TDS
+//! Microsoft SQL Server's TDS 7 ([MS-TDS]), as far as TLS in the middle concerns it; and TDS 8, where TLS comes first.
+//!
+//! The client's PRELOGIN is read ([`preface`]) and sent on with encryption asked for ([`negotiate`]); the TLS handshake then
+//! travels inside PRELOGIN packets ([`wrap`]), and TLS alone behind that. The client is given the server's answer with "no
+//! encryption" in it, and logs in ([`greet`]). [`refuse`] says no as the server would.
+//!
+//! [`packet`] is the framing, [`prelogin`] the one message that is looked into.
 
-use super::{Dialect, Facts, First, Meeting, Ports, Refusal, Talk};
+mod greet;
+mod negotiate;
+mod packet;
+mod preface;
+mod prelogin;
+mod refuse;
+#[cfg(test)]
+mod tests;
+mod token;
+mod wrap;
+
+use super::{
+    Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Talk, Wrapping,
+};
 use crate::relay::Greeting;
 
 const FACTS: Facts = Facts {
     name: "sqlserver",
-    title: "Microsoft SQL Server",
+    title: "Microsoft SQL Server (TDS)",
     first: First::Client,
     asks_with: Some("PRELOGIN"),
     alpn: Some("tds/8.0"),
     ports: Ports { plain: Some(1433), direct: Some(1433) },
-    refuses_with: "ERROR token",
-    limits: "TBD",
+    refuses_with: "an error (class 20) in answer to the login",
+    limits: "a client's own encryption (Encrypt=no or optional); clients of TDS 4.2 and 5.0; TLS 1.3 where TLS is asked \
+             for (TDS 7 has none); what leads a client to other addresses (Azure's redirect, read-only routing, the SQL \
+             Browser's ports of named instances); Windows logins where Extended Protection is required. Proven with FreeTDS \
+             and Microsoft's mock server, not with a real one, and so without a client certificate",
 };
 
 pub(super) struct Sqlserver;
@@ -21,11 +43,23 @@ impl Dialect for Sqlserver {
         &FACTS
     }
 
-    fn greet(&self, _: Meeting) -> Greeting {
-        Greeting::default()
+    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(preface::Preface))
     }
 
-    fn refusal(&self, _: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
-        None
+    fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
+        Some(Box::new(negotiate::Negotiation::new(asking.opening)))
+    }
+
+    fn wrapping(&self) -> Option<Box<dyn Wrapping>> {
+        Some(Box::new(wrap::InPackets))
+    }
+
+    fn greet(&self, meeting: Meeting) -> Greeting {
+        greet::greet(meeting.opening, meeting.negotiated, meeting.secured)
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(refuse::Refusing::new(refusal)))
     }
 }

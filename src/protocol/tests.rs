@@ -38,6 +38,19 @@ struct Conversation {
 }
 
 impl Conversation {
+    fn all() -> [Conversation; 8] {
+        [
+            Conversation::postgres(),
+            Conversation::smtp(),
+            Conversation::pop3(),
+            Conversation::nntp(),
+            Conversation::ldap(),
+            Conversation::xmpp(),
+            Conversation::imap(),
+            Conversation::sieve(),
+        ]
+    }
+
     fn turn(&mut self, by: Party, says: &[u8], becomes: &[u8], refusable: bool) {
         self.turns.push(Turn { by, says: says.into(), becomes: becomes.into(), refusable });
     }
@@ -97,6 +110,139 @@ impl Conversation {
         it.server(b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 go\r\n", false);
         it.client(b"Subject: x\r\n\r\nhello\r\n.\r\nQUIT\r\n", false);
         it.server(b"250 2.0.0 Ok\r\n221 2.0.0 Bye\r\n", false);
+        it
+    }
+
+    /// A look at what there is, a password, one mail.
+    fn pop3() -> Conversation {
+        let greeting = b"+OK ready <1896.697170952@upstream.test>\r\n";
+        let mut it = Conversation { protocol: Protocol::Pop3, opening: b"", greeting, turns: Vec::new() };
+        it.client(b"CAPA\r\n", true);
+        it.turn(
+            Party::Upstream,
+            b"+OK\r\nSTLS\r\nUSER\r\nSASL PLAIN X-PLUS\r\nPIPELINING\r\n.\r\n",
+            b"+OK\r\nUSER\r\nSASL PLAIN\r\nPIPELINING\r\n.\r\n",
+            true,
+        );
+        it.client(b"UTF8\r\n", false);
+        it.server(b"+OK\r\n", true);
+        it.client(b"AUTH LOGIN\r\n", false);
+        it.server(b"+ VXNlcm5hbWU6\r\n", true);
+        it.client(b"*\r\n", false);
+        it.server(b"-ERR cancelled\r\n", true);
+        it.client(b"USER u\r\n", false);
+        it.client(b"PASS pw\r\n", true);
+        it.server(b"+OK\r\n", true);
+        it.server(b"+OK 1 5\r\n", true);
+        it.client(b"RETR 1\r\nQUIT\r\n", false);
+        it.server(b"+OK\r\nhello\r\n.\r\n+OK bye\r\n", false);
+        it
+    }
+
+    /// A look at what there is, and a group.
+    fn nntp() -> Conversation {
+        let greeting = b"200 news.upstream.test ready\r\n";
+        let mut it = Conversation { protocol: Protocol::Nntp, opening: b"", greeting, turns: Vec::new() };
+        it.client(b"CAPABILITIES\r\n", true);
+        it.turn(
+            Party::Upstream,
+            b"101 list:\r\nVERSION 2\r\nSTARTTLS\r\nAUTHINFO USER SASL\r\nSASL X-PLUS\r\n.\r\n",
+            b"101 list:\r\nVERSION 2\r\nAUTHINFO USER\r\n.\r\n",
+            true,
+        );
+        it.client(b"MODE READER\r\n", false);
+        it.server(b"201 no posting\r\n", true);
+        it.client(b"G", false);
+        it.client(b"ROUP local.test\r\n", true);
+        it.server(b"211 0 1 0 local.test\r\n", true);
+        it.client(b"QUIT\r\n", false);
+        it.server(b"205 bye\r\n", false);
+        it
+    }
+
+    /// A login of two messages, a search, and the end.
+    fn ldap() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Ldap, opening: b"", greeting: b"", turns: Vec::new() };
+        it.client(b"\x30\x10\x02\x01\x01\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        it.server(b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x0e\x04\0\x04\0", true);
+        it.client(b"\x30\x10\x02\x01\x02\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        it.server(b"\x30\x84\0\0\0\x0c\x02\x01\x02\x61\x07\x0a\x01\0\x04\0\x04\0", true);
+        it.client(b"\x30\x05\x02\x01\x03\x63\x00", false);
+        it.server(b"\x30\x0c\x02\x01\x03\x65\x07\x0a\x01\0\x04\0\x04\0", false);
+        it.client(b"\x30\x05\x02\x01\x04\x42\x00", false);
+        it
+    }
+
+    /// A login, and the stream after it.
+    fn xmpp() -> Conversation {
+        let opening = b"<stream:stream to='a.test' xmlns='jabber:client' version='1.0' xmlns:stream='http://etherx.jabber.org/streams'>";
+        let mut it = Conversation { protocol: Protocol::Xmpp, opening, greeting: b"", turns: Vec::new() };
+        let header = [b"<?xml version='1.0'?>", &opening[..]].concat();
+        let offer = |mechanisms: &str| {
+            let space = "urn:ietf:params:xml:ns:xmpp-sasl";
+            format!(
+                "<stream:features><mechanisms xmlns='{space}'>{mechanisms}</mechanisms></stream:features>"
+            )
+        };
+        let [bound, unbound] = ["X-PLUS", "X"].map(|name| format!("<mechanism>{name}</mechanism>"));
+        it.server(&header, true);
+        it.turn(
+            Party::Upstream,
+            offer(&[&bound[..], &unbound].concat()).as_bytes(),
+            offer(&unbound).as_bytes(),
+            true,
+        );
+        it.client(b"<", true);
+        it.client(b"a", true);
+        it.client(b"uth/>", false);
+        it.server(b"<success/>", false);
+        it.client(opening, false);
+        it.server(b"</stream:stream>", false);
+        it
+    }
+
+    /// Where TLS began with the first byte: a login that goes wrong, one with literals, and a look at what there is.
+    fn imap() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Imap, opening: b"", greeting: b"", turns: Vec::new() };
+        it.turn(
+            Party::Upstream,
+            b"* OK [CAPABILITY IMAP4rev1 LOGINDISABLED AUTH=X-PLUS] hi\r\n",
+            b"* OK [CAPABILITY IMAP4rev1] hi\r\n",
+            true,
+        );
+        it.client(b"a AUTHENTICATE PLAIN\r\n", true);
+        it.server(b"+ \r\n", true);
+        it.client(b"AHgAeA==\r\n", true);
+        it.server(b"a NO wrong\r\n", true);
+        it.client(b"b LOGIN {1}\r\n", true);
+        it.server(b"+ go\r\n", true);
+        it.client(b"u {2+}\r\npw\r\n", true);
+        it.turn(Party::Upstream, b"* CAPABILITY STARTTLS A\r\n", b"* CAPABILITY A\r\n", true);
+        it.server(b"b OK in\r\n", true);
+        it.client(b"c SELECT INBOX\r\n", false);
+        it.server(b"* 1 EXISTS\r\nc OK\r\n", false);
+        it.client(b"d LOGOUT\r\n", false);
+        it.server(b"* BYE\r\nd OK\r\n", false);
+        it
+    }
+
+    /// The server says again what it can do, and a script is listed.
+    fn sieve() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Sieve, opening: b"", greeting: b"", turns: Vec::new() };
+        it.turn(Party::Upstream, b"\"SASL\" \"PLAIN X-PLUS\"\r\n", b"\"SASL\" \"PLAIN\"\r\n", true);
+        it.turn(Party::Upstream, b"\"STARTTLS\"\r\n", b"", true);
+        it.server(b"OK {2}\r\nhi\r\n", true);
+        it.client(b"AUTHENTICATE \"PLAIN\" {8+}\r\nAHgAeA==\r\n", true);
+        it.server(b"NO\r\n", true);
+        it.client(b"AUTHENTICATE \"PLAIN\"\r\n", true);
+        it.server(b"\"\"\r\n", true);
+        it.client(b"\"AHgAeQ==\"\r\n", true);
+        it.server(b"OK\r\n", true);
+        it.client(b"LISTSCRIPTS\r\n", false);
+        it.server(b"\"a\" ACTIVE\r\nOK\r\n", false);
         it
     }
 
@@ -276,7 +422,7 @@ fn nothing_is_lost(
 /// Neither side minds how long the other takes, within the greeting and after it: a day of silence before each byte.
 #[tokio::test(start_paused = true)]
 async fn a_day_of_silence_before_each_byte_changes_nothing() {
-    for conversation in [Conversation::postgres(), Conversation::smtp()] {
+    for conversation in Conversation::all() {
         for (idle, pause) in [(None, DAY), (Some(DAY), 23 * HOUR)] {
             let mut scene = Scene::start(&conversation, idle);
             for turn in &conversation.turns {
@@ -300,7 +446,7 @@ async fn a_day_of_silence_before_each_byte_changes_nothing() {
 /// Wherever the last byte is followed by none: a day later it is over, to the second.
 #[tokio::test(start_paused = true)]
 async fn silence_anywhere_ends_it_when_its_time_is_over() {
-    for conversation in [Conversation::postgres(), Conversation::smtp()] {
+    for conversation in Conversation::all() {
         for place in conversation.places() {
             let mut scene = Scene::start(&conversation, Some(DAY));
             scene.say_until(&conversation, place).await;
@@ -317,7 +463,7 @@ async fn silence_anywhere_ends_it_when_its_time_is_over() {
 /// half-closed connection.
 #[tokio::test(start_paused = true)]
 async fn an_abrupt_end_anywhere_ends_it_in_time() {
-    for conversation in [Conversation::postgres(), Conversation::smtp()] {
+    for conversation in Conversation::all() {
         for place in conversation.places() {
             for (by, broken) in [
                 (Party::Client, false),

@@ -63,15 +63,19 @@ impl Pki {
             .unwrap()
     }
 
+    /// A server that takes anybody.
+    pub(crate) fn open_server(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.server.0.clone()], self.server.1.clone_key())
+            .unwrap()
+    }
+
     /// A server that takes anybody, and may speak before the client has finished the handshake.
     pub(crate) fn eager_server(&self) -> ServerConfig {
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-                .with_protocol_versions(TLS13)
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![self.server.0.clone()], self.server.1.clone_key())
-                .unwrap();
+        let mut config = self.open_server(TLS13);
         config.send_half_rtt_data = true;
         config
     }

@@ -1,7 +1,9 @@
 //! Plaintext clients: a good one, and those that come and go as clients do.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
 
 use super::PATIENCE;
 use super::hostile::reset_on_close;
@@ -18,6 +20,16 @@ pub fn reach(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// The same from an address of the test's choice: all of 127.0.0.0/8 is this host.
+pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((source, 0)).into()).expect("loopback can be bound");
+    socket.connect(&to.into()).expect("the listener accepts");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    stream
 }
 
 /// Sends, half-closes and reads to the end, as `nc -N` would: what came back, or how it ended.

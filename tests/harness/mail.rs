@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::pki::{Leaf, Pki};
 use super::process::Process;
-use super::programs::{Ran, Running, give_to, is_root, run, tool};
+use super::programs::{Ran, Running, give_to, must_be_root, run, tool};
+use super::servers::home;
 use super::{PATIENCE, eventually, free_address};
 
 /// Whose mailbox it is.
@@ -93,11 +94,7 @@ impl MailServer {
         }
         let program = tool("exim/usr/sbin/exim4");
         // It reads them when it has become its own user.
-        for (file, name) in
-            [(&pki.ca(), "ca.pem"), (&pki.server.certificate, "server.pem"), (&pki.server.key, "server.key")]
-        {
-            fs::copy(file, at.join("spool").join(name)).expect("a copy that the server may read");
-        }
+        pki.copy_to(&at.join("spool"));
         give_to(&at.join("spool"), "mail");
         let (d, exim, ip, port) = (at.display(), program.display(), address.ip(), address.port());
         let config = format!(
@@ -241,16 +238,4 @@ impl Mailer {
 /// A mail to [`TO`].
 pub fn mail(subject: &str, body: &str) -> String {
     format!("From: {FROM}\nTo: {TO}\nSubject: {subject}\n\n{body}")
-}
-
-fn home() -> TempDir {
-    let directory = TempDir::with_prefix("nuncio-mail-").expect("a directory for the server");
-    // Its parts run as users of their own, and must get there.
-    run(Command::new("chmod").arg("755").arg(directory.path()), PATIENCE).answer();
-    directory
-}
-
-#[track_caller]
-fn must_be_root(server: &str) {
-    assert!(is_root(), "{server} gives up rights that it must have: run the tests as root");
 }

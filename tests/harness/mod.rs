@@ -5,13 +5,25 @@
 //! nothing behind: everything started here ends when it is dropped.
 
 pub mod ambassador;
+#[cfg(unix)]
+pub mod brokers;
 pub mod clients;
 pub mod config;
+#[cfg(unix)]
+pub mod dovecot;
 pub mod hostile;
 pub mod http;
+#[cfg(unix)]
+pub mod inn;
 pub mod knot;
 #[cfg(unix)]
+pub mod legacy;
+#[cfg(unix)]
 pub mod mail;
+#[cfg(unix)]
+pub mod mysql;
+#[cfg(unix)]
+pub mod mysql_clients;
 #[cfg(unix)]
 pub mod patroni;
 pub mod peer;
@@ -22,12 +34,19 @@ pub mod pki;
 pub mod postgres;
 pub mod process;
 pub mod programs;
+#[cfg(unix)]
+pub mod prosody;
 pub mod records;
 pub mod scene;
 pub mod servers;
+#[cfg(unix)]
+pub mod slapd;
 pub mod smtp;
 #[cfg(unix)]
 pub mod sql;
+pub mod tap;
+#[cfg(unix)]
+pub mod template;
 pub mod upstream;
 pub mod wine;
 pub mod wording;

@@ -86,6 +86,17 @@ impl Pki {
         self.directory.path().join("ca.pem")
     }
 
+    /// Copies `ca.pem`, `server.pem` and `server.key`, for a server that runs as a user of its own.
+    pub fn copy_to(&self, directory: &Path) {
+        for (file, name) in [
+            (&self.ca(), "ca.pem"),
+            (&self.server.certificate, "server.pem"),
+            (&self.server.key, "server.key"),
+        ] {
+            std::fs::copy(file, directory.join(name)).expect("a copy that the server may read");
+        }
+    }
+
     /// Another certificate, written as `STEM.pem` and `STEM.key`.
     pub fn issue(&self, stem: &str, names: &[&str], by: By, valid: Valid) -> Leaf {
         let authority = match by {

@@ -2,7 +2,7 @@
 //!
 //! The clients are in `sql.rs`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::pki::{By, Leaf, Pki, SERVER_NAME, Valid};
 use super::process::Process;
 use super::programs::{Ran, Running, give_to, run, run_as, tool};
-use super::{PATIENCE, free_address};
+use super::{PATIENCE, free_address, template};
 
 /// The user that clients log in as; its database has the same name.
 pub const USER: &str = "app";
@@ -119,7 +119,8 @@ impl Postgres {
 
     #[track_caller]
     fn prepared(pki: &Pki, setup: &Setup<'_>, fill: impl FnOnce(Release, &Path)) -> Postgres {
-        let directory = home();
+        // Seven hundred small files, which a busy disk takes seconds for.
+        let directory = template::in_memory("nuncio-postgres-");
         let at = directory.path();
         let server = setup.server.unwrap_or(&pki.server);
         for (file, name) in
@@ -292,39 +293,9 @@ fn launch(release: Release, address: SocketAddr, at: &Path, settings: &[String])
     process
 }
 
-/// In memory, if it has a gibibyte for us: seven hundred small files are made for each server, which a busy disk takes
-/// seconds for.
-fn home() -> TempDir {
-    let (prefix, memory) = ("nuncio-postgres-", "/dev/shm");
-    let free = run(Command::new("df").args(["-k", "--output=avail", memory]), PATIENCE).stdout;
-    let free: u64 = free.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0);
-    let at = if free > 1 << 20 { PathBuf::from(memory) } else { std::env::temp_dir() };
-    TempDir::with_prefix_in(prefix, at).expect("a directory for the server")
-}
-
-/// Makes `db` in `directory`. initdb takes half a second of work, so each release's is kept, with the role, and copied.
+/// Makes `db` in `directory`.
 fn copy_template(release: Release, directory: &Path) {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let template = cache.join(format!("postgres-{release:?}"));
-    let ours = directory.join("db");
-    let lock = File::create(cache.join(format!("postgres-{release:?}.lock"))).expect("a file to lock");
-    lock.lock().expect("the lock is had in the end");
-    if template.exists() {
-        lock.unlock().expect("it was locked");
-        copy(&template, &ours);
-        return;
-    }
-    init(release, &ours);
-    let partial = cache.join(format!("postgres-{release:?}.partial"));
-    if partial.exists() {
-        fs::remove_dir_all(&partial).expect("what a killed test left can be removed");
-    }
-    copy(&ours, &partial);
-    fs::rename(&partial, &template).expect("the template is in place");
-}
-
-fn copy(from: &Path, to: &Path) {
-    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to), PATIENCE * 3).answer();
+    template::copy(&format!("postgres-{release:?}"), &directory.join("db"), |at| init(release, at));
 }
 
 fn init(release: Release, database: &Path) {

@@ -149,6 +149,13 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
+/// For a server that starts with rights and gives them up.
+#[cfg(unix)]
+#[track_caller]
+pub fn must_be_root(server: &str) {
+    assert!(is_root(), "{server} gives up rights that it must have: run the tests as root");
+}
+
 fn collect(from: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
     let mut from = from.expect("the output is piped");
     std::thread::spawn(move || {

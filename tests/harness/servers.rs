@@ -45,6 +45,16 @@ impl Server {
         })
     }
 
+    /// Redis 7 without TLS.
+    pub fn redis_without_tls() -> Server {
+        Server::start("redis-server", |address, directory| {
+            let mut command = Command::new("redis-server");
+            command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
+            command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(directory);
+            command
+        })
+    }
+
     /// `openssl s_server`, which sends every line back with its letters in reverse order.
     pub fn openssl(pki: &Pki) -> Server {
         Server::openssl_as(pki, "-rev")
@@ -75,7 +85,8 @@ impl Server {
         })
     }
 
-    /// nginx' stream module, terminating TLS before the plaintext server at `behind`.
+    /// nginx' stream module, terminating TLS before the plaintext server at `behind`. When a connection is over, its log
+    /// names the client's certificate: `TLSv1.3 SUCCESS CN=client.test`.
     pub fn nginx(pki: &Pki, behind: SocketAddr) -> Server {
         Server::start("nginx", |address, directory| {
             let [ca, certificate, key] = files(pki);
@@ -84,7 +95,8 @@ impl Server {
                 "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
                  daemon off; master_process off; pid {at}/pid; error_log stderr info;\n\
                  events {{ worker_connections 4096; }}\n\
-                 stream {{ server {{\n\
+                 stream {{ log_format told '$ssl_protocol $ssl_client_verify $ssl_client_s_dn'; access_log /dev/stderr told;\n\
+                 server {{\n\
                    listen {address} ssl; proxy_pass {behind};\n\
                    ssl_certificate {certificate}; ssl_certificate_key {key};\n\
                    ssl_client_certificate {ca}; ssl_verify_client on; ssl_protocols TLSv1.2 TLSv1.3;\n\
@@ -129,7 +141,45 @@ impl Server {
         })
     }
 
-    fn start(name: &str, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Server {
+    /// A mock of SQL Server: TDS 7.4, whose TLS begins inside PRELOGIN. It never asks for a certificate.
+    #[cfg(unix)]
+    pub fn sql_server(pki: &Pki) -> Server {
+        Server::mssql("optional", Some(pki))
+    }
+
+    /// The same with TDS 8: TLS from the first byte.
+    #[cfg(unix)]
+    pub fn sql_server_strict(pki: &Pki) -> Server {
+        Server::mssql("strict", Some(pki))
+    }
+
+    /// The same with TDS 7.4 that refuses encryption.
+    #[cfg(unix)]
+    pub fn sql_server_without_tls() -> Server {
+        Server::mssql("none", None)
+    }
+
+    #[cfg(unix)]
+    fn mssql(mode: &str, pki: Option<&Pki>) -> Server {
+        Server::start("mssql-mock-tds", |address, _| {
+            let mut command = Command::new(tool("bin/mssql-mock-tds"));
+            command.args([
+                "-H",
+                &address.ip().to_string(),
+                "-p",
+                &address.port().to_string(),
+                "-v",
+                "-m",
+                mode,
+            ]);
+            if let Some(pki) = pki {
+                command.arg("-c").arg(&pki.server.certificate).arg("-k").arg(&pki.server.key);
+            }
+            command
+        })
+    }
+
+    pub(super) fn start(name: &str, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Server {
         let directory = TempDir::with_prefix("nuncio-server-").expect("a directory for the server");
         let address = free_address();
         let mut process = Process::start(name, &mut command(address, directory.path()));
@@ -137,6 +187,14 @@ impl Server {
         process.wait("it accepts connections", PATIENCE, |_| TcpStream::connect(address).ok());
         Server { address, process, _directory: directory }
     }
+}
+
+/// A directory that a server's parts get into when they have given up their rights.
+#[cfg(unix)]
+pub fn home() -> TempDir {
+    let directory = TempDir::with_prefix("nuncio-server-").expect("a directory for the server");
+    super::programs::run(Command::new("chmod").arg("755").arg(directory.path()), PATIENCE).answer();
+    directory
 }
 
 fn files(pki: &Pki) -> [String; 3] {

@@ -95,7 +95,7 @@ impl Driver {
                 let mut command = Command::new("java");
                 command.args(["-XX:TieredStopAtLevel=1", "-cp", "/usr/share/java/postgresql.jar"]);
                 command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/SqlClient.java"));
-                command.args([conninfo, sql]);
+                command.args(["postgresql", conninfo, sql]);
                 command
             }
         };

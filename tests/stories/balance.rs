@@ -2,8 +2,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
-use socket2::{Domain, Socket, Type};
-
 use super::harness::ambassador::Ambassador;
 use super::harness::{PATIENCE, Pki, Upstream, clients, config, eventually};
 
@@ -23,18 +21,8 @@ fn weighted(upstreams: &[Upstream], weights: &[u32]) -> String {
     format!("endpoints = [{}]\n", entries.join(", "))
 }
 
-/// A connection from an address of the test's choice: all of 127.0.0.0/8 is this host.
-fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
 fn echo_from(source: Ipv4Addr, to: SocketAddr) {
-    clients::echoes(&mut connect_from(source, to), b"ping").unwrap();
+    clients::echoes(&mut clients::connect_from(source, to), b"ping").unwrap();
 }
 
 fn weights_are_honoured(pki: &Pki, balance: &str) {

@@ -21,7 +21,11 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod harness_legacy;
+#[cfg(test)]
 mod harness_mail;
+#[cfg(test)]
+mod harness_mysql;
 #[cfg(test)]
 mod harness_postgres;
 #[cfg(test)]
@@ -32,6 +36,8 @@ mod idle;
 mod life;
 #[cfg(test)]
 mod messages;
+#[cfg(test)]
+mod mysql;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
@@ -46,6 +52,8 @@ mod real_servers;
 mod six_endpoints;
 #[cfg(test)]
 mod smtp;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod upstreams;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::reader::{Reader, Seen};
 use super::{Answer, Kin, Status};
 use crate::protocol::Negotiated;
 use crate::protocol::command::{self, Command};
-use crate::protocol::mechanisms::{is_bound, unbound};
+use crate::protocol::mechanisms::{is_bound, unbound, without};
 use crate::protocol::reply::{end, lines};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
@@ -65,6 +65,8 @@ struct WhyEnded {
     said_starttls: bool,
     /// The last that the client was told is what the server offers.
     knows_offer: bool,
+    /// Nothing was left of the mechanisms.
+    without_mechanisms: bool,
 }
 
 impl Greeter for Reading {
@@ -129,16 +131,22 @@ impl Greeter for Reading {
     }
 
     fn why_ended(&self) -> Option<Remark> {
-        let WhyEnded { said_starttls, knows_offer } = self.why;
+        let WhyEnded { said_starttls, knows_offer, without_mechanisms } = self.why;
         let asks_with = self.kin.asks_with;
-        let detail = match self.secured {
-            true if said_starttls => format!("the client insists on {asks_with}"),
-            true if knows_offer && !self.is_past => {
-                format!("the client left when it saw what the server offers: it may insist on {asks_with}")
-            }
-            _ => return None,
+        let (detail, mend) = match self.secured {
+            true if said_starttls => (format!("the client insists on {asks_with}"), SWITCH_OFF),
+            true if self.is_past || !knows_offer => return None,
+            true if without_mechanisms => (
+                "the client was offered no SASL: the server's only mechanisms are bound to its own TLS (-PLUS)".to_owned(),
+                "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
+            ),
+            true => (
+                format!("the client left when it saw what the server offers: it may insist on {asks_with}"),
+                SWITCH_OFF,
+            ),
+            false => return None,
         };
-        Some(Remark { of: Party::Client, detail: detail.into(), mend: SWITCH_OFF })
+        Some(Remark { of: Party::Client, detail: detail.into(), mend })
     }
 }
 
@@ -200,8 +208,10 @@ impl Reading {
         let held = mem::take(&mut self.held);
         match status {
             Status::List if self.is_held(answer) => {
+                let offer = offer_onward(self.kin, answer, &held);
                 self.why.knows_offer = true;
-                onward.down.extend(offer_onward(self.kin, answer, &held));
+                self.why.without_mechanisms = loses_sasl(&held);
+                onward.down.extend(offer);
             }
             _ => onward.down.extend(held),
         }
@@ -217,37 +227,52 @@ impl Reading {
 
 /// What the server can do, without what TLS in the middle cannot keep. The first line says that a list follows, and stays.
 fn offer_onward(kin: &Kin, answer: Answer, list: &[u8]) -> Vec<u8> {
+    let loses_sasl = loses_sasl(list);
     let mut offer = Vec::with_capacity(list.len());
     for (number, line) in lines(list).enumerate() {
-        match number {
-            0 => offer.extend_from_slice(line),
-            _ => put_onward(kin, answer, line, &mut offer),
+        let (word, arguments) = keyword(line);
+        let is = |name: &str| answer == Answer::Capabilities && word.eq_ignore_ascii_case(name.as_bytes());
+        let kept = match number {
+            0 => Some(arguments.to_vec()),
+            _ if is(kin.asks_with) => None,
+            _ if is("SASL") && arguments.split(is_separator).any(is_bound) => {
+                unbound(arguments, is_separator)
+            }
+            // NNTP's, which names it once more.
+            _ if is("AUTHINFO") && loses_sasl => {
+                let is_sasl = |word: &[u8]| word.eq_ignore_ascii_case(b"SASL");
+                Some(without(arguments, is_separator, is_sasl).unwrap_or_default())
+            }
+            _ if answer == Answer::Mechanisms && is_bound(word) => None,
+            _ => Some(arguments.to_vec()),
+        };
+        if let Some(arguments) = kept {
+            offer.extend_from_slice(word);
+            offer.extend(arguments);
+            offer.extend_from_slice(end(line));
         }
     }
     offer
 }
 
-/// One line, changed, dropped or as it is.
-fn put_onward(kin: &Kin, answer: Answer, line: &[u8], offer: &mut Vec<u8>) {
+/// Is every mechanism that it has bound to TLS?
+fn loses_sasl(list: &[u8]) -> bool {
+    let sasl = lines(list).skip(1).map(keyword).filter(|(word, _)| word.eq_ignore_ascii_case(b"SASL"));
+    let mut mechanisms =
+        sasl.flat_map(|(_, list)| list.split(is_separator)).filter(|word| !word.is_empty()).peekable();
+    mechanisms.peek().is_some() && mechanisms.all(is_bound)
+}
+
+/// The first word of a line, and what stands behind that, without the line's end.
+fn keyword(line: &[u8]) -> (&[u8], &[u8]) {
     let text = &line[..line.len() - end(line).len()];
-    let (word, arguments) = text.split_at(text.iter().position(is_separator).unwrap_or(text.len()));
-    match answer {
-        Answer::Mechanisms if is_bound(word) => {}
-        Answer::Capabilities if word.eq_ignore_ascii_case(kin.asks_with.as_bytes()) => {}
-        Answer::Capabilities
-            if word.eq_ignore_ascii_case(b"SASL") && arguments.split(is_separator).any(is_bound) =>
-        {
-            if let Some(kept) = unbound(arguments, is_separator) {
-                offer.extend_from_slice(word);
-                offer.extend_from_slice(&kept);
-                offer.extend_from_slice(end(line));
-            }
-        }
-        _ => offer.extend_from_slice(line),
-    }
+    text.split_at(text.iter().position(is_separator).unwrap_or(text.len()))
 }
 
 /// Between a keyword and its arguments.
 fn is_separator(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,13 +13,22 @@ use crate::protocol::{Negotiated, Talk};
 /// We, as the server's client.
 pub(in crate::protocol) struct Negotiation {
     kin: &'static Kin,
+    awaited: Awaited,
+    /// What the client gets to see.
     greeting: Vec<u8>,
-    is_greeted: bool,
+    is_handed_over: bool,
+}
+
+/// Which line comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Greeting,
+    Answer,
 }
 
 impl Negotiation {
     pub(in crate::protocol) fn new(kin: &'static Kin) -> Negotiation {
-        Negotiation { kin, greeting: Vec::new(), is_greeted: false }
+        Negotiation { kin, awaited: Awaited::Greeting, greeting: Vec::new(), is_handed_over: false }
     }
 
     /// The next line, with its end; `None`: it is not whole yet.
@@ -46,7 +55,10 @@ impl Negotiation {
     fn not_an_answer(&self, odd: &[u8]) -> Failure {
         let failure = error(format!(
             "{} is no {} answer, but begins with \"{}\"",
-            if self.is_greeted { self.awaits() } else { "what the server said first" },
+            match self.awaited {
+                Awaited::Greeting => "what the server said first",
+                Awaited::Answer => self.awaits(),
+            },
             self.kin.title,
             quoted(odd)
         ));
@@ -66,12 +78,20 @@ impl Talk for Negotiation {
     fn hear(&mut self, heard: &mut Vec<u8>, say: &mut Vec<u8>) -> Result<Option<Negotiated>, Failure> {
         let Kin { asks_with, .. } = self.kin;
         while let Some(line) = self.next_line(heard)? {
-            if !self.is_greeted {
+            if self.awaited == Awaited::Greeting {
                 // Who does not greet leaves.
                 (self.kin.judge_greeting)(&line)?;
                 self.greeting = line;
-                self.is_greeted = true;
+                self.awaited = Awaited::Answer;
                 say.extend_from_slice(format!("{asks_with}\r\n").as_bytes());
+                continue;
+            }
+            if !self.is_handed_over
+                && let Some(command) = (self.kin.hands_over)(&line)
+            {
+                self.is_handed_over = true;
+                self.awaited = Awaited::Greeting;
+                say.extend_from_slice(format!("{command}\r\n").as_bytes());
                 continue;
             }
             if let Err(failure) = (self.kin.judge_answer)(&line) {
@@ -91,11 +111,14 @@ impl Talk for Negotiation {
     }
 
     fn awaits(&self) -> &'static str {
-        if self.is_greeted { self.kin.answer_to_it } else { "the server's greeting" }
+        match self.awaited {
+            Awaited::Greeting => "the server's greeting",
+            Awaited::Answer => self.kin.answer_to_it,
+        }
     }
 
     fn if_late(&self) -> Option<&'static str> {
-        (!self.is_greeted).then_some(self.kin.if_late)
+        (self.awaited == Awaited::Greeting).then_some(self.kin.if_late)
     }
 
     fn ended(&self, heard: &[u8]) -> Option<Failure> {
@@ -103,9 +126,9 @@ impl Talk for Negotiation {
             return Some(self.not_an_answer(odd));
         }
         let Kin { asks_with, if_gone, .. } = self.kin;
-        let (when, mend) = match self.is_greeted {
-            false => ("before its greeting".to_owned(), *if_gone),
-            true => (
+        let (when, mend) = match self.awaited {
+            Awaited::Greeting => ("before its greeting".to_owned(), *if_gone),
+            Awaited::Answer => (
                 format!("instead of answering {asks_with}"),
                 "look in the server's log for why: its certificate or key may not load",
             ),
@@ -114,3 +137,6 @@ impl Talk for Negotiation {
         Some(Failure::upstream(Stage::Negotiate, Reason::ConnectionTerminated, detail).mend(mend))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ mod tests {
             (b"+OK\r\nUSER\r\n.\r\n-\r\n", vec![(14, list), (17, line)]),
             (b"+OK\nUSER\n.\n+OK\r\n.\r\n", vec![(11, list), (19, list)]),
             // Lines that only begin with a dot, or look like a status.
-            (b"+OK\r\n..\r\n.x\r\n. \r\n-ERR\r\n\r\n.\r\r\n.\r\n", vec![(34, list)]),
+            (b"+OK\r\n..\r\n.x\r\n. \r\n-ERR\r\n\r\n.\r\r\n.\r\n", vec![(32, list)]),
             // Not whole yet.
             (b"+OK\r\nUSER\r\n.\r", vec![]),
             (b"-ERR", vec![]),

@@ -9,7 +9,7 @@ use std::mem;
 use super::TAG;
 use super::response::{Kind, Offer, Response, may_announce};
 use crate::protocol::Negotiated;
-use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen};
+use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen, trimmed};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
@@ -43,6 +43,8 @@ struct Reading {
     /// Of these, the one whose client answers challenges: what it says meanwhile are no commands.
     exchange: Option<Vec<u8>>,
     has_begun: bool,
+    /// The server has said something inside TLS.
+    has_answered: bool,
     /// What follows is of no interest, or cannot be followed.
     is_past: bool,
     /// The client has said LOGOUT.
@@ -64,7 +66,7 @@ struct Question {
 /// What was said that may be the reason of an end.
 #[derive(Default)]
 struct WhyEnded {
-    /// BYE in answer to our question.
+    /// BYE instead of an answer to our question, or of a greeting.
     refused: Option<String>,
     said_starttls: bool,
     /// The client asked what the server offers.
@@ -175,6 +177,7 @@ impl Reading {
             awaited: Vec::new(),
             exchange: None,
             has_begun: false,
+            has_answered: false,
             is_past: false,
             is_leaving: false,
             has_ended: false,
@@ -185,6 +188,9 @@ impl Reading {
     fn take_command(&mut self, head: &[u8]) {
         let mut words = head.split(|byte| *byte == b' ');
         let (Some(tag), Some(word)) = (words.next(), words.next()) else { return };
+        if tag.is_empty() || word.is_empty() {
+            return;
+        }
         let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
         self.why.said_starttls |= is("STARTTLS");
         self.is_leaving |= is("LOGOUT");
@@ -215,12 +221,11 @@ impl Reading {
                 let offer = question.offer.or(list).filter(|_| response.kind == Kind::Ok);
                 onward.down.extend(greeting_onward(&question.greeting, offer.as_ref()));
                 onward.down.append(&mut question.later);
+                self.has_answered = true;
                 return Ok(());
             }
             (b"*", Kind::Bye) => {
-                self.why.refused = Some(response.told());
-                self.has_ended = true;
-                onward.down.extend_from_slice(line);
+                self.take_line(line, onward);
                 return Ok(());
             }
             (b"*", Kind::Capability) => question.offer = list,
@@ -241,7 +246,7 @@ impl Reading {
             Some(list) => {
                 let offer = Offer::of(&response.text[list.clone()]);
                 // The text ends where the line's end begins.
-                let end = crate::protocol::literal::trimmed(line).len();
+                let end = trimmed(line).len();
                 let start = end - response.text.len();
                 onward.down.extend_from_slice(&line[..start + list.start]);
                 onward.down.extend_from_slice(&offer.list);
@@ -252,13 +257,17 @@ impl Reading {
         }
         match (response.tag, response.kind) {
             (b"+", _) => self.commands.go_ahead(),
-            (b"*", Kind::Bye) => self.has_ended = true,
+            (b"*", Kind::Bye) => {
+                self.has_ended = true;
+                self.why.refused = (!self.has_answered).then(|| response.told());
+            }
             (b"*", Kind::Preauth) => self.is_past = true,
             (b"*", _) => {}
             (tag, Kind::Ok) => self.is_past |= self.awaited.iter().any(|awaited| awaited == tag),
             (tag, Kind::No | Kind::Bad) => self.take_no(tag),
             _ => {}
         }
+        self.has_answered = true;
     }
 
     /// The server said no to a command: another one may follow.
@@ -284,11 +293,8 @@ fn greeting_onward(greeting: &[u8], offer: Option<&Offer>) -> Vec<u8> {
     };
     let mut onward = b"* OK ".to_vec();
     if let (Some(_), Some(offer)) = (response.list(), offer) {
-        onward.extend_from_slice(b"[CAPABILITY");
-        if !offer.list.starts_with(b" ") {
-            onward.push(b' ');
-        }
-        onward.extend_from_slice(&offer.list);
+        onward.extend_from_slice(b"[CAPABILITY ");
+        onward.extend_from_slice(offer.list.trim_ascii_start());
         onward.extend_from_slice(b"] ");
     }
     onward.extend_from_slice(if behind.is_empty() { b"ready" } else { behind });

@@ -54,3 +54,47 @@ fn code(reason: Reason) -> &'static str {
         | Reason::Draining => "UNAVAILABLE",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Failure, Stage};
+
+    fn refused(failure: &Failure) -> String {
+        let said = |greeted| refusal(&Refusal { failure, id: "00c0ffee00c0ffee", greeted, said: b"" });
+        assert_eq!(said(true), said(false), "a greeting may be BYE too");
+        String::from_utf8(said(false)).unwrap()
+    }
+
+    #[test]
+    fn a_client_reads_what_was_seen_what_to_do_and_where_to_look() {
+        let failure = Failure::upstream(
+            Stage::Connect,
+            Reason::ConnectionRefused,
+            "192.0.2.25:143 refused the connection",
+        );
+        assert_eq!(
+            refused(&failure),
+            "* BYE [UNAVAILABLE] nuncio: 192.0.2.25:143 refused the connection; is the server running, and does it listen \
+             on this address and port? (connection_refused, connection 00c0ffee00c0ffee)\r\n"
+        );
+    }
+
+    /// RFC 5530 and RFC 9051: one line, a code that is one, and text.
+    #[test]
+    fn every_reason_with_any_words_is_one_line() {
+        for reason in Reason::ALL {
+            let detail = "\r\n* OK [ALERT] \u{1F600}\0".repeat(100);
+            let said = refused(&Failure::upstream(Stage::Relay, *reason, detail.clone()).mend(detail));
+            let line =
+                said.strip_prefix("* BYE [").and_then(|said| said.strip_suffix("\r\n")).expect("a line");
+            assert!(said.len() < 1000 && line.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{said}");
+            let (code, text) = line.split_once("] ").expect("a code");
+            assert!(
+                code.bytes().all(|byte| byte.is_ascii_uppercase()) && text.starts_with("nuncio: "),
+                "{said}"
+            );
+            assert!(text.ends_with(&format!(" ({reason}, connection 00c0ffee00c0ffee)")), "{said}");
+        }
+    }
+}

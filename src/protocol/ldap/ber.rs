@@ -52,11 +52,13 @@ impl Header {
     }
 }
 
-/// The element at the front of these, as far as it is there, and what stands behind it. `None`: not even its beginning.
-pub(super) fn element(bytes: &[u8]) -> Result<Option<(u8, &[u8], &[u8])>, Odd> {
-    let Some(header) = Header::read(bytes)? else { return Ok(None) };
-    let end = header.whole().min(bytes.len());
-    Ok(Some((header.tag, &bytes[header.size..end], &bytes[end..])))
+/// Takes the element at the front, tag and contents, as far as it is there; `None`: there is not even its beginning, or no
+/// element.
+pub(super) fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let header = Header::read(bytes).ok().flatten()?;
+    let (element, behind) = bytes.split_at(header.whole().min(bytes.len()));
+    *bytes = behind;
+    Some((header.tag, &element[header.size..]))
 }
 
 /// A number that is not negative, of at most four bytes.
@@ -131,13 +133,14 @@ mod tests {
         for length in [0, 1, 127, 128, 255, 256, 65_535, 65_536] {
             let mut bytes = Vec::new();
             put(4, &vec![7; length], &mut bytes);
-            let (tag, contents, behind) = element(&bytes).unwrap().unwrap();
-            assert_eq!((tag, contents.len(), behind), (4, length, &b""[..]));
+            let mut rest = &bytes[..];
+            let (tag, contents) = take(&mut rest).unwrap();
+            assert_eq!((tag, contents.len(), rest), (4, length, &b""[..]));
         }
         for number in [0, 1, 127, 128, 255, 256, 32_767, 32_768, 0x7f_ffff, 0x80_0000, 0x7fff_ffff] {
             let mut bytes = Vec::new();
             put_number(2, number, &mut bytes);
-            let (_, contents, _) = element(&bytes).unwrap().unwrap();
+            let (_, contents) = take(&mut &bytes[..]).unwrap();
             assert_eq!(super::number(contents), Some(number), "{bytes:02x?}");
         }
         for none in [&b""[..], &[0x80], &[0xff, 0xff], &[0, 0, 0, 0, 1]] {

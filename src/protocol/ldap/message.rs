@@ -77,9 +77,8 @@ impl Message {
     }
 
     pub(super) fn is_start_tls(&self) -> bool {
-        let name = ber::element(&self.contents).ok().flatten();
-        self.kind == EXTENDED_REQUEST
-            && name.is_some_and(|(tag, name, _)| tag == REQUEST_NAME && name == START_TLS)
+        let name = ber::take(&mut &self.contents[..]);
+        self.kind == EXTENDED_REQUEST && name == Some((REQUEST_NAME, START_TLS))
     }
 
     /// The number of the request that is not wanted any more.
@@ -94,16 +93,15 @@ impl Message {
 
     /// What came of the request; `None`: it does not say so where a response does.
     pub(super) fn result(&self) -> Option<LdapResult> {
-        let (tag, code, rest) = ber::element(&self.contents).ok()??;
-        let code = ber::number(code).filter(|_| tag == ENUMERATED)?;
-        let mut result = LdapResult { code, diagnostic: String::new(), referral: None };
-        let Ok(Some((OCTET_STRING, _, rest))) = ber::element(rest) else { return Some(result) };
-        let Ok(Some((OCTET_STRING, diagnostic, rest))) = ber::element(rest) else { return Some(result) };
+        let mut rest = &self.contents[..];
+        let Some((ENUMERATED, code)) = ber::take(&mut rest) else { return None };
+        let mut result = LdapResult { code: ber::number(code)?, diagnostic: String::new(), referral: None };
+        let Some((OCTET_STRING, _)) = ber::take(&mut rest) else { return Some(result) };
+        let Some((OCTET_STRING, words)) = ber::take(&mut rest) else { return Some(result) };
         // Active Directory ends its words with a zero byte.
-        result.diagnostic =
-            quoted(diagnostic.trim_ascii_end().strip_suffix(b"\0").unwrap_or(diagnostic).trim_ascii());
-        if let Ok(Some((REFERRAL, elsewhere, _))) = ber::element(rest)
-            && let Ok(Some((OCTET_STRING, first, _))) = ber::element(elsewhere)
+        result.diagnostic = quoted(words.strip_suffix(b"\0").unwrap_or(words).trim_ascii());
+        if let Some((REFERRAL, mut elsewhere)) = ber::take(&mut rest)
+            && let Some((OCTET_STRING, first)) = ber::take(&mut elsewhere)
         {
             result.referral = Some(quoted(first));
         }

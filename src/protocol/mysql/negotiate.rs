@@ -137,7 +137,7 @@ fn not_mysql(heard: &[u8]) -> Failure {
             .mend("set tls = \"direct\" if this port speaks TLS from its first byte"),
         [_, _, _, 0, 11, ..] => error("no MySQL server's classic protocol is spoken there")
             .mend("port 33060 is that of the X protocol: use 3306"),
-        [_, _, _, 0, version @ (9 | 1..=8), ..] => {
+        [_, _, _, 0, version @ 1..=9, ..] => {
             error(format!("the server speaks version {version} of the protocol, and TLS began with 10"))
         }
         _ => {

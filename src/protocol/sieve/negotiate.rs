@@ -8,8 +8,8 @@ use std::mem;
 use super::FAREWELL;
 use super::response::{Capability, Status, is_data, status, told};
 use crate::failure::{Failure, Reason, Stage};
-use crate::protocol::literal::{Lines, MAX_LINE, Seen, odd};
-use crate::protocol::reply::{MAX_REPLY, quoted};
+use crate::protocol::literal::{Lines, MAX_LINE, Seen};
+use crate::protocol::reply::{MAX_REPLY, glimpse, quoted};
 use crate::protocol::{Negotiated, Talk};
 
 /// What would bring STARTTLS into the server's offer.
@@ -45,7 +45,7 @@ impl Negotiation {
         loop {
             let (count, seen) = self.lines.read(heard);
             heard.drain(..count);
-            if let Some(odd) = self.odd_line(false) {
+            if let Some(odd) = self.odd_line(seen == Some(Seen::Line), false) {
                 return Err(self.not_a_line(odd));
             }
             let too_long = match seen {
@@ -69,15 +69,14 @@ impl Negotiation {
     }
 
     /// The line that is kept, where it is none of ManageSieve's.
-    fn odd_line(&self, is_all: bool) -> Option<&[u8]> {
+    fn odd_line(&self, is_whole: bool, is_all: bool) -> Option<&[u8]> {
         let line = self.lines.kept();
         let begins = |with: &[u8]| line.iter().zip(with).all(|(byte, with)| byte.eq_ignore_ascii_case(with));
-        let is_whole = line.ends_with(b"\n");
         let fits = match is_whole {
             true => is_data(line) || status(line).is_some(),
             false => is_data(line) || begins(b"OK") || begins(b"NO") || begins(b"BYE"),
         };
-        if fits { None } else { odd(line, is_all) }
+        if fits { None } else { glimpse(line, is_all) }
     }
 
     fn not_a_line(&self, odd: &[u8]) -> Failure {
@@ -168,7 +167,7 @@ impl Talk for Negotiation {
     }
 
     fn ended(&self, _: &[u8]) -> Option<Failure> {
-        if let Some(odd) = self.odd_line(true) {
+        if let Some(odd) = self.odd_line(false, true) {
             return Some(self.not_a_line(odd));
         }
         let (when, mend) = match self.is_greeted {

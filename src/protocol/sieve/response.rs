@@ -1,6 +1,7 @@
 //! A server's line taken apart: a capability or other data (strings), or what ends a response (OK, NO, BYE).
 
-use crate::protocol::literal::{is_bound, trimmed};
+use crate::protocol::literal::trimmed;
+use crate::protocol::mechanisms::{is_bound, unbound};
 use crate::protocol::reply::quoted;
 
 /// What ends a response.
@@ -13,7 +14,7 @@ pub(super) enum Status {
 
 /// The status that a line gives; `None`: the response goes on, or it is none.
 pub(super) fn status(line: &[u8]) -> Option<Status> {
-    let word = word(trimmed(line));
+    let word = word(trimmed(line), b" \"{(");
     let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
     match () {
         () if is("OK") => Some(Status::Ok),
@@ -40,7 +41,7 @@ pub(super) fn told(line: &[u8]) -> String {
         let (word, behind) = match string(rest) {
             Some(found) => found,
             None => {
-                let (word, behind) = rest.split_at(word(rest).len().max(1));
+                let (word, behind) = rest.split_at(word(rest, b" \"{").len().max(1));
                 (word.to_vec(), behind)
             }
         };
@@ -82,12 +83,11 @@ pub(super) fn mended(line: &[u8]) -> Option<Vec<u8>> {
         return Some(Vec::new());
     }
     let (front, value, end) = capability.value.as_ref().filter(|_| capability.is("SASL"))?;
-    let mechanisms = || value.split(|byte| *byte == b' ');
-    if !mechanisms().any(is_bound) {
+    if !value.split(|byte| *byte == b' ').any(is_bound) {
         return None;
     }
-    let kept: Vec<&[u8]> = mechanisms().filter(|mechanism| !is_bound(mechanism)).collect();
-    Some([front, &in_quotes(&kept.join(&b' '))[..], end].concat())
+    let kept = unbound(value, |byte| *byte == b' ').unwrap_or_default();
+    Some([front, &in_quotes(&kept)[..], end].concat())
 }
 
 /// As a quoted string.
@@ -128,8 +128,8 @@ fn string(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// Up to the next space, string or parenthesis.
-fn word(text: &[u8]) -> &[u8] {
-    let end = text.iter().position(|byte| matches!(byte, b' ' | b'"' | b'{' | b'(')).unwrap_or(text.len());
+/// Up to what ends it.
+fn word<'a>(text: &'a [u8], ends: &[u8]) -> &'a [u8] {
+    let end = text.iter().position(|byte| ends.contains(byte)).unwrap_or(text.len());
     &text[..end]
 }

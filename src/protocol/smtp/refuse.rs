@@ -5,7 +5,7 @@
 use super::Kin;
 use crate::failure::Reason;
 use crate::protocol::Refusal;
-use crate::protocol::reply::printable;
+use crate::protocol::sentence::printable;
 
 /// Of a line with its end (RFC 5321, 4.5.3.1.5).
 const MAX_LINE: usize = 512;

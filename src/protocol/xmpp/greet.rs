@@ -1,6 +1,8 @@
 //! The beginning of a client's stream inside TLS: the server's header and its features, these without what TLS in the
 //! middle cannot keep. What comes after the login (a new stream, new features) is the peers' own: none of that is in it.
 
+use std::mem;
+
 use super::mend::mended;
 use super::stream::{Part, Reader, STREAMS, error};
 use crate::protocol::Opening;
@@ -35,8 +37,10 @@ struct Reading {
     /// What the client opened with, as long as it awaits a header in answer to that.
     opening: Vec<u8>,
     server: Reader,
-    /// Of the server's: the beginning of a part that is not whole yet.
+    /// Of the server's: what stands in front of its header, until that is there; the beginning of a part that is not whole.
     kept: Vec<u8>,
+    /// So much of it is read.
+    read: usize,
     /// The client knows what is offered.
     knows_offer: bool,
     /// Of the client's next words.
@@ -72,9 +76,12 @@ impl Greeter for Reading {
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         self.kept.extend_from_slice(heard);
         while !self.is_done() {
-            match self.server.next(&self.kept) {
+            match self.server.next(&self.kept[self.read..]) {
                 Ok(None) => return Ok(()),
-                Ok(Some((length, part))) => self.pass(length, &part, onward)?,
+                Ok(Some((length, part))) => {
+                    self.read += length;
+                    self.pass(&part, onward)?;
+                }
                 Err(_) => self.is_lost = true,
             }
         }
@@ -143,8 +150,12 @@ impl Reading {
     }
 
     /// A part of the server's goes on, changed or not.
-    fn pass(&mut self, length: usize, part: &Part, onward: &mut Onward) -> Result<(), Objection> {
-        let bytes: Vec<u8> = self.kept.drain(..length).collect();
+    fn pass(&mut self, part: &Part, onward: &mut Onward) -> Result<(), Objection> {
+        // A declaration is not said twice: in front of the server's header there may yet be ours.
+        if self.server.header().is_none() {
+            return Ok(());
+        }
+        let bytes: Vec<u8> = self.kept.drain(..mem::take(&mut self.read)).collect();
         match part {
             Part::Nothing => {}
             Part::Header(header) => {

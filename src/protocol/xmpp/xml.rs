@@ -119,7 +119,7 @@ pub(super) fn token(bytes: &[u8]) -> Result<Token<'_>, Odd> {
         return if name(closes) { Ok(Token::Close(closes)) } else { Err(Odd::Tag) };
     }
     let (inside, is_empty) = tag.strip_suffix('/').map_or((tag, false), |inside| (inside, true));
-    let end = inside.find(|letter| is_space(letter)).unwrap_or(inside.len());
+    let end = inside.find(is_space).unwrap_or(inside.len());
     let tag = Tag { name: &inside[..end], attributes: &inside[end..], is_empty };
     if !name(tag.name) {
         return Err(Odd::Tag);

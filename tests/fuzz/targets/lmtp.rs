@@ -1,4 +1,4 @@
-//! Lmtp: either side's words until a session has begun.
+//! LMTP: either side's words until a session has begun.
 #![no_main]
 
 #[path = "../conversation.rs"]

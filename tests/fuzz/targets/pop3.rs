@@ -1,10 +1,15 @@
-//! Pop3: either side's words until a session has begun.
+//! POP3: either side's words until a session has begun.
 #![no_main]
 
 #[path = "../conversation.rs"]
 mod conversation;
+#[path = "../offer.rs"]
+mod offer;
 
 use libfuzzer_sys::fuzz_target;
 use nuncio::protocol::Protocol;
 
-fuzz_target!(|input: &[u8]| conversation::run(Protocol::Pop3, input));
+fuzz_target!(|input: &[u8]| {
+    conversation::run(Protocol::Pop3, input);
+    offer::run(Protocol::Pop3, input);
+});

@@ -1,27 +1,16 @@
 //! Letting in: who may come, how many and how fast. Each refusal reaches the client as a reset, and leaves one record.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 
 use super::super::harness::ambassador::Ambassador;
 use super::super::harness::{PATIENCE, clients, eventually};
 use super::{World, as_nobody, echoes, is_reset, listener, listener_at, try_echo};
-
-/// A client from a loopback address of its own.
-fn connect_from(source: [u8; 4], to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
 
 /// The one record of a refusal at the door.
 #[track_caller]
@@ -125,7 +114,7 @@ fn a_network_that_is_not_allowed_is_reset() {
     is_reset(nuncio.listener("in"));
     let record = refusal(&mut nuncio, "admission_denied", "client");
     assert!(record["detail"].as_str().unwrap().contains("127.0.0.1 is in no network"), "{record}");
-    echoes(&mut connect_from([127, 0, 0, 2], nuncio.listener("in"))).unwrap();
+    echoes(&mut clients::connect_from(Ipv4Addr::new(127, 0, 0, 2), nuncio.listener("in"))).unwrap();
 }
 
 /// `connections`: one more than that is reset; when one leaves, another may come.
@@ -153,7 +142,7 @@ fn a_source_that_has_its_share_is_reset_and_others_are_not() {
     echoes(&mut first).unwrap();
     is_reset(nuncio.listener("in"));
     refusal(&mut nuncio, "connection_limit_reached", "client");
-    echoes(&mut connect_from([127, 0, 0, 2], nuncio.listener("in"))).unwrap();
+    echoes(&mut clients::connect_from(Ipv4Addr::new(127, 0, 0, 2), nuncio.listener("in"))).unwrap();
     echoes(&mut first).unwrap();
 }
 
