@@ -5,10 +5,9 @@ use crate::failure::Reason;
 use crate::protocol::Refusal;
 use crate::protocol::sentence::sentence;
 
-/// Of the words. c-client and its kin cut at 1,000 bytes.
+/// Of the words. A quoted string holds 1,024 bytes: no client has to know literals to read this one.
 const LONGEST: usize = 900;
 
-/// A quoted string holds 1,024 bytes, and a sentence is shorter: no client has to know literals to read it.
 pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
     let words = in_quotes(sentence(refusal, LONGEST).as_bytes());
     // Who may not come will not be let in later.
@@ -16,9 +15,8 @@ pub(in crate::protocol) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
         Reason::AdmissionDenied => b"",
         _ => b"(TRYLATER) ",
     };
-    // A client that meets BYE for a greeting takes its leave: sieve-connect tells its user why once that was answered.
-    let leave: &[u8] = if refusal.greeted { b"" } else { b"OK\r\n" };
-    [b"BYE ", code, &words, b"\r\n", leave].concat()
+    // Twice: sieve-connect answers BYE by LOGOUT, and prints it only when that is answered too.
+    [b"BYE ", code, &words, b"\r\n"].concat().repeat(2)
 }
 
 #[cfg(test)]
@@ -28,7 +26,9 @@ mod tests {
 
     fn refused(failure: &Failure) -> String {
         let refused = refusal(&Refusal { failure, id: "00c0ffee00c0ffee", greeted: false, said: b"" });
-        String::from_utf8(refused).unwrap()
+        let (line, again) = refused.split_at(refused.len() / 2);
+        assert_eq!(line, again, "for LOGOUT too");
+        String::from_utf8(line.to_vec()).unwrap()
     }
 
     #[test]
@@ -38,7 +38,7 @@ mod tests {
         assert_eq!(
             refused(&failure),
             "BYE (TRYLATER) \"nuncio: it begins with \\\"HTTP/1.1\\\\x0d\\\"; is `protocol` the one that this server speaks? \
-             (negotiation_error, connection 00c0ffee00c0ffee)\"\r\nOK\r\n"
+             (negotiation_error, connection 00c0ffee00c0ffee)\"\r\n"
         );
         let failure = Failure::upstream(Stage::Admit, Reason::AdmissionDenied, "not you");
         assert!(refused(&failure).starts_with("BYE \"nuncio: not you; "));
@@ -50,8 +50,7 @@ mod tests {
         for reason in Reason::ALL {
             let detail = "\"\\\r\n{5}\u{1F600}\0".repeat(200);
             let said = refused(&Failure::upstream(Stage::Relay, *reason, detail.clone()).mend(detail));
-            let quoted =
-                said.strip_suffix("\"\r\nOK\r\n").and_then(|said| said.split_once('"')).expect("quoted").1;
+            let quoted = said.strip_suffix("\"\r\n").and_then(|said| said.split_once('"')).expect("quoted").1;
             assert!(quoted.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{said}");
             let mut letters = quoted.chars();
             let mut length = 0;
