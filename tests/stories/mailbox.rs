@@ -223,5 +223,26 @@ fn mailbox_programs_print_why_they_are_refused() {
         }
         shown += &spoken.drained(&pki);
     }
-    insta::assert_snapshot!(shown, @"");
+    insta::assert_snapshot!(shown, @r#"
+down, imaplib:
+error: b'* BYE [UNAVAILABLE] nuncio: 127.0.0.1:PORT refused the connection; is the server running, and does it listen on this address and port? (connection_refused, connection ID)'
+circuit open, imaplib:
+error: b"* BYE [UNAVAILABLE] nuncio: 127.0.0.1:PORT: circuit open after 1 x connection refused, tries again in N s; mend the endpoint's own failure, named in /api/v1/upstreams; the circuit closes by itself (circuit_open, connection ID)"
+wrong CA, imaplib:
+error: b"* BYE [CONTACTADMIN] nuncio: the server's certificate CN=upstream.test was not signed by the CN=nuncio test CA in /etc/nuncio/ca.pem: there are two of that name; put the newer CA certificate into /etc/nuncio/ca.pem, beside the old one (tls_certificate_error, connection ID)"
+server without TLS, imaplib:
+error: b'* BYE [CONTACTADMIN] nuncio: the server has no STARTTLS here: BAD TLS support isn\'t enabled.; it offers only: IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ AUTH=PLAIN AUTH=LOGIN AUTH=EXTERNAL; switch STARTTLS on at the server (Dovecot: ssl = yes and a certificate; Cyrus: tls_server_cert); or, if this port speaks TLS from its first byte (993), set tls = "direct" (negotiation_refused, connection ID)'
+draining, imaplib:
+error: b'* BYE [UNAVAILABLE] nuncio: shutting down: no new connections are taken; connect again: another instance, or this one after its restart, will answer (draining, connection ID)'
+down, sieve-connect:
+: (TRYLATER) "nuncio: 127.0.0.1:PORT refused the connection; is the server running, and does it listen on this address and port? (connection_refused, connection ID)"
+circuit open, sieve-connect:
+: (TRYLATER) "nuncio: 127.0.0.1:PORT: circuit open after 1 x connection refused, tries again in N s; mend the endpoint's own failure, named in /api/v1/upstreams; the circuit closes by itself (circuit_open, connection ID)"
+wrong CA, sieve-connect:
+: (TRYLATER) "nuncio: the server's certificate CN=upstream.test was not signed by the CN=nuncio test CA in /etc/nuncio/ca.pem: there are two of that name; put the newer CA certificate into /etc/nuncio/ca.pem, beside the old one (tls_certificate_error, connection ID)"
+server without TLS, sieve-connect:
+: (TRYLATER) "nuncio: the server offers no STARTTLS, only: IMPLEMENTATION SIEVE NOTIFY SASL VERSION; switch STARTTLS on at the server (Dovecot: ssl = yes and a certificate; Cyrus: tls_server_cert) (negotiation_refused, connection ID)"
+draining, sieve-connect:
+: (TRYLATER) "nuncio: shutting down: no new connections are taken; connect again: another instance, or this one after its restart, will answer (draining, connection ID)"
+"#);
 }
