@@ -35,6 +35,8 @@ mod idle;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod mailboxes;
+#[cfg(test)]
 mod messages;
 #[cfg(test)]
 mod mysql;
