@@ -37,6 +37,8 @@ mod life;
 #[cfg(test)]
 mod mailbox;
 #[cfg(test)]
+mod mailboxes;
+#[cfg(test)]
 mod messages;
 #[cfg(test)]
 mod mysql;
