@@ -18,7 +18,7 @@ use crate::establish::{self, Established, Reached, Target};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
-use crate::protocol::{Interviewed, Meeting, Offer, Opening, Protocol};
+use crate::protocol::{Interviewed, Meeting, Offer, Opening, Protocol, Talk};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
@@ -223,8 +223,8 @@ async fn wait_for(
         biased;
         established = established => established.map_err(|failure| Stop::No(heard(), failure)),
         // Before the attempt under way is given up: who left before any had ended may be a probe. A request to cancel is
-        // carried on: some clients close once they have sent it.
-        gone = client.gone(), if opening.cancels.is_none() => {
+        // carried on: some clients close once they have sent it. And so is what a server would hold against us.
+        gone = client.gone(), if opening.cancels.is_none() && !target.protocol.blocks_hosts() => {
             let ending = left(gone, trail, begun.elapsed());
             let quiet = ending.quiet && opening.bytes.is_empty();
             Err(Stop::Over(Box::new(Ending { quiet, ..*ending })))
@@ -249,16 +249,14 @@ async fn interview(
         established.reached.pending.as_ref().and_then(|_| target.protocol.interview(negotiated, Offer::No));
     let Some(mut talk) = talk else { return Ok((established, opening)) };
     trail.stage = Stage::Greet;
-    let heard = tokio::select! {
-        biased;
-        heard = preface::hear(client, &mut *talk, Stage::Greet, listener.preface_timeout) => heard,
-        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
+    let Interviewed { request, opening } = match hear_out(client, &mut *talk, listener, trail).await {
+        Ok(interviewed) => interviewed,
+        Err(stop) => {
+            // Nobody waits for that.
+            drop(tokio::spawn(establish::take_leave(target.protocol, established)));
+            return Err(stop);
+        }
     };
-    let Interviewed { request, opening } = heard.map_err(|unopened| match unopened {
-        Unopened::Left => Stop::Over(left(Gone::Silently, trail, Duration::ZERO)),
-        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
-        Unopened::Failed(failure) => Stop::No(Heard::Greeted(Vec::new()), failure),
-    })?;
     let secured = tokio::select! {
         biased;
         secured = establish::secure(target, established, &request, trail) => secured,
@@ -268,6 +266,34 @@ async fn interview(
         Ok(established) => Ok((established, opening)),
         Err(failure) => Err(Stop::No(Heard::Greeted(opening.bytes), failure)),
     }
+}
+
+/// What the client answers to the server's greeting.
+async fn hear_out(
+    client: &mut Stream,
+    talk: &mut dyn Talk<Outcome = Interviewed>,
+    listener: &Listener,
+    trail: &Trail,
+) -> Result<Interviewed, Stop> {
+    tokio::select! {
+        biased;
+        // Before it was greeted: as a bare probe is.
+        gone = client.gone() => {
+            let waited = trail.attempts.iter().map(|attempt| attempt.took).sum();
+            return Err(Stop::Over(left(gone, &Trail::default(), waited)));
+        }
+        () = std::future::ready(()) => {}
+    }
+    let heard = tokio::select! {
+        biased;
+        heard = preface::hear(client, talk, Stage::Greet, listener.preface_timeout) => heard,
+        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
+    };
+    heard.map_err(|unopened| match unopened {
+        Unopened::Left => Stop::Over(left(Gone::Silently, trail, Duration::ZERO)),
+        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
+        Unopened::Failed(failure) => Stop::No(Heard::Greeted(Vec::new()), failure),
+    })
 }
 
 /// What there is to tell of the way to the upstream.

@@ -459,6 +459,19 @@ pub async fn secure(
     }
 }
 
+/// Takes leave of a server whose TLS is pending, and will be. Its place is kept until then.
+pub async fn take_leave(protocol: Protocol, established: Established) {
+    let Established { lease: _lease, reached: Reached { mut stream, negotiated, .. } } = established;
+    let Some(mut talk) = protocol.parting(&negotiated) else { return };
+    match tokio::time::timeout(PARTING, converse(&mut stream, &mut *talk)).await {
+        // Nobody is left whom it could matter to.
+        Ok(Ok(()) | Err(_)) | Err(_) => {}
+    }
+}
+
+/// How long that may take.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
 async fn negotiate(
     protocol: Protocol,

@@ -234,7 +234,7 @@ pub struct Asking<'a> {
 }
 
 /// What a client said in an interview.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interviewed {
     /// Asks the server for TLS, in plaintext.
     pub request: Vec<u8>,
@@ -325,6 +325,11 @@ trait Dialect: Sync {
         _negotiated: &Negotiated,
         _credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    fn parting(&self, _negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
         None
     }
 
@@ -465,6 +470,11 @@ impl Protocol {
         credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
         self.dialect().login(negotiated, credentials)
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    pub fn parting(self, negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().parting(negotiated)
     }
 
     /// Does a server hold it against a host that its connections end before their login? Then checks log in, or there are

@@ -293,11 +293,8 @@ fn greeting_onward(greeting: &[u8], offer: Option<&Offer>) -> Vec<u8> {
     };
     let mut onward = b"* OK ".to_vec();
     if let (Some(_), Some(offer)) = (response.list(), offer) {
-        onward.extend_from_slice(b"[CAPABILITY");
-        if !offer.list.starts_with(b" ") {
-            onward.push(b' ');
-        }
-        onward.extend_from_slice(&offer.list);
+        onward.extend_from_slice(b"[CAPABILITY ");
+        onward.extend_from_slice(offer.list.trim_ascii_start());
         onward.extend_from_slice(b"] ");
     }
     onward.extend_from_slice(if behind.is_empty() { b"ready" } else { behind });
