@@ -53,9 +53,13 @@ mod protocols;
 #[cfg(test)]
 mod real_servers;
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod six_endpoints;
 #[cfg(test)]
 mod smtp;
+#[cfg(test)]
+mod sqlserver;
 #[cfg(test)]
 mod table;
 #[cfg(test)]
