@@ -142,7 +142,7 @@ async fn begin(
             Ok(Box::new(Served { client, upstream, first, target, since, lease, _held: held }))
         }
         Err(Stop::Over(ending)) => {
-            record.client_tls = secure::summary(&client).map(Box::new);
+            record.at_end().client_tls = secure::summary(&client);
             if let Some(socket) = client.beneath_failed_tls() {
                 refuse::part(socket).await;
             }
@@ -150,7 +150,7 @@ async fn begin(
         }
         Err(Stop::No(heard, failure)) => {
             let ending = refuse(&mut client, listener, heard, failure, record).await;
-            record.client_tls = secure::summary(&client).map(Box::new);
+            record.at_end().client_tls = secure::summary(&client);
             Err(ending)
         }
     }
@@ -269,8 +269,8 @@ async fn wait_for(
         biased;
         established = established => established.map_err(|failure| Stop::No(heard(), failure)),
         // Before the attempt under way is given up: who left before any had ended may be a probe. A request to cancel is
-        // carried on: some clients close once they have sent it.
-        gone = client.gone(), if opening.cancels.is_none() => {
+        // carried on: some clients close once they have sent it. And so is what a server would hold against us.
+        gone = client.gone(), if opening.cancels.is_none() && !target.protocol.blocks_hosts() => {
             let ending = left(gone, trail, begun.elapsed());
             let quiet = ending.quiet && opening.bytes.is_empty();
             Err(Stop::Over(Box::new(Ending { quiet, ..*ending })))
@@ -294,14 +294,16 @@ async fn interview(
         return Ok((established, opening));
     }
     trail.stage = Stage::Greet;
-    let heard = tokio::select! {
-        biased;
-        heard = ask(target, &established.reached.negotiated, client, listener) => heard,
-        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
+    let negotiated = &established.reached.negotiated;
+    let Interviewed { request, opening } = match hear_out(target, negotiated, client, listener, trail).await {
+        Ok(Some(interviewed)) => interviewed,
+        Ok(None) => return Ok((established, opening)),
+        Err(stop) => {
+            // Nobody waits for that.
+            drop(tokio::spawn(establish::take_leave(target.protocol, established)));
+            return Err(stop);
+        }
     };
-    let heard = heard
-        .map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener));
-    let Some(Interviewed { request, opening }) = heard? else { return Ok((established, opening)) };
     let secured = tokio::select! {
         biased;
         secured = establish::secure(target, established, &request, trail) => secured,
@@ -311,6 +313,31 @@ async fn interview(
         Ok(established) => Ok((established, opening)),
         Err(failure) => Err(Stop::No(Heard::Greeted(opening.bytes), failure)),
     }
+}
+
+/// What the client answers to the server's greeting; `None`: there is nothing to ask.
+async fn hear_out(
+    target: &Target,
+    negotiated: &Negotiated,
+    client: &mut Stream,
+    listener: &Listener,
+    trail: &Trail,
+) -> Result<Option<Interviewed>, Stop> {
+    tokio::select! {
+        biased;
+        // Before it was greeted: as a bare probe is.
+        gone = client.gone() => {
+            let waited = trail.attempts.iter().map(|attempt| attempt.took).sum();
+            return Err(Stop::Over(left(gone, &Trail::default(), waited)));
+        }
+        () = std::future::ready(()) => {}
+    }
+    let heard = tokio::select! {
+        biased;
+        heard = ask(target, negotiated, client, listener) => heard,
+        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
+    };
+    heard.map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener))
 }
 
 /// Asks the client; inside its own TLS once more, where it wants that first. `None`: there is nothing to ask.
@@ -328,7 +355,7 @@ async fn ask(
         if !heard.opening.wants_tls {
             return Ok(Some(heard));
         }
-        preface::secure(client, Stage::Greet, limit).await?;
+        preface::secure(client, target.protocol.wrapping(), Stage::Greet, limit).await?;
     }
 }
 
@@ -391,8 +418,8 @@ impl Served {
 
 /// What the end of a relay says about the endpoint, and what the client may have to be told.
 async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: &mut Record) -> Box<Ending> {
-    record.client_tls = secure::summary(&served.client).map(Box::new);
-    record.tcp = socket::tcp_facts(&served.upstream).map(Box::new);
+    record.at_end().client_tls = secure::summary(&served.client);
+    record.at_end().tcp = socket::tcp_facts(&served.upstream);
     let Served { mut client, upstream, target, since, lease, _held: held, .. } = *served;
     // Who is refused may be waited for, and holds nothing meanwhile.
     drop((upstream, held));

@@ -96,9 +96,9 @@ sections! {
 
     /// `[upstream.NAME]`
     struct Upstream {
-        /// HOST:PORT of each server; the addresses of one are raced.
+        /// HOST:PORT of each server; the addresses of one are raced. Without the port: the protocol's own, where it has one.
         endpoints: List<Endpoint> = shown(["db1.example.com:5432", "db2.example.com:5432"]);
-        /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint.
+        /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint. The port as above.
         dns: words::Endpoint = example("db.example.com:5432");
         /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::reader::Reader;
 use super::section::{At, Field};
 use super::upstreams::upstream;
-use super::{Config, Log, Runtime, across};
+use super::{Config, Log, Runtime, across, ports};
 use crate::discovery::DnsSettings;
 use crate::socket::TcpSettings;
 use crate::tls::{IdentitySettings, ShownTo};
@@ -28,6 +28,7 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
     let mut upstreams = file.upstream.taken().unwrap_or_default();
     let mut listeners = file.listener.taken().unwrap_or_default();
     inline_upstreams(&mut listeners, &mut upstreams, reader);
+    ports::fill(&mut upstreams, reader);
     let admin = file.admin.taken().unwrap_or_default();
     if !unreadable {
         across::names(&identities, &upstreams, &listeners, reader);

@@ -12,6 +12,7 @@ mod kinds;
 mod listeners;
 mod load;
 mod meaning;
+mod ports;
 mod problem;
 mod reader;
 mod reference;

@@ -35,13 +35,14 @@ mod upgrade;
 mod xmpp;
 
 use std::fmt;
+use std::io;
 
 use zeroize::Zeroizing;
 
 pub use beyond::{BEYOND, Beyond};
 
 use crate::failure::Failure;
-use crate::relay::Greeting;
+use crate::relay::{Greeting, Packets};
 
 /// What is spoken on a connection, as far as that concerns its TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -149,7 +150,7 @@ pub trait Talk: Send {
 }
 
 /// A TLS handshake that travels inside a protocol's own packets. Behind it TLS goes alone.
-pub trait Wrapping: Send {
+pub trait Wrapping: Send + Sync {
     /// Puts a flight of ours into packets.
     fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>);
 
@@ -158,6 +159,17 @@ pub trait Wrapping: Send {
     /// # Errors
     /// It is none of those that carry TLS.
     fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> Result<bool, Failure>;
+}
+
+impl Packets for Box<dyn Wrapping> {
+    fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>) {
+        (**self).wrap(flight, to);
+    }
+
+    fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> io::Result<bool> {
+        let odd = |failure: Failure| io::Error::new(io::ErrorKind::InvalidData, String::from(failure.detail));
+        (**self).unwrap(heard, to).map_err(odd)
+    }
 }
 
 /// What a client said before anything was dialled.
@@ -244,7 +256,7 @@ pub struct Asking<'a> {
 }
 
 /// What a client said in an interview.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interviewed {
     /// Asks the server for TLS, in plaintext.
     pub request: Vec<u8>,
@@ -302,7 +314,7 @@ trait Dialect: Sync {
         None
     }
 
-    /// How the handshake travels that was asked for; `None`: as it is. TLS 1.2 is the most for one that is wrapped: where TLS
+    /// How the handshake travels that was asked for, on either side; `None`: as it is. TLS 1.2 is the most for one that is wrapped: where TLS
     /// 1.3 goes on behind its handshake (tickets, a late alert), nobody could tell what is still inside a packet.
     fn wrapping(&self) -> Option<Box<dyn Wrapping>> {
         None
@@ -335,6 +347,11 @@ trait Dialect: Sync {
         _negotiated: &Negotiated,
         _credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    fn parting(&self, _negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
         None
     }
 
@@ -434,7 +451,7 @@ impl Protocol {
         self.dialect().negotiation(asking)
     }
 
-    /// How the handshake travels that was asked for; `None`: as it is.
+    /// How the handshake travels that was asked for, on either side; `None`: as it is.
     pub fn wrapping(self) -> Option<Box<dyn Wrapping>> {
         self.dialect().wrapping()
     }
@@ -475,6 +492,11 @@ impl Protocol {
         credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
         self.dialect().login(negotiated, credentials)
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    pub fn parting(self, negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().parting(negotiated)
     }
 
     /// Does a server hold it against a host that its connections end before their login? Then checks log in, or there are

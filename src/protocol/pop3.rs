@@ -76,8 +76,7 @@ impl Dialect for Pop3 {
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
-        let status = format!("-ERR [{}]", code(refused.failure.reason));
-        Some(Box::new(Say(refusal(&status, refused))))
+        Some(Box::new(Say(refusal(status_of(refused.failure.reason), refused))))
     }
 
     fn farewell(&self) -> &'static [u8] {
@@ -126,9 +125,14 @@ fn status(answer: Answer, line: &[u8]) -> Option<Status> {
     })
 }
 
-/// The response code of a reason (RFC 3206): what may mend itself, and what a person has to. Never [AUTH] or [IN-USE]: no
-/// password was looked at, and no mailbox.
-fn code(reason: Reason) -> &'static str {
+/// What may mend itself (RFC 3206). fetchmail takes anything else for a wrong password, of which it stops trying; told of a
+/// service that is unavailable it comes again, and told to wait it shows the line as well.
+const TEMPORARY: &str = "-ERR [SYS/TEMP] service unavailable, please wait;";
+/// What a person has to mend.
+const PERMANENT: &str = "-ERR [SYS/PERM] service unavailable;";
+
+/// How a refusal begins. Never with [AUTH] or [IN-USE]: no password was looked at, and no mailbox.
+fn status_of(reason: Reason) -> &'static str {
     match reason {
         Reason::DestinationNotFound
         | Reason::DestinationIpProhibited
@@ -142,7 +146,7 @@ fn code(reason: Reason) -> &'static str {
         | Reason::NegotiationError
         | Reason::ClientCertificateRefused
         | Reason::AdmissionDenied
-        | Reason::BadPreface => "SYS/PERM",
+        | Reason::BadPreface => PERMANENT,
         Reason::DnsTimeout
         | Reason::DnsError
         | Reason::DestinationUnavailable
@@ -165,7 +169,7 @@ fn code(reason: Reason) -> &'static str {
         | Reason::QueueTimeout
         | Reason::EstablishTimeout
         | Reason::PrefaceTimeout
-        | Reason::Draining => "SYS/TEMP",
+        | Reason::Draining => TEMPORARY,
     }
 }
 

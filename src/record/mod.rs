@@ -45,10 +45,8 @@ pub enum Format {
 pub struct Record {
     /// The step that it is in.
     pub stage: Stage,
-    /// What the kernel says of the upstream's leg, at its end. Boxed: until then it is nothing.
-    pub tcp: Option<Box<TcpFacts>>,
-    /// What the client's own TLS came to, at its end. Boxed as well.
-    pub client_tls: Option<Box<tls::Summary>>,
+    /// What is known at its end. Boxed: until then it is nothing.
+    at_end: Option<Box<AtEnd>>,
     journal: Arc<Journal>,
     entry: Arc<Entry>,
     /// Only while there is something that the entry has not got.
@@ -72,6 +70,15 @@ pub struct Draft {
     pub tls: Option<tls::Summary>,
     /// The user that the client's process runs as.
     pub user: Option<u32>,
+}
+
+/// What is known of a connection at its end.
+#[derive(Debug, Default)]
+pub struct AtEnd {
+    /// What the kernel says of the upstream's leg.
+    pub tcp: Option<TcpFacts>,
+    /// What the client's own TLS came to.
+    pub client_tls: Option<tls::Summary>,
 }
 
 /// How a connection ended.
@@ -109,8 +116,7 @@ impl Record {
         let draft = Draft { user, ..Draft::default() };
         Record {
             stage: Stage::Admit,
-            tcp: None,
-            client_tls: None,
+            at_end: None,
             journal: journal.clone(),
             entry,
             draft: Some(Box::new(draft)),
@@ -132,6 +138,11 @@ impl Record {
     /// To fill it in.
     pub fn draft(&mut self) -> &mut Draft {
         self.draft.get_or_insert_default()
+    }
+
+    /// To fill in what is known at its end.
+    pub fn at_end(&mut self) -> &mut AtEnd {
+        self.at_end.get_or_insert_default()
     }
 
     /// The connection is established: from here on it counts as open, and others see where it goes.
@@ -198,8 +209,9 @@ impl Record {
         self.open = None;
         let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
-        view.client_tls = self.client_tls.take().map(|summary| self.journal.smaller(*summary));
-        view.ended(ending, stage, self.tcp.as_deref());
+        let AtEnd { tcp, client_tls } = self.at_end.take().map(|at_end| *at_end).unwrap_or_default();
+        view.client_tls = client_tls.map(|summary| self.journal.smaller(summary));
+        view.ended(ending, stage, tcp.as_ref());
         self.journal.leave(&entry, view, quiet);
     }
 }

@@ -41,7 +41,10 @@ mod tests {
         let failure = Failure::upstream(Stage::Connect, Reason::ConnectionRefused, seen);
         let words = "nuncio: 192.0.2.25:110 refused the connection; is the server running, and does it listen on \
                      this address and port? (connection_refused, connection 00c0ffee00c0ffee)\r\n";
-        assert_eq!(refused(Protocol::Pop3, &failure), format!("-ERR [SYS/TEMP] {words}"));
+        assert_eq!(
+            refused(Protocol::Pop3, &failure),
+            format!("-ERR [SYS/TEMP] service unavailable, please wait; {words}")
+        );
         assert_eq!(refused(Protocol::Nntp, &failure), format!("400 {words}"));
     }
 

@@ -3,9 +3,9 @@
 //! A server says its capabilities once more when TLS has begun: these are what the client hears first, without what TLS in
 //! the middle cannot keep; so is each later list, until the client is logged in or asks for what is no beginning.
 //!
-//! Old servers do not say them again until they are asked, and those that do may not be asked without a surplus answer:
-//! the answers would not belong to their commands any more. Which is which, [`repeats`] tells as far as it can be known.
-//! Where it cannot, NOOP decides: whatever answers it, it is one line without capabilities before it.
+//! Old servers do not say them again until they are asked, and one that does may not be asked: its answers would not belong
+//! to their commands any more. NOOP decides (RFC 5804, 2.13): whatever answers it, it is one line, with capabilities before it
+//! or none. The few that are known to take it badly are told by their names ([`repeats`]).
 
 use std::collections::VecDeque;
 use std::mem;
@@ -40,7 +40,7 @@ pub(in crate::protocol) fn greet(meeting: &Meeting) -> Greeting {
     let mut onward = Onward::default();
     let greeting = &negotiated.greeting;
     match repeats(greeting) {
-        // Where TLS began with the first byte there is no other greeting than the one to come.
+        // Where TLS began with the first byte, the greeting is still to come.
         _ if greeting.is_empty() => {}
         Some(true) => {}
         Some(false) => onward.up.extend_from_slice(CAPABILITY),
@@ -59,38 +59,32 @@ pub(in crate::protocol) fn greet(meeting: &Meeting) -> Greeting {
 
 const CAPABILITY: &[u8] = b"CAPABILITY\r\n";
 
-/// Does the server that greeted so say its capabilities again after STARTTLS? `None`: nobody knows.
+/// Does the server that greeted so say its capabilities again after STARTTLS? `None`: ask it.
 ///
-/// RFC 5804 wants both that, and VERSION among them. Cyrus does so since 2.3.13, which also hangs up on a command that it does
-/// not know, NOOP among them; but not as Kolab built it, whose versions are called `nocaps`.
+/// Cyrus 2.3 does so since 2.3.13, and hangs up on a command that it does not know, NOOP among them; but not as Kolab built
+/// it, whose versions are called `nocaps`.
 fn repeats(greeting: &[u8]) -> Option<bool> {
     let mut lines = Lines::new(|_| true);
-    let (mut rest, mut is_new) = (greeting, None);
-    while !rest.is_empty() {
+    let mut rest = greeting;
+    loop {
         let (count, seen) = lines.read(rest);
-        rest = &rest[count..];
         if seen != Some(Seen::Line) {
-            break;
+            return None;
         }
+        rest = &rest[count..];
         let line = lines.take();
-        let Some(capability) = Capability::of(&line) else { continue };
-        if capability.is("VERSION") {
-            is_new = is_new.or(Some(true));
+        let Some(capability) = Capability::of(&line).filter(|found| found.is("IMPLEMENTATION")) else {
+            continue;
+        };
+        let (_, name, _) = capability.value?;
+        let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
+        if name.contains("nocaps") {
+            return Some(false);
         }
-        if let Some((_, value, _)) = capability.value.as_ref().filter(|_| capability.is("IMPLEMENTATION")) {
-            let value = String::from_utf8_lossy(value).to_ascii_lowercase();
-            let patch = value.strip_prefix("cyrus timsieved v2.3.").map(|version| {
-                let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-                digits.parse().unwrap_or(0_u32)
-            });
-            is_new = match patch {
-                _ if value.contains("nocaps") => return Some(false),
-                Some(13..) => Some(true),
-                _ => is_new,
-            };
-        }
+        let version = name.strip_prefix("cyrus timsieved v2.3.")?;
+        let digits = version.split(|letter: char| !letter.is_ascii_digit()).next()?;
+        return digits.parse::<u32>().ok().filter(|patch| *patch >= 13).map(|_| true);
     }
-    is_new
 }
 
 /// Reads along.
