@@ -90,7 +90,7 @@ fn lay_out(at: &Path, tls: bool) {
          pathdb: {d}/db\npathetc: {d}/etc\npathrun: {d}/run\npathlog: {d}/log\npathhttp: {d}/http\n\
          pathspool: {d}/spool\npatharticles: {d}/spool/articles\npathoverview: {d}/overview\n\
          pathincoming: {d}/incoming\npathoutgoing: {d}/outgoing\npatharchive: {d}/archive\npathtmp: {d}/tmp\n\
-         runasuser: news\nrunasgroup: news\nbindaddress: 127.0.0.1\n"
+         runasuser: news\nrunasgroup: news\nbindaddress: 127.0.0.1\nnnrpdloadlimit: 0\n"
     );
     let mut demand = "";
     if tls {
