@@ -459,6 +459,19 @@ pub async fn secure(
     }
 }
 
+/// Takes leave of a server whose TLS is pending, and will be. Its place is kept until then.
+pub async fn take_leave(protocol: Protocol, established: Established) {
+    let Established { lease: _lease, reached: Reached { mut stream, negotiated, .. } } = established;
+    let Some(mut talk) = protocol.parting(&negotiated) else { return };
+    match tokio::time::timeout(PARTING, converse(&mut stream, &mut *talk)).await {
+        // Nobody is left whom it could matter to.
+        Ok(Ok(()) | Err(_)) | Err(_) => {}
+    }
+}
+
+/// How long that may take.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
 async fn negotiate(
     protocol: Protocol,
@@ -476,6 +489,11 @@ async fn negotiate(
     trail.times.negotiate = Some(begun.elapsed());
     let awaited = talk.awaits();
     let failed = |reason, detail| Err(Failure::upstream(Stage::Negotiate, reason, detail));
+    // Who takes our words for no protocol of its own may as well reset the connection as keep silent.
+    let mended = |failure: Failure| match talk.if_late() {
+        None => failure,
+        Some(mend) => failure.mend(mend),
+    };
     match conversed {
         Ok(Ok(negotiated)) => Ok(negotiated),
         Ok(Err(Trouble::Failed(failure) | Trouble::Left(failure))) => Err(failure),
@@ -483,18 +501,14 @@ async fn negotiate(
             Reason::NegotiationError,
             format!("the server closed the connection instead of sending {awaited}"),
         ),
-        Ok(Err(Trouble::Io(error))) => failed(
-            Reason::ConnectionTerminated,
-            format!("the connection broke while nuncio waited for {awaited}: {error}"),
-        ),
+        Ok(Err(Trouble::Io(error))) => {
+            let detail = format!("the connection broke while nuncio waited for {awaited}: {error}");
+            Err(mended(Failure::upstream(Stage::Negotiate, Reason::ConnectionTerminated, detail)))
+        }
         Err(_) => {
             let limit = humantime::format_duration(round(limit));
             let detail = format!("{awaited} did not come within {limit}");
-            let late = Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail);
-            Err(match talk.if_late() {
-                None => late,
-                Some(mend) => late.mend(mend),
-            })
+            Err(mended(Failure::upstream(Stage::Negotiate, Reason::NegotiationTimeout, detail)))
         }
     }
 }

@@ -258,6 +258,45 @@ fn an_upstream_may_stand_within_its_listener() {
 }
 
 /// A pin is copied from wherever a tool printed it: curl, openssl, or nuncio itself.
+/// As its protocol and its TLS have it; where there are none, the port has to be written.
+#[test]
+fn an_endpoint_without_a_port_is_at_its_protocols_own() {
+    let endpoints = |keys: &str| {
+        let text = format!("[listener.a]\naddress = '127.0.0.1:1'\nupstream = {{ {keys} }}");
+        let loaded = config::from_text("x.toml", &text).map_err(|problems| problems.to_string())?;
+        let source = loaded.config.upstreams.into_values().next().unwrap().source;
+        Ok::<_, String>(format!("{source:?}"))
+    };
+    for (keys, address) in [
+        ("protocol = 'postgres', endpoints = ['db.example.com']", "port: 5432"),
+        ("protocol = 'sqlserver', endpoints = ['10.0.0.5']", "port: 1433"),
+        ("protocol = 'smtp', endpoints = [{ address = '[::1]' }]", "port: 25"),
+        ("protocol = 'smtp', tls = 'direct', endpoints = ['mx.example.com']", "port: 465"),
+        ("protocol = 'ldap', tls = 'off', endpoints = ['mx.example.com']", "port: 389"),
+        ("protocol = 'mqtt', endpoints = ['mx.example.com']", "port: 8883"),
+        ("protocol = 'mqtt', tls = 'off', endpoints = ['mx.example.com']", "port: 1883"),
+        ("protocol = 'amqp', dns = 'mq.example.com'", "port: 5671"),
+        ("protocol = 'amqp', endpoints = ['mq.example.com:1']", "port: 1 "),
+    ] {
+        let source = endpoints(keys).unwrap();
+        assert!(source.contains(address), "{keys}: {source}");
+    }
+    for (keys, problem) in [
+        ("endpoints = ['db.example.com']", "'db.example.com' has no port"),
+        ("endpoints = ['[::1]']", "'[::1]' has no port"),
+        ("dns = 'db.example.com'", "write db.example.com:PORT"),
+        ("protocol = 'smtp', endpoints = ['mx', 'mx:25']", "mx:25 is there twice"),
+        ("protocol = 'smtp', endpoints = ['mx:0']", "'0' is not a port"),
+        ("protocol = 'smtp', endpoints = ['a b']", "is not a host name"),
+    ] {
+        let told = endpoints(keys).unwrap_err();
+        assert!(told.contains(problem), "{keys}: {told}");
+    }
+    // Where the protocol is the mistake, nothing is said of the port.
+    let told = endpoints("protocol = 'psql', endpoints = ['db.example.com']").unwrap_err();
+    assert!(!told.contains("has no port"), "{told}");
+}
+
 #[test]
 fn a_pin_is_taken_in_the_notation_of_each_tool() {
     let hash = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";

@@ -28,7 +28,7 @@ Paths start from the current directory.";
 pub(super) struct Flags {
     /// Where the program connects to: IP:PORT or unix:/PATH.
     listen: String,
-    /// The servers, HOST:PORT each.
+    /// The servers, HOST:PORT each; without the port, the one that --protocol has.
     #[arg(required = true, value_name = "UPSTREAM")]
     upstreams: Vec<String>,
     #[command(flatten)]

@@ -114,7 +114,9 @@ impl Flags {
 
     /// HOST:PORT becomes a configuration of its own.
     fn by_flags(&self, target: &str) -> Result<What, Refused> {
-        if let Err(problem) = target.parse::<EndpointAddr>() {
+        // Without a port it may have its protocol's: that is looked at with the rest.
+        let has_port = target.contains(':') || self.server.protocol.is_none();
+        if has_port && let Err(problem) = target.parse::<EndpointAddr>() {
             return Err(usage(problem));
         }
         if self.config.is_given() {

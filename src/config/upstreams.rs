@@ -115,6 +115,11 @@ fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Sourc
     Source::Fixed(specs)
 }
 
+/// When TLS begins.
+pub(super) fn mode(written: &file::Upstream, protocol: Protocol) -> Mode {
+    written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct })
+}
+
 fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &mut Reader) -> tls::Settings {
     let default = tls::Settings::default();
     let show = |version| match version {
@@ -128,7 +133,7 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
         reader,
     );
     let pins = written.pins.value().map(|pins| pins.iter().map(|pin| pin.value.clone()).collect());
-    let mode = written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct });
+    let mode = mode(written, protocol);
     if mode == Mode::Negotiate
         && !protocol.negotiates()
         && let Some(At { place, .. }) = written.tls.given()

@@ -10,6 +10,7 @@ use rustls_pki_types::ServerName as CertificateName;
 use toml::de::DeValue;
 
 use super::kinds::{Fault, Word, fault, string};
+use super::ports::UNWRITTEN;
 use super::problem::Place;
 use super::reader::{Reader, quoted};
 use super::section::Kind;
@@ -248,11 +249,18 @@ word! {
 }
 
 word! {
-    /// An endpoint.
+    /// An endpoint. Without a port it has [`UNWRITTEN`] for one, and gets its protocol's.
     Endpoint -> EndpointAddr, "HOST:PORT", "\"db.example.com:5432\"", None, |text| {
         let mend = "write HOST:PORT, such as \"db.example.com:5432\", \"10.0.0.5:5432\" or \"[fd00::5]:5432\"";
         if text.contains("://") {
             return fault(format!("{} is a URL", quoted(text)), "write only its host and its port, HOST:PORT");
+        }
+        if text.ends_with(']') || !text.contains(':') {
+            let host = format!("{text}:1").parse::<EndpointAddr>();
+            return match host {
+                Ok(address) => Ok(EndpointAddr { port: UNWRITTEN, ..address }),
+                Err(_) => fault(format!("{} is not a host name or an address", quoted(text)), mend),
+            };
         }
         text.parse().map_err(|error: String| split_mend(&error, mend))
     }

@@ -6,8 +6,6 @@
 
 /// Of a server's line with its literals. RFC 7162 has servers stay below 8 KiB a line.
 pub(super) const MAX_LINE: usize = 16 * 1024;
-/// Of what is no line of the protocol: enough to see what it is.
-const MAX_ODD: usize = 80;
 /// Of a command's first words.
 const MAX_HEAD: usize = 96;
 
@@ -190,27 +188,10 @@ impl Commands {
     }
 }
 
-/// Of bytes that are no line of the protocol, as many as tell what they are, once they do: the same, however they came.
-/// `is_all`: no more will come.
-pub(super) fn odd(said: &[u8], is_all: bool) -> Option<&[u8]> {
-    let said = &said[..said.len().min(MAX_ODD)];
-    match said.iter().position(|byte| !matches!(byte, b' '..=b'~' | b'\t')) {
-        Some(at) if matches!(said[at], b'\r' | b'\n') => Some(&said[..at]),
-        // What is not text may never have a line's end.
-        Some(at) => Some(&said[..=at]),
-        None => (is_all && !said.is_empty() || said.len() == MAX_ODD).then_some(said),
-    }
-}
-
 /// A line without its end.
 pub(super) fn trimmed(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
-}
-
-/// Is it a mechanism that is bound to the TLS channel of the server?
-pub(super) fn is_bound(mechanism: &[u8]) -> bool {
-    mechanism.len() > 5 && mechanism[mechanism.len() - 5..].eq_ignore_ascii_case(b"-PLUS")
 }
 
 #[cfg(test)]

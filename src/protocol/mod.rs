@@ -31,6 +31,7 @@ mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;
+mod upgrade;
 mod xmpp;
 
 use std::fmt;
@@ -211,13 +212,22 @@ pub struct Negotiated {
 /// TLS on the client's own leg, as its listener has it to give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offer {
-    /// None, or the client speaks through it already.
+    /// None.
     #[default]
     No,
     /// Whoever asks for it gets it.
     Optional,
     /// Nobody is served without.
     Required,
+    /// The client speaks through it already.
+    Taken,
+}
+
+impl Offer {
+    /// The client may still ask for it.
+    pub fn is_open(self) -> bool {
+        matches!(self, Offer::Optional | Offer::Required)
+    }
 }
 
 /// On whose behalf a server is asked for TLS.
@@ -234,7 +244,7 @@ pub struct Asking<'a> {
 }
 
 /// What a client said in an interview.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interviewed {
     /// Asks the server for TLS, in plaintext.
     pub request: Vec<u8>,
@@ -325,6 +335,11 @@ trait Dialect: Sync {
         _negotiated: &Negotiated,
         _credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        None
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    fn parting(&self, _negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
         None
     }
 
@@ -465,6 +480,11 @@ impl Protocol {
         credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
         self.dialect().login(negotiated, credentials)
+    }
+
+    /// Takes leave of a server that has greeted and is not asked for TLS after all; `None`: it is just left.
+    pub fn parting(self, negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        self.dialect().parting(negotiated)
     }
 
     /// Does a server hold it against a host that its connections end before their login? Then checks log in, or there are

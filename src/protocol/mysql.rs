@@ -9,7 +9,9 @@
 //!
 //! Owns the framing and the flags that these have in common. Leaves to the two peers what TLS does not change.
 
+mod asked;
 mod auth;
+mod first_word;
 mod greet;
 mod greeting;
 mod interview;
@@ -20,6 +22,8 @@ mod response;
 mod rsa;
 #[cfg(test)]
 mod tests;
+
+use zeroize::Zeroizing;
 
 use super::{
     Asking, Credentials, Dialect, Facts, First, Interviewed, Meeting, Negotiated, Offer, Ports, Refusal, Say,
@@ -76,6 +80,11 @@ impl Dialect for Mysql {
         credentials: Credentials,
     ) -> Option<Box<dyn Talk<Outcome = ()>>> {
         Some(Box::new(Login::new(negotiated, credentials)))
+    }
+
+    /// A login that is refused is nothing that a server counts.
+    fn parting(&self, negotiated: &Negotiated) -> Option<Box<dyn Talk<Outcome = ()>>> {
+        Some(Box::new(Login::in_vain(negotiated)))
     }
 
     /// After `max_connect_errors` of them in a row.
@@ -141,6 +150,26 @@ fn first_packet(heard: &[u8], longest: usize) -> Result<Option<Packet<'_>>, TooL
     }
     let (number, body) = (heard.get(3), heard.get(HEADER..HEADER + length));
     Ok(number.zip(body).map(|(number, body)| Packet { number: *number, body }))
+}
+
+/// Bytes that are taken from the front.
+#[derive(Default)]
+struct Kept {
+    bytes: Zeroizing<Vec<u8>>,
+    /// So many of them are taken.
+    taken: usize,
+}
+
+impl Kept {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    /// Moves what is left to the front. Once for all that was heard: who says much in small packets must not cost more.
+    fn settle(&mut self) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+    }
 }
 
 /// A body with its header. Bodies are short here: of a longer one the front.

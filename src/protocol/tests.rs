@@ -38,7 +38,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn all() -> [Conversation; 6] {
+    fn all() -> [Conversation; 8] {
         [
             Conversation::postgres(),
             Conversation::smtp(),
@@ -46,6 +46,8 @@ impl Conversation {
             Conversation::nntp(),
             Conversation::ldap(),
             Conversation::xmpp(),
+            Conversation::imap(),
+            Conversation::sieve(),
         ]
     }
 
@@ -197,6 +199,50 @@ impl Conversation {
         it.server(b"<success/>", false);
         it.client(opening, false);
         it.server(b"</stream:stream>", false);
+        it
+    }
+
+    /// Where TLS began with the first byte: a login that goes wrong, one with literals, and a look at what there is.
+    fn imap() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Imap, opening: b"", greeting: b"", turns: Vec::new() };
+        it.turn(
+            Party::Upstream,
+            b"* OK [CAPABILITY IMAP4rev1 LOGINDISABLED AUTH=X-PLUS] hi\r\n",
+            b"* OK [CAPABILITY IMAP4rev1] hi\r\n",
+            true,
+        );
+        it.client(b"a AUTHENTICATE PLAIN\r\n", true);
+        it.server(b"+ \r\n", true);
+        it.client(b"AHgAeA==\r\n", true);
+        it.server(b"a NO wrong\r\n", true);
+        it.client(b"b LOGIN {1}\r\n", true);
+        it.server(b"+ go\r\n", true);
+        it.client(b"u {2+}\r\npw\r\n", true);
+        it.turn(Party::Upstream, b"* CAPABILITY STARTTLS A\r\n", b"* CAPABILITY A\r\n", true);
+        it.server(b"b OK in\r\n", true);
+        it.client(b"c SELECT INBOX\r\n", false);
+        it.server(b"* 1 EXISTS\r\nc OK\r\n", false);
+        it.client(b"d LOGOUT\r\n", false);
+        it.server(b"* BYE\r\nd OK\r\n", false);
+        it
+    }
+
+    /// The server says again what it can do, and a script is listed.
+    fn sieve() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Sieve, opening: b"", greeting: b"", turns: Vec::new() };
+        it.turn(Party::Upstream, b"\"SASL\" \"PLAIN X-PLUS\"\r\n", b"\"SASL\" \"PLAIN\"\r\n", true);
+        it.turn(Party::Upstream, b"\"STARTTLS\"\r\n", b"", true);
+        it.server(b"OK {2}\r\nhi\r\n", true);
+        it.client(b"AUTHENTICATE \"PLAIN\" {8+}\r\nAHgAeA==\r\n", true);
+        it.server(b"NO\r\n", true);
+        it.client(b"AUTHENTICATE \"PLAIN\"\r\n", true);
+        it.server(b"\"\"\r\n", true);
+        it.client(b"\"AHgAeQ==\"\r\n", true);
+        it.server(b"OK\r\n", true);
+        it.client(b"LISTSCRIPTS\r\n", false);
+        it.server(b"\"a\" ACTIVE\r\nOK\r\n", false);
         it
     }
 

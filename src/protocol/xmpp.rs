@@ -32,9 +32,9 @@ const FACTS: Facts = Facts {
     alpn: Some("xmpp-client"),
     ports: Ports { plain: Some(5222), direct: Some(5223) },
     refuses_with: "a stream error (remote-connection-failed, resource-constraint, system-shutdown) with the reason in words",
-    limits: "clients only, no streams between servers and no components; the client's own starttls, and mechanisms bound to \
-             the server's TLS (SCRAM-…-PLUS), are taken out of what the server offers, which clients that have that list \
-             signed (XEP-0474) take for an attack",
+    limits: "clients only, no streams between servers and no components; starttls and mechanisms bound to the server's TLS \
+             (SCRAM-…-PLUS) are taken out of what the server offers, which a client that checks the list (XEP-0474) takes \
+             for an attack; a check asks for the domain that server_name names",
 };
 
 pub(super) struct Xmpp;

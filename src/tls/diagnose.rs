@@ -18,7 +18,7 @@ use crate::failure::{Failure, Reason, Side, Stage};
 const ONE_PACKET: usize = 1400;
 
 /// What a server may be that closes at our ClientHello or never answers it.
-const CLIENT_FIRST: &str = "does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = \"postgres\", \"ldap\")";
+const CLIENT_FIRST: &str = "does the port speak TLS from its first byte? PostgreSQL, LDAP and SQL Server want a plaintext message first (protocol = \"postgres\", \"ldap\", \"sqlserver\"; tls = \"negotiate\")";
 
 /// What keeps a server from TLS that had just agreed to it.
 const AGREED: &str = "look in the server's log for why it did not begin the TLS that it had agreed to: its certificate or key may not load";

@@ -74,8 +74,11 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Optio
     }
 }
 
-/// An address that nothing listens at, for a server that cannot be given port 0.
+/// An address that nothing listens at, for a server that cannot be given port 0. It is none of those that the kernel gives
+/// to clients: on a busy machine one of them would have it before the server does.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback can be bound");
-    listener.local_addr().expect("a bound socket has an address")
+    eventually("a port is free", PATIENCE, || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_768)));
+        listener.and_then(|listener| listener.local_addr()).ok()
+    })
 }

@@ -8,7 +8,7 @@ pub fn redacted(text: &str) -> String {
         let words: Vec<_> = line.split(' ').collect();
         let mut shown = Vec::new();
         for (place, word) in words.iter().enumerate() {
-            let next = words.get(place + 1).copied().unwrap_or_default();
+            let next = words.get(place + 1).copied().unwrap_or_default().trim_end_matches([';', ',']);
             let before = shown.last().copied().unwrap_or_default();
             let opened = word.trim_start_matches('(');
             let clock = matches!(before, "is" | "says") && word.starts_with("20");

@@ -612,10 +612,10 @@ speaks_mysql: failed at handshake: tls_protocol_error (upstream)
   this looks like MySQL: set protocol = "mysql"
 silent: failed at handshake: handshake_timeout (upstream)
   the server took the connection and did not answer our first TLS message (ClientHello, N bytes) within 400ms
-  does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = "postgres", "ldap"); if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`
+  does the port speak TLS from its first byte? PostgreSQL, LDAP and SQL Server want a plaintext message first (protocol = "postgres", "ldap", "sqlserver"; tls = "negotiate"); if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`
 hangs_up_at_once: failed at handshake: connection_terminated (upstream)
   the server closed the connection at our first TLS message (ClientHello), without an answer
-  does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = "postgres", "ldap"); if it does, an old TLS library may choke on a message of N bytes: set `post_quantum = false`
+  does the port speak TLS from its first byte? PostgreSQL, LDAP and SQL Server want a plaintext message first (protocol = "postgres", "ldap", "sqlserver"; tls = "negotiate"); if it does, an old TLS library may choke on a message of N bytes: set `post_quantum = false`
 has_no_common_cipher: failed at handshake: tls_alert_received (upstream)
   the server has no way of doing TLS with us (alert handshake_failure (40)): it may have only old ciphers (RSA key exchange, CBC), or no certificate for this name
   give the server an ECDHE suite with AES-GCM, such as ECDHE-RSA-AES128-GCM-SHA256 (ssl_ciphers in PostgreSQL and nginx, ssl_cipher in MySQL, tls_high_cipherlist in Postfix); or set `server_name` to a name that it has a certificate for

@@ -377,7 +377,7 @@ fn a_silent_server_is_told_what_it_may_be_waiting_for() {
   verdict      failed at handshake: handshake_timeout
   cause        the server took the connection and did not answer our first TLS message (ClientHello, N bytes) within 300ms
   side         upstream (the server, or the way to it)
-  mend         does the port speak TLS from its first byte? PostgreSQL and LDAP want a plaintext message first (protocol = "postgres", "ldap"); if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`
+  mend         does the port speak TLS from its first byte? PostgreSQL, LDAP and SQL Server want a plaintext message first (protocol = "postgres", "ldap", "sqlserver"; tls = "negotiate"); if it does, an old firewall or server may drop a message of more than one packet: set `post_quantum = false`
 exit code 4
 "#);
 }

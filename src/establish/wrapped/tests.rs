@@ -26,11 +26,15 @@ fn wrapping() -> Box<dyn Wrapping> {
 }
 
 fn packets(flight: &[u8], size: usize) -> Vec<u8> {
+    packets_of(0x12, flight, size)
+}
+
+fn packets_of(kind: u8, flight: &[u8], size: usize) -> Vec<u8> {
     let count = flight.len().div_ceil(size);
     let packet = |(number, piece): (usize, &[u8])| {
         let length = u16::try_from(8 + piece.len()).unwrap().to_be_bytes();
         let status = u8::from(number + 1 == count);
-        [&[0x12, status, length[0], length[1], 0, 0, 1, 0], piece].concat()
+        [&[kind, status, length[0], length[1], 0, 0, 1, 0], piece].concat()
     };
     flight.chunks(size).enumerate().flat_map(packet).collect()
 }
@@ -45,7 +49,7 @@ fn flight(server: &mut ServerConnection) -> Vec<u8> {
 }
 
 /// Shakes hands in packets of a size, says something as plain TLS right behind its last one, and echoes what it hears then.
-async fn serve(mut stream: DuplexStream, config: Arc<ServerConfig>, size: usize) {
+async fn serve(mut stream: DuplexStream, config: Arc<ServerConfig>, kind: u8, size: usize) {
     let mut server = ServerConnection::new(config).unwrap();
     while server.is_handshaking() {
         let mut header = [0; 8];
@@ -58,7 +62,7 @@ async fn serve(mut stream: DuplexStream, config: Arc<ServerConfig>, size: usize)
             server.read_tls(&mut body).unwrap();
         }
         server.process_new_packets().unwrap();
-        let mut say = packets(&flight(&mut server), size);
+        let mut say = packets_of(kind, &flight(&mut server), size);
         if !server.is_handshaking() {
             server.writer().write_all(b"220 ").unwrap();
             say.extend(flight(&mut server));
@@ -97,7 +101,9 @@ async fn flights_travel_in_packets_and_what_stands_behind_them_does_not() {
         for resumed in [false, true] {
             let (near, far) = duplex(*rng.choice(&[50, 3000, 100_000]).unwrap());
             let size = *rng.choice(&[1, 100, 4088, 30_000]).unwrap();
-            let server = tokio::spawn(serve(far, config.clone(), size));
+            // As a result: Microsoft's mock server does so.
+            let kind = *rng.choice(&[0x12, 0x04]).unwrap();
+            let server = tokio::spawn(serve(far, config.clone(), kind, size));
             let mut near = Wire::hostile(near, seed, *rng.choice(&[1, 30, 5000, 100_000]).unwrap());
             let mut wrapped = Wrapped::new(&mut near, wrapping());
             let at = ([127, 0, 0, 1], 1).into();

@@ -9,8 +9,8 @@ use std::mem;
 use super::response::{Kind, Response, may_announce};
 use super::{FAREWELL, TAG};
 use crate::failure::{Failure, Reason, Stage};
-use crate::protocol::literal::{Lines, MAX_LINE, Seen, odd};
-use crate::protocol::reply::quoted;
+use crate::protocol::literal::{Lines, MAX_LINE, Seen};
+use crate::protocol::reply::{glimpse, quoted};
 use crate::protocol::{Negotiated, Talk};
 
 /// What would bring STARTTLS into the server's offer.
@@ -59,7 +59,7 @@ impl Negotiation {
         let line = self.lines.kept();
         let begins = |with: &[u8]| line.iter().zip(with).all(|(byte, with)| byte == with);
         let fits = begins(b"* ") || self.is_greeted() && (begins(TAG) || begins(b"+"));
-        if fits { None } else { odd(line, is_all) }
+        if fits { None } else { glimpse(line, is_all) }
     }
 
     fn not_a_line(&self, odd: &[u8]) -> Failure {

@@ -137,19 +137,3 @@ fn a_literal_that_is_not_wanted_never_comes() {
         login.give_up();
     }
 }
-
-#[test]
-fn what_is_no_line_is_told_by_its_beginning() {
-    for (said, is_all, told) in [
-        ("220 mx\r\nxx", false, Some("220 mx")),
-        ("220 mx", false, None),
-        ("220 mx", true, Some("220 mx")),
-        ("", true, None),
-        ("\r\n", false, Some("")),
-        ("\x16\x03", false, Some("\x16")),
-        ("ab\0\r\n", false, Some("ab\0")),
-    ] {
-        assert_eq!(odd(said.as_bytes(), is_all), told.map(str::as_bytes), "{said:?}");
-    }
-    assert_eq!(odd(&[b'x'; 1000], false).map(<[u8]>::len), Some(MAX_ODD));
-}

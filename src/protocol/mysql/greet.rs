@@ -10,18 +10,17 @@
 use zeroize::Zeroizing;
 
 use super::super::Meeting;
+use super::asked::{Asked, NO_KEY, NOT_OPENED, too_long};
 use super::auth::{Answer, Plugin, SEALED};
+use super::first_word::{BEFORE_THE_FIRST, FirstWord};
 use super::greeting::{HandshakeV10, NONCE, with_ssl};
 use super::interview::{take_ssl, why_unfit};
 use super::response::{Response, SSL_AT, Unfit};
 use super::{
-    ERR, FACTORS, HEADER, LONGEST, MORE, NEXT_FACTOR, OK, Packet, SWITCH, TooLong, first_packet, put_packet,
-    rsa, up_to_zero,
+    ERR, FACTORS, HEADER, Kept, LONGEST, MORE, NEXT_FACTOR, OK, Packet, SWITCH, TooLong, first_packet,
+    put_packet, rsa, up_to_zero,
 };
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
-
-/// Stands for the packet before the first one.
-const BEFORE_THE_FIRST: u8 = u8::MAX;
 
 /// The client's answer goes up; towards a server without TLS nothing is changed.
 pub(super) fn greet(meeting: Meeting) -> Greeting {
@@ -75,43 +74,12 @@ enum Phase {
     Over,
 }
 
-/// What a client may leave for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    /// To begin anew, by another plugin.
-    Switch,
-    /// For its password, where a client without TLS has to ask for a key first.
-    Password,
-    /// For more.
-    More,
-}
-
 /// Where a password goes that is sealed with our key.
 enum SealedFor {
     /// Into the client's answer to the greeting, in the place of its first proof.
     Response(Zeroizing<Vec<u8>>),
     /// Into a packet of its own.
     Answer,
-}
-
-/// Bytes that are taken from the front.
-#[derive(Default)]
-struct Kept {
-    bytes: Zeroizing<Vec<u8>>,
-    /// So many of them are taken.
-    taken: usize,
-}
-
-impl Kept {
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.taken..]
-    }
-
-    /// Moves what is left to the front. Once for all that was heard: who says much in small packets must not cost more.
-    fn settle(&mut self) {
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
-    }
 }
 
 impl Login {
@@ -138,9 +106,10 @@ impl Login {
     }
 
     fn work(&mut self, onward: &mut Onward) -> Result<(), Objection> {
+        // One of the server's at a time: what it lets the client say is next, wherever the bytes were cut.
         loop {
-            while self.phase != Phase::Over && self.take_of_server(onward)? {}
-            if self.phase == Phase::Over || !self.take_of_client(onward)? {
+            while self.phase != Phase::Over && self.take_of_client(onward)? {}
+            if self.phase == Phase::Over || !self.take_of_server(onward)? {
                 break;
             }
         }
@@ -383,81 +352,6 @@ impl Greeter for Login {
     }
 
     fn why_ended(&self) -> Option<Remark> {
-        let (detail, mend) = match (self.asked?, self.plugin) {
-            (Asked::Password, Plugin::CachingSha2) if self.is_behind_ssl_request => (
-                "the client left when the server asked for its password (caching_sha2_password, and not in the server's \
-                 cache): without TLS of its own it sends one only encrypted, and did not ask for the key",
-                ASK_FOR_KEY,
-            ),
-            (Asked::Password, Plugin::Sha256) if self.is_behind_ssl_request => (
-                "the client left when the server asked for its password (sha256_password): without TLS of its own it sends \
-                 one only encrypted, and did not ask for the key",
-                ASK_FOR_KEY,
-            ),
-            (Asked::Switch, Plugin::Clear) => (
-                "the client left when the server asked it for its password in the clear (mysql_clear_password)",
-                "let it: --enable-cleartext-plugin, LIBMYSQL_ENABLE_CLEARTEXT_PLUGIN=1; some send it over a Unix socket only",
-            ),
-            (Asked::Switch, _) => (
-                "the client left when the server asked it to log in by another plugin: it may not have it, or no password",
-                "look in the client's own log; the account's plugin is in the server's mysql.user",
-            ),
-            (Asked::Password | Asked::More, _) => return None,
-        };
-        Some(Remark { of: Party::Client, detail: detail.into(), mend })
-    }
-}
-
-const ASK_FOR_KEY: &str = "let it ask for the server's RSA key, which nuncio gives it: --get-server-public-key, \
-                           allowPublicKeyRetrieval=true, GET_SERVER_PUBLIC_KEY";
-
-const NO_KEY: Objection = Objection {
-    to: Party::Ambassador,
-    detail: "no RSA key could be made for the client's password",
-    mend: "this is a defect of nuncio: please report it with the log line",
-};
-
-const NOT_OPENED: Objection = Objection {
-    to: Party::Client,
-    detail: "what the client sent for its password was not encrypted with the key that it was given",
-    mend: SEALED.1,
-};
-
-fn too_long(to: Party) -> Objection {
-    let detail = match to {
-        Party::Client => "the client said more than 64 KiB before it was logged in",
-        _ => "the server said more than 64 KiB at once before the client was logged in",
-    };
-    Objection { to, detail, mend: "is it MySQL that is spoken here?" }
-}
-
-/// Towards a server without TLS nothing is changed; only who has not heard a word yet can be told why.
-#[derive(Default)]
-struct FirstWord {
-    is_said: bool,
-}
-
-impl Greeter for FirstWord {
-    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        onward.up.extend_from_slice(heard);
-        Ok(())
-    }
-
-    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        self.is_said |= !heard.is_empty();
-        onward.down.extend_from_slice(heard);
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.is_said
-    }
-
-    fn may_refuse(&self) -> bool {
-        !self.is_said
-    }
-
-    fn unanswered(&self) -> Vec<u8> {
-        vec![0, 0, 0, BEFORE_THE_FIRST]
+        self.asked?.left_for(self.plugin, self.is_behind_ssl_request)
     }
 }

@@ -20,6 +20,8 @@ const CACHING_SHA2: &[u8] = b"caching_sha2_password";
 const ED25519: &[u8] = b"client_ed25519";
 /// What it takes for one, right or wrong.
 const ED25519_PROOF: usize = 64;
+/// Whom the server's log names where a client left before it had said who it is.
+const NOBODY: &str = "nuncio-client-left";
 /// A command's count begins anew.
 const COM_QUIT: &[u8] = &[1, 0, 0, 0, 1];
 
@@ -47,6 +49,12 @@ impl Login {
             is_greeted: false,
             in_vain: None,
         }
+    }
+
+    /// A login by nobody, without TLS, that leads to an orderly refusal.
+    pub(super) fn in_vain(negotiated: &Negotiated) -> Login {
+        let credentials = Credentials { user: NOBODY.into(), password: Zeroizing::new(b"none".to_vec()) };
+        Login { is_behind_ssl_request: false, ..Login::new(negotiated, credentials) }
     }
 
     /// The answer to the greeting.
@@ -186,7 +194,7 @@ fn proof(plugin: &[u8], password: &[u8], nonce: &[u8]) -> Vec<u8> {
         CACHING_SHA2 => {
             let once = hash(&SHA256, &[password]);
             let twice = hash(&SHA256, &[&once]);
-            let mask = hash(&SHA256, &[&hash(&SHA256, &[&twice]), nonce]);
+            let mask = hash(&SHA256, &[&twice, nonce]);
             (once, mask)
         }
         _ => {

@@ -3,18 +3,19 @@
 //! In place of the greeting without an SQLSTATE: a client that has not been greeted takes it for a part of the text.
 
 use super::super::Refusal;
+use super::super::sentence::sentence;
 use super::{ERR, HEADER, put_packet};
 use crate::failure::Reason;
 
-/// Client libraries keep 512 bytes with the zero byte at its end.
+/// Client libraries keep 512 bytes, with the zero byte at the end.
 const LONGEST_TEXT: usize = 511;
-/// As much is left to what was seen, however long the next step is.
-const LEAST_DETAIL: usize = 200;
+/// Before the greeting's end MariaDB's say first, in those, that nothing vouches for what is going to be quoted.
+const LONGEST_FIRST_TEXT: usize = LONGEST_TEXT - 130;
 /// Where nothing was read of a client that has been greeted: its answer is about to come.
 const FIRST_ANSWER: u8 = 1;
 
 pub(super) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
-    let Refusal { failure, id, greeted, said } = *refusal;
+    let Refusal { failure, id: _, greeted, said } = *refusal;
     let before = said.get(HEADER - 1).copied().unwrap_or(FIRST_ANSWER);
     let number = if greeted { before.wrapping_add(1) } else { 0 };
     let (code, sqlstate) = code(failure.reason);
@@ -24,39 +25,11 @@ pub(super) fn refusal(refusal: &Refusal<'_>) -> Vec<u8> {
         body.push(b'#');
         body.extend(sqlstate.bytes());
     }
-    body.extend(text(&failure.detail, failure.next_step(), failure.reason, id).bytes());
+    let most = if number > 0 { LONGEST_TEXT } else { LONGEST_FIRST_TEXT };
+    body.extend(sentence(refusal, most).bytes());
     let mut packet = Vec::with_capacity(HEADER + body.len());
     put_packet(number, &body, &mut packet);
     packet
-}
-
-/// What was seen, what to do and where the log says more. Cut, where it has to be, so that something is left of each.
-fn text(detail: &str, next_step: &str, reason: Reason, id: &str) -> String {
-    let end = format!(" (nuncio: {reason}, record {id})");
-    let room = LONGEST_TEXT.saturating_sub(end.len() + "; ".len());
-    let next_step = one_line(next_step, room - LEAST_DETAIL.min(room));
-    let detail = one_line(detail, room - next_step.len());
-    format!("{detail}; {next_step}{end}")
-}
-
-/// As printable ASCII, of at most so many bytes.
-fn one_line(text: &str, most: usize) -> String {
-    let mut line = String::new();
-    for c in text.trim().chars() {
-        match c {
-            ' '..='~' => line.push(c),
-            '…' => line.push_str("..."),
-            '×' => line.push('x'),
-            c if c.is_whitespace() || c.is_control() => line.push(' '),
-            _ => line.push('?'),
-        }
-        if line.len() > most {
-            line.truncate(most.saturating_sub(3));
-            line.push_str(&"..."[..most.min(3)]);
-            break;
-        }
-    }
-    line
 }
 
 /// Error number and SQLSTATE: what a server says in such a case, or a client to itself.

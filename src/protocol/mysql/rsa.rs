@@ -24,7 +24,7 @@ pub(super) fn key() -> Option<&'static Key> {
     KEY.as_ref()
 }
 
-/// Makes it, which takes tenths of a second: not for a reactor.
+/// Makes it, which takes tenths of a second: not for a reactor. Whoever needs it meanwhile waits.
 pub(super) fn prepare() {
     LazyLock::force(&KEY);
 }

@@ -8,8 +8,8 @@ use std::mem;
 use super::FAREWELL;
 use super::response::{Capability, Status, is_data, status, told};
 use crate::failure::{Failure, Reason, Stage};
-use crate::protocol::literal::{Lines, MAX_LINE, Seen, odd};
-use crate::protocol::reply::{MAX_REPLY, quoted};
+use crate::protocol::literal::{Lines, MAX_LINE, Seen};
+use crate::protocol::reply::{MAX_REPLY, glimpse, quoted};
 use crate::protocol::{Negotiated, Talk};
 
 /// What would bring STARTTLS into the server's offer.
@@ -76,7 +76,7 @@ impl Negotiation {
             true => is_data(line) || status(line).is_some(),
             false => is_data(line) || begins(b"OK") || begins(b"NO") || begins(b"BYE"),
         };
-        if fits { None } else { odd(line, is_all) }
+        if fits { None } else { glimpse(line, is_all) }
     }
 
     fn not_a_line(&self, odd: &[u8]) -> Failure {

@@ -5,7 +5,7 @@
 
 use super::stream::{END, Part, Reader, STREAMS, TLS, error as stream_error, header, opened};
 use super::xml::{Element, Odd};
-use crate::failure::{Failure, Reason, Stage};
+use crate::failure::{Failure, Reason, Side, Stage};
 use crate::protocol::reply::quoted;
 use crate::protocol::{Asking, Negotiated, Talk};
 
@@ -18,6 +18,8 @@ const IF_DIRECT: &str = "if this port speaks TLS from its first byte (5223), set
 pub(in crate::protocol) struct Negotiation {
     /// The domain.
     to: String,
+    /// It was named by a client.
+    is_clients: bool,
     awaited: Awaited,
     reader: Reader,
 }
@@ -35,8 +37,9 @@ enum Awaited {
 impl Negotiation {
     pub(in crate::protocol) fn new(asking: &Asking<'_>) -> Negotiation {
         let named = header(asking.opening).and_then(|header| header.to);
+        let is_clients = named.is_some();
         let to = named.unwrap_or_else(|| asking.server_name.to_owned());
-        Negotiation { to, awaited: Awaited::Turn, reader: Reader::default() }
+        Negotiation { to, is_clients, awaited: Awaited::Turn, reader: Reader::default() }
     }
 
     /// Takes a step; `true`: TLS may begin.
@@ -74,13 +77,20 @@ impl Negotiation {
 
     fn stream_error(&self, told: &str) -> Failure {
         let to = quoted(self.to.as_bytes());
-        let failure = refused(format!("the server ended the stream to {to}: {told}"));
+        let detail = format!("the server ended the stream to {to}: {told}");
         match told.split(':').next() {
-            Some("host-unknown" | "host-gone" | "improper-addressing") => failure.mend(format!(
-                "the server does not serve the domain {to}: let the client log in to one that it serves, and set \
-                 server_name to that"
-            )),
-            _ => failure.mend("look in the server's log for why"),
+            // A client's slip is no reason to think ill of the server, nor to ask another.
+            Some("host-unknown" | "host-gone" | "improper-addressing") if self.is_clients => {
+                Failure::new(Stage::Negotiate, Reason::DestinationNotFound, Side::Client, detail).mend(format!(
+                    "let the client log in to a domain that the server serves, or the server serve the domain {to}"
+                ))
+            }
+            Some("host-unknown" | "host-gone" | "improper-addressing") => refused(detail).mend(
+                "a check asks for the domain that is named by server_name: set that to one that the server serves, or \
+                 health.kind = \"tcp\"",
+            ),
+            Some("see-other-host") => refused(detail).mend("name the server that it refers to in `endpoints`"),
+            _ => refused(detail).mend("look in the server's log for why"),
         }
     }
 }

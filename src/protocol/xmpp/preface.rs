@@ -9,6 +9,9 @@ use crate::protocol::{Opening, Talk};
 
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 
+/// RFC 7622, 3.2.
+const LONGEST_DOMAIN: usize = 1023;
+
 /// The client's header.
 #[derive(Default)]
 pub(in crate::protocol) struct Preface {
@@ -48,6 +51,9 @@ impl Talk for Preface {
 }
 
 fn judge(header: &Header) -> Result<(), Failure> {
+    if header.to.as_ref().is_some_and(|to| to.len() > LONGEST_DOMAIN) {
+        return Err(bad(format!("the client's stream is for a domain of over {LONGEST_DOMAIN} bytes")));
+    }
     match header.content.as_str() {
         CLIENT => Ok(()),
         "jabber:server" => Err(bad("the client opens a stream between servers, which has its own way to TLS")

@@ -10,7 +10,7 @@ mod xml;
 use fastrand::Rng;
 
 use super::super::{Asking, Meeting, Negotiated, Offer, Opening, Protocol, Refusal, Talk};
-use crate::failure::{Failure, Reason, Stage};
+use crate::failure::{Failure, Reason, Side, Stage};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party};
 
 /// As slixmpp says it.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::time::Instant;
+use zeroize::Zeroize;
 
 use super::{Held, Pump, State, Up, poll_read, refused};
 use crate::relay::pool::{self, Buffer};
@@ -56,6 +57,10 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if self.fill_from_greeting(cx, now) {
             return true;
         }
+        if self.is_held() {
+            self.up.out = self.take_pending();
+            return self.up.out.is_some();
+        }
         let (mut plain, sealed, room) = self.buffers();
         if room == 0 {
             // The last flight alone is longer than a small buffer.
@@ -94,26 +99,20 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             self.greeting_moved();
             return true; // what goes on from here does so in the next turn
         }
-        self.seal_up(cx, plain, read, sealed, now);
+        match sealed {
+            Some(sealed) => self.seal_up(cx, &plain[..read], sealed, now),
+            None => self.up.out = Some(Held { buffer: plain, from: 0, to: read }),
+        }
         true
     }
 
-    /// Seals the front of `plain` into `sealed`; without an engine it goes as it is.
-    fn seal_up(
-        &mut self,
-        cx: &mut Context<'_>,
-        plain: Buffer,
-        read: usize,
-        sealed: Option<Buffer>,
-        now: Instant,
-    ) {
-        self.up.out = match (&mut self.engine, sealed) {
-            (Some(engine), Some(mut sealed)) => match engine.seal(&plain[..read], &mut sealed) {
-                Ok(to) => Some(Held { buffer: sealed, from: 0, to }),
-                Err(fault) => return self.broken(cx, fault, now),
-            },
-            _ => Some(Held { buffer: plain, from: 0, to: read }),
-        };
+    /// Only with an engine.
+    fn seal_up(&mut self, cx: &mut Context<'_>, plain: &[u8], mut sealed: Buffer, now: Instant) {
+        match self.engine.as_mut().map(|engine| engine.seal(plain, &mut sealed)) {
+            Some(Ok(to)) => self.up.out = Some(Held { buffer: sealed, from: 0, to }),
+            Some(Err(fault)) => self.broken(cx, fault, now),
+            None => {}
+        }
     }
 
     /// Seals what the greeting has for the upstream, as far as it fits; false if that is nothing.
@@ -130,9 +129,17 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             let onward = &mut greeting.onward.up;
             let said = onward.len().min(room);
             plain[..said].copy_from_slice(&onward[..said]);
+            // It may be a password.
+            onward[..said].zeroize();
             onward.drain(..said);
             self.greeting_moved();
-            self.seal_up(cx, plain, said, sealed, now);
+            match sealed {
+                Some(sealed) => {
+                    self.seal_up(cx, &plain[..said], sealed, now);
+                    plain[..said].zeroize();
+                }
+                None => self.up.out = Some(Held { buffer: plain, from: 0, to: said }),
+            }
         }
         true
     }

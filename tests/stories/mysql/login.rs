@@ -170,7 +170,41 @@ fn what_a_client_insists_on_is_in_the_log() {
         let (out, words) = (ran.stdout.trim(), ran.stderr.trim());
         all += &format!("{client:?} {what}: {out}{words}\n{}", told(&record));
     }
-    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @"");
+    insta::assert_snapshot!(redacted(&all.replace(&port, "PORT")), @r#"
+MariaDb --ssl: comes in
+  success by client; ok
+
+MariaDb --ssl-verify-server-cert: ERROR 2026 (HY000): TLS/SSL error: SSL is required, but the server does not support it
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+
+Oracle --ssl-mode=REQUIRED: ERROR 2026 (HY000): SSL connection error: SSL is required but the server doesn't support it
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+
+Connector ssl_verify_cert=True: comes in
+  success by client; ok
+
+PureConnector ssl_verify_cert=True: InterfaceError: 2026: SSL is required but the server doesn't support it
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+
+PyMysql ssl={}: comes in
+  success by client; ok
+
+PyMysql ssl_verify_cert=True: OperationalError: (2026, "SSL is required but the server doesn't support it")
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+
+Jdbc useSsl=true: 08000: Could not connect to address=(host=127.0.0.1)(port=PORT)(type=master) : (conn=11) Trying to connect with ssl, but ssl not enabled in the server
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+"#);
 }
 
 /// What the record has of it, for a person. Who closes first after the last word is open.

@@ -148,5 +148,18 @@ fn a_client_that_must_not_ask_for_the_key_is_told_of_in_the_log() {
             text("next_step")
         );
     }
-    insta::assert_snapshot!(all, @"");
+    insta::assert_snapshot!(all, @r#"
+Oracle: ERROR 2061 (HY000): Authentication plugin 'caching_sha2_password' reported error: Authentication requires secure connection.
+  cancelled greet/bad_preface/client by client; ok
+  the client left when the server asked for its password (caching_sha2_password, and not in the server's cache): without TLS of its own it sends one only encrypted, and did not ask for the key
+  let it ask for the server's RSA key, which nuncio gives it: --get-server-public-key, allowPublicKeyRetrieval=true, GET_SERVER_PUBLIC_KEY
+Connector: InterfaceError: 2061 (HY000): Authentication plugin 'caching_sha2_password' reported error: Authentication requires secure connection.
+  cancelled greet/bad_preface/client by client; ok
+  the client left when the server asked for its password (caching_sha2_password, and not in the server's cache): without TLS of its own it sends one only encrypted, and did not ask for the key
+  let it ask for the server's RSA key, which nuncio gives it: --get-server-public-key, allowPublicKeyRetrieval=true, GET_SERVER_PUBLIC_KEY
+Jdbc: S1009: Could not connect to address=(host=127.0.0.1)(port=PORT)(type=master) : RSA public key is not available client side (option serverRsaPublicKeyFile not set)
+  cancelled greet/bad_preface/client by client; ok
+  the client left when the server asked for its password (caching_sha2_password, and not in the server's cache): without TLS of its own it sends one only encrypted, and did not ask for the key
+  let it ask for the server's RSA key, which nuncio gives it: --get-server-public-key, allowPublicKeyRetrieval=true, GET_SERVER_PUBLIC_KEY
+"#);
 }

@@ -87,6 +87,8 @@ impl Table {
         // redis-cli prints an error as it prints any other answer.
         let content = ran.status.success() && ran.stdout.contains(given);
         assert!(!content, "{client} is content without a server: {ran:#?}");
+        // MQTT 3 has a number for it.
+        assert!(self.protocol == "mqtt" || words.contains("refused the connection"), "{client}: {words}");
         let record = nuncio.wait_records(1).remove(0);
         assert_eq!(record["reason"], "connection_refused", "{record}");
 
@@ -145,6 +147,21 @@ impl Table {
         let record = nuncio.wait_records(1).remove(0);
         assert_eq!(record["reason"], "client_certificate_refused", "{record}");
         "demanded, not named: without it `client_certificate_refused`".to_owned()
+    }
+
+    /// For a server that asks for none: whoever has none is served as well.
+    #[track_caller]
+    fn not_demanded(&self, pki: &Pki, meeting: &Meeting<'_>) -> String {
+        let nuncio = Ambassador::start(&config::anonymous(
+            pki,
+            &Table::upstream(self.protocol, meeting.at, meeting.keys),
+        ));
+        let ran = (meeting.ask)(nuncio.listener("in"));
+        assert!(
+            ran.status.success() && ran.stdout.contains(meeting.given),
+            "a certificate is missed: {ran:#?}"
+        );
+        "not asked for: served without one, too".to_owned()
     }
 
     fn write(self) {

@@ -2,25 +2,36 @@
 
 use super::*;
 use crate::protocol::testkit::{After, Turns, say, say_in_all_ways};
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
-/// Before TLS: a server of RFC 5804, and one of which nobody knows.
-const NEW: &str = "\"IMPLEMENTATION\" \"x\"\r\n\"STARTTLS\"\r\n\"VERSION\" \"1.0\"\r\nOK\r\n";
-const OLD: &str = "\"IMPLEMENTATION\" \"x\"\r\n\"STARTTLS\"\r\nOK\r\n";
+/// Before TLS: a server that is known to repeat itself, and any other.
+const KNOWN: &str = "\"IMPLEMENTATION\" \"Cyrus timsieved v2.3.16\"\r\n\"STARTTLS\"\r\nOK\r\n";
+const ANY: &str = "\"IMPLEMENTATION\" \"x\"\r\n\"STARTTLS\"\r\n\"VERSION\" \"1.0\"\r\nOK\r\n";
 /// Inside TLS, and what the client gets of it.
 const OFFER: &str =
     "\"SASL\" \"PLAIN SCRAM-SHA-256-PLUS\"\r\n\"STARTTLS\"\r\n\"SIEVE\" \"fileinto\"\r\nOK \"hi\"\r\n";
 const MENDED: &str = "\"SASL\" \"PLAIN\"\r\n\"SIEVE\" \"fileinto\"\r\nOK \"hi\"\r\n";
 const NOOP: &str = "NOOP \"nuncio\"\r\n";
 
+/// The beginning of a conversation, its server reached through TLS or not.
+fn greeted(greeting: &str, secured: bool) -> Greeting {
+    greet(&Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated { greeting: greeting.into() },
+        secured,
+        offer: Offer::No,
+        keep_key: Box::new(|_| {}),
+    })
+}
+
 fn hear(greeting: &str, turns: Turns<'_>) -> After {
-    let negotiated = Negotiated { greeting: greeting.into() };
-    say_in_all_ways(|| greet(&negotiated, true), turns)
+    say_in_all_ways(|| greeted(greeting, true), turns)
 }
 
 /// What follows the greeting.
 fn hear_greeted(turns: Turns<'_>) -> After {
-    let mut after = hear(NEW, &[&[(Upstream, OFFER)], turns].concat());
+    let mut after = hear(KNOWN, &[&[(Upstream, OFFER)], turns].concat());
     after.down = after.down.strip_prefix(MENDED).expect("the greeting first").to_owned();
     after
 }
@@ -35,7 +46,7 @@ fn what_tls_in_the_middle_cannot_keep_is_taken_out_and_nothing_else_is_changed()
         ("\"SASL\" \"SCRAM-SHA-1-PLUS\"\r\nOK\r\n", "\"SASL\" \"\"\r\nOK\r\n"),
         ("\"S\\ASL\" \"A X\\-PLUS\"\r\nOK\r\n", "\"S\\ASL\" \"A\"\r\nOK\r\n"),
     ] {
-        for greeting in ["", NEW] {
+        for greeting in ["", KNOWN] {
             let after = hear(greeting, &[(Upstream, says)]);
             assert_eq!((after.down.as_str(), after.up.as_str()), (gets, ""));
             assert!(!after.greeter.is_done() && after.greeter.may_refuse());
@@ -47,7 +58,7 @@ fn what_tls_in_the_middle_cannot_keep_is_taken_out_and_nothing_else_is_changed()
         "\"SASL \"A-PLUS\"\r\n\"SASL\" A-PLUS\r\nSTARTTLS\r\nSASL \"A-PLUS\"\r\n\r\n{x}\r\n",
         "NO \"STARTTLS\"\r\n",
     ] {
-        assert_eq!(hear(NEW, &[(Upstream, unchanged)]).down, unchanged);
+        assert_eq!(hear(KNOWN, &[(Upstream, unchanged)]).down, unchanged);
     }
 }
 
@@ -57,15 +68,18 @@ fn what_tls_in_the_middle_cannot_keep_is_taken_out_and_nothing_else_is_changed()
 fn a_server_is_heard_once_whether_it_repeats_itself_or_not() {
     let named = |name: &str| format!("\"IMPLEMENTATION\" \"{name}\"\r\n\"STARTTLS\"\r\nOK\r\n");
     for (greeting, expected) in [
-        (NEW.to_owned(), Some(true)),
-        (OLD.to_owned(), None),
+        (KNOWN.to_owned(), Some(true)),
+        (ANY.to_owned(), None),
         (named("Cyrus timsieved v2.2.13"), None),
         (named("Cyrus timsieved v2.3.12p2"), None),
+        (named("Cyrus timsieved v2.3."), None),
         (named("Cyrus timsieved v2.3.13"), Some(true)),
         (named("Cyrus timsieved v2.3.16-Fedora-RPM-2.3.16-6.el6"), Some(true)),
+        (named("Cyrus timsieved v2.4.17"), None),
         (named("Cyrus timsieved v2.3.16-kolab-nocaps"), Some(false)),
-        (named("x\"\r\n\"VERSION\" \"1.0\"\r\n\"IMPLEMENTATION\" \"nocaps"), Some(false)),
-        ("\"VERSION\"".to_owned(), None),
+        ("\"SIEVE\" \"\"\r\n".to_owned() + &named("nocaps"), Some(false)),
+        ("\"IMPLEMENTATION\"\r\nOK\r\n".to_owned(), None),
+        ("\"IMPLEMENTATION\" \"nocaps".to_owned(), None),
     ] {
         assert_eq!(repeats(greeting.as_bytes()), expected, "{greeting:?}");
     }
@@ -74,7 +88,7 @@ fn a_server_is_heard_once_whether_it_repeats_itself_or_not() {
     let bye = (Upstream, "OK \"bye\"\r\n");
     let nocaps = named("nocaps");
     for (greeting, turns, up) in [
-        (NEW, &[(Upstream, OFFER), logout, bye][..], "LOGOUT\r\n".to_owned()),
+        (KNOWN, &[(Upstream, OFFER), logout, bye][..], "LOGOUT\r\n".to_owned()),
         (
             &nocaps,
             &[(Upstream, OFFER), logout, bye],
@@ -82,38 +96,38 @@ fn a_server_is_heard_once_whether_it_repeats_itself_or_not() {
         ),
         // It repeats itself, and knows NOOP or not.
         (
-            OLD,
+            ANY,
             &[(Upstream, OFFER), (Upstream, "OK (TAG {6}\r\nnuncio) \"Done\"\r\n"), logout, bye],
             [NOOP, "LOGOUT\r\n"].concat(),
         ),
         (
-            OLD,
+            ANY,
             &[(Upstream, OFFER), (Upstream, "NO \"what?\"\r\n"), logout, bye],
             [NOOP, "LOGOUT\r\n"].concat(),
         ),
         // It does not.
         (
-            OLD,
+            ANY,
             &[(Upstream, "NO \"what?\"\r\n"), (Upstream, OFFER), logout, bye],
             [NOOP, "CAPABILITY\r\n", "LOGOUT\r\n"].concat(),
         ),
         (
-            OLD,
+            ANY,
             &[(Upstream, "OK (TAG \"nuncio\")\r\n"), (Upstream, OFFER), logout, bye],
             [NOOP, "CAPABILITY\r\n", "LOGOUT\r\n"].concat(),
         ),
         // A client that does not wait is answered behind all that.
         (
-            OLD,
+            ANY,
             &[logout, (Upstream, "NO\r\n"), (Upstream, OFFER), bye],
             [NOOP, "CAPABILITY\r\n", "LOGOUT\r\n"].concat(),
         ),
         (
-            OLD,
+            ANY,
             &[logout, (Upstream, OFFER), (Upstream, "\"SASL\" \"X\"\r\nNO\r\n"), bye],
             [NOOP, "LOGOUT\r\n"].concat(),
         ),
-        (NEW, &[logout, (Upstream, OFFER), bye], "LOGOUT\r\n".to_owned()),
+        (KNOWN, &[logout, (Upstream, OFFER), bye], "LOGOUT\r\n".to_owned()),
     ] {
         let after = hear(greeting, turns);
         assert_eq!(
@@ -123,9 +137,9 @@ fn a_server_is_heard_once_whether_it_repeats_itself_or_not() {
         );
     }
     // Its last word is not our answer.
-    let after = hear(OLD, &[(Client, "NOOP\r\n"), (Upstream, "BYE \"no\"\r\n")]);
+    let after = hear(ANY, &[(Client, "NOOP\r\n"), (Upstream, "BYE \"no\"\r\n")]);
     assert_eq!((after.down.as_str(), after.up), ("BYE \"no\"\r\n", [NOOP, "NOOP\r\n"].concat()));
-    let after = hear(OLD, &[(Upstream, OFFER), (Upstream, "BYE \"no\"\r\n")]);
+    let after = hear(ANY, &[(Upstream, OFFER), (Upstream, "BYE \"no\"\r\n")]);
     assert_eq!(after.down, [MENDED, "BYE \"no\"\r\n"].concat());
 }
 
@@ -192,16 +206,16 @@ fn whatever_the_server_says_yes_to_ends_the_reading_unless_it_is_a_beginning() {
 fn a_refusal_is_possible_until_the_server_or_the_client_has_said_goodbye() {
     for (greeting, turns, may) in [
         ("", &[][..], true),
-        (NEW, &[], true),
-        (OLD, &[], true),
-        (NEW, &[(Upstream, "\"SASL\" \"\"\r\n\"")], true),
-        (OLD, &[(Upstream, "NO\r\n")], true),
-        (NEW, &[(Upstream, "BYE\r\n")], false),
-        (NEW, &[(Upstream, OFFER)], true),
-        (NEW, &[(Upstream, OFFER), (Client, "AUTHENTICATE \"X\"\r\n"), (Upstream, "\"\"\r\n")], true),
-        (NEW, &[(Upstream, OFFER), (Client, "AUTHENTICATE \"X\"\r\n"), (Upstream, "OK\r\n")], false),
-        (NEW, &[(Upstream, OFFER), (Client, "LOGOUT\r\n")], false),
-        (NEW, &[(Upstream, OFFER), (Upstream, "BYE \"idle\"\r\n")], false),
+        (KNOWN, &[], true),
+        (ANY, &[], true),
+        (KNOWN, &[(Upstream, "\"SASL\" \"\"\r\n\"")], true),
+        (ANY, &[(Upstream, "NO\r\n")], true),
+        (KNOWN, &[(Upstream, "BYE\r\n")], false),
+        (KNOWN, &[(Upstream, OFFER)], true),
+        (KNOWN, &[(Upstream, OFFER), (Client, "AUTHENTICATE \"X\"\r\n"), (Upstream, "\"\"\r\n")], true),
+        (KNOWN, &[(Upstream, OFFER), (Client, "AUTHENTICATE \"X\"\r\n"), (Upstream, "OK\r\n")], false),
+        (KNOWN, &[(Upstream, OFFER), (Client, "LOGOUT\r\n")], false),
+        (KNOWN, &[(Upstream, OFFER), (Upstream, "BYE \"idle\"\r\n")], false),
     ] {
         assert_eq!(hear(greeting, turns).greeter.may_refuse(), may, "{greeting:?} {turns:?}");
     }
@@ -209,13 +223,8 @@ fn a_refusal_is_possible_until_the_server_or_the_client_has_said_goodbye() {
 
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
-    for greeting in ["", NEW, OLD] {
-        let after = say(
-            greet(&Negotiated { greeting: greeting.into() }, true),
-            &[(Client, "\x16\x03\x01")],
-            9,
-            &mut fastrand::Rng::new(),
-        );
+    for greeting in ["", KNOWN, ANY] {
+        let after = say(greeted(greeting, true), &[(Client, "\x16\x03\x01")], 9, &mut fastrand::Rng::new());
         assert_eq!(
             after.objection,
             Some("the client began with TLS where plaintext ManageSieve is expected")
@@ -245,7 +254,7 @@ fn an_end_is_understood() {
         assert_eq!(remark.is_some(), why.is_some(), "{turns:?}: {remark:?}");
         assert!(remark.as_ref().is_none_or(|remark| remark.detail.contains(why.unwrap())), "{remark:?}");
     }
-    for greeting in ["", NEW, OLD] {
+    for greeting in ["", KNOWN, ANY] {
         let after = hear(greeting, &[(Upstream, "BYE {7}\r\nnot you\r\n")]);
         assert_eq!(after.down, "BYE {7}\r\nnot you\r\n");
         let remark = after.greeter.why_ended().expect("it was the server");
@@ -260,12 +269,12 @@ fn what_is_too_long_passes_as_it_is() {
     let long = format!("\"SASL\" \"{} A-PLUS\"\r\nOK\r\n", "x".repeat(MAX_LINE));
     let literal = format!("{{99999}}\r\n{}", "\"STARTTLS\"\r\n".repeat(10));
     for huge in [&long, &literal] {
-        for greeting in ["", NEW, OLD] {
+        for greeting in ["", KNOWN, ANY] {
             let after = hear(greeting, &[(Upstream, huge)]);
             assert!(after.greeter.is_done() && after.down == *huge, "{huge:.30}");
         }
     }
-    let mut reading = Reading::new(true);
+    let mut reading = Reading::new(true, Offer::No);
     for (words, times) in [("AUTH ", 1), ("x", 100_000), ("\r\n", 1), ("NOOP\r\n", 9_000)] {
         for _ in 0..times {
             reading.client_said(words.as_bytes(), &mut Onward::default()).unwrap();
@@ -277,7 +286,7 @@ fn what_is_too_long_passes_as_it_is() {
     reading.upstream_said(OFFER.as_bytes(), &mut onward).unwrap();
     assert!(reading.is_done() && onward.down == MENDED.as_bytes());
     // Before it is known how the server begins.
-    let after = hear(OLD, &[(Client, &"NOOP\r\n".repeat(9_000))]);
+    let after = hear(ANY, &[(Client, &"NOOP\r\n".repeat(9_000))]);
     assert_eq!(after.objection, Some("the client said too much before the server's first word"));
 }
 
@@ -318,10 +327,10 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
                 false => (Upstream, *rng.choice(server.as_slice()).unwrap()),
             })
             .collect();
-        let negotiated = Negotiated { greeting: (*rng.choice(["", NEW, OLD].as_slice()).unwrap()).into() };
-        let whole = say(greet(&negotiated, true), &turns, usize::MAX, &mut rng);
+        let greeting = *rng.choice(["", KNOWN, ANY].as_slice()).unwrap();
+        let whole = say(greeted(greeting, true), &turns, usize::MAX, &mut rng);
         let longest = rng.usize(1..8);
-        let split = say(greet(&negotiated, true), &turns, longest, &mut rng);
+        let split = say(greeted(greeting, true), &turns, longest, &mut rng);
         assert_eq!((&split.up, &split.down), (&whole.up, &whole.down), "seed {seed}: {turns:?}");
         assert_eq!(split.greeter.is_done(), whole.greeter.is_done(), "seed {seed}");
         let said: String =
@@ -338,7 +347,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
 /// Towards a server without TLS the client may ask for it itself: to take that away would be to strip its protection.
 #[test]
 fn towards_a_server_without_tls_nothing_is_changed() {
-    let Greeting { mut onward, greeter } = greet(&Negotiated::default(), false);
+    let Greeting { mut onward, greeter } = greeted("", false);
     let mut greeter = greeter.unwrap();
     greeter.upstream_said(OFFER.as_bytes(), &mut onward).unwrap();
     greeter.client_said(b"STARTTLS\r\n", &mut onward).unwrap();
@@ -346,6 +355,6 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     greeter.upstream_said(b"OK\r\n", &mut onward).unwrap();
     assert_eq!((greeter.is_done(), greeter.why_ended()), (true, None));
     assert_eq!(onward.down, [OFFER, "OK\r\n"].concat().as_bytes());
-    let mut greeter = greet(&Negotiated::default(), false).greeter.unwrap();
+    let mut greeter = greeted("", false).greeter.unwrap();
     assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
 }

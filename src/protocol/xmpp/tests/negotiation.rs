@@ -112,12 +112,7 @@ fn servers_that_say_no_are_quoted_and_left_in_order() {
             "switch TLS on at the server",
         ),
         (features(""), end, "the server offers no starttls, only: nothing", "5223"),
-        (
-            stream_error("host-unknown", "This server does not serve example.com"),
-            end,
-            "the server ended the stream to example.com: host-unknown: This server does not serve example.com",
-            "set server_name to that",
-        ),
+        (stream_error("see-other-host", ""), end, "to example.com: see-other-host", "in `endpoints`"),
         (
             stream_error("resource-constraint", "\u{1b}[31m too many"),
             end,
@@ -155,6 +150,21 @@ fn servers_that_say_no_are_quoted_and_left_in_order() {
     }
     let old = fails(&HEADER.replace(" version='1.0' ", " ")).1;
     assert!(old.detail.contains("before 1.0"), "{old}");
+}
+
+/// A client may ask for any domain: that must not open the circuit for the others.
+#[test]
+fn a_domain_that_the_server_does_not_serve_is_the_clients_affair() {
+    let says = [HEADER, &stream_error("host-unknown", "not served")].concat();
+    let (said, failure) = fails(&says);
+    assert_eq!(said, "</stream:stream>");
+    assert_eq!((failure.side, failure.reason), (Side::Client, Reason::DestinationNotFound));
+    assert!(!failure.reason.may_try_another());
+    assert_eq!(&*failure.detail, "the server ended the stream to example.com: host-unknown: not served");
+    // Without one, it is what is configured that does not fit.
+    let alone = asked("", [says.as_bytes()]).1.unwrap_err();
+    assert_eq!((alone.side, alone.reason), (Side::Upstream, Reason::NegotiationRefused));
+    assert!(alone.next_step().contains("server_name"), "{alone}");
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn what_is_no_clients_header_is_told_by_what_it_rather_is() {
         ),
         ("<s:stream xmlns:s='http://etherx.jabber.org/streams'>", "in no namespace of a client's"),
         (&endless, "longer than anything"),
+        (&OPENING.replace("example.com", &"x".repeat(1024)), "a domain of over 1023 bytes"),
     ] {
         let failure = opened([says.as_bytes()]).expect_err(says);
         assert_eq!(failure.reason, Reason::BadPreface);
