@@ -35,6 +35,12 @@ mod idle;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod listener_tls;
+#[cfg(test)]
+mod mailbox;
+#[cfg(test)]
+mod mailboxes;
+#[cfg(test)]
 mod messages;
 #[cfg(test)]
 mod mysql;
