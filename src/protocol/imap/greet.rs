@@ -127,7 +127,7 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        self.is_past && self.question.is_none()
+        self.is_past && self.question.is_none() && self.lines.kept().is_empty()
     }
 
     /// BYE may come at any time, and the client is given whole lines only.
@@ -230,7 +230,7 @@ impl Reading {
             }
             (b"*", Kind::Capability) => question.offer = list,
             (b"*", _) if question.later.len() + line.len() <= MAX_LINE => {
-                question.later.extend_from_slice(line);
+                question.later.extend(mended(line).0);
             }
             _ => return Err(no_answer()),
         }
@@ -240,20 +240,13 @@ impl Reading {
 
     fn take_line(&mut self, line: &[u8], onward: &mut Onward) {
         let response = Response::of(line);
-        let list = response.list().filter(|_| self.secured);
-        match list {
-            None => onward.down.extend_from_slice(line),
-            Some(list) => {
-                let offer = Offer::of(&response.text[list.clone()]);
-                // The text ends where the line's end begins.
-                let end = trimmed(line).len();
-                let start = end - response.text.len();
-                onward.down.extend_from_slice(&line[..start + list.start]);
-                onward.down.extend_from_slice(&offer.list);
-                onward.down.extend_from_slice(&line[start + list.end..]);
+        match mended(line) {
+            (line, Some(offer)) if self.secured => {
+                onward.down.extend(line);
                 self.why.knows_offer = mem::take(&mut self.why.asks);
                 self.why.is_bare = offer.is_bare;
             }
+            _ => onward.down.extend_from_slice(line),
         }
         match (response.tag, response.kind) {
             (b"+", _) => self.commands.go_ahead(),
@@ -280,6 +273,16 @@ impl Reading {
             self.commands.give_up();
         }
     }
+}
+
+/// A line without what TLS in the middle cannot keep, and the list that it has, if any.
+fn mended(line: &[u8]) -> (Vec<u8>, Option<Offer>) {
+    let response = Response::of(line);
+    let Some(list) = response.list() else { return (line.to_vec(), None) };
+    let offer = Offer::of(&response.text[list.clone()]);
+    // The text ends where the line's end begins.
+    let start = trimmed(line).len() - response.text.len();
+    ([&line[..start + list.start], &offer.list, &line[start + list.end..]].concat(), Some(offer))
 }
 
 /// The greeting's own words, with what the server offers inside TLS where it said what it offers. No other code is passed:
