@@ -1,8 +1,10 @@
 //! A connection's life, from the accepted socket to its record: the table of contents of nuncio.
 //!
 //! Every step is one named call, in the order of the crate's map. Only this file touches the record. What a step does is
-//! in the step's own file; what a failure means is in `failure`, what the end of a relay means in [`verdict`].
+//! in the step's own file; what a failure means is in `failure`, what the end of a relay means in [`verdict`], TLS on the
+//! client's own leg in [`secure`].
 
+mod secure;
 mod verdict;
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::establish::{self, Established, Reached, Target};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
-use crate::protocol::{Interviewed, Meeting, Offer, Opening, Protocol, Talk};
+use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
@@ -29,6 +31,8 @@ use crate::trail::Trail;
 use crate::upstream::{Lease, Place, Session};
 use verdict::Verdict;
 
+pub use secure::ClientTls;
+
 /// A listener as one configuration has it. A connection sees the same one from start to end.
 pub struct Listener {
     /// Its name in the file.
@@ -37,8 +41,10 @@ pub struct Listener {
     pub gate: Arc<Gate>,
     /// What they speak: what the upstream does.
     pub protocol: Protocol,
-    /// How long a client may take for its first message.
+    /// How long a client may take for its first message, and for its TLS handshake.
     pub preface_timeout: Duration,
+    /// TLS that it has to give to its clients.
+    pub tls: Option<ClientTls>,
     /// Where they go.
     pub route: route::Settings,
     /// The upstreams of the same configuration.
@@ -71,7 +77,7 @@ pub fn serve<H: Send>(
         let ending = match Box::pin(begin(accepted, &listener, moved, &mut record)).await {
             Ok(mut served) => {
                 let ended = served.relay(&listener.drain, record.flow()).await;
-                Box::pin(settle(served, ended, &mut record)).await
+                Box::pin(settle(served, ended, &listener, &mut record)).await
             }
             Err(ending) => ending,
         };
@@ -125,7 +131,9 @@ async fn begin(
         (false, _, _) | (_, Err(_), Protocol::Tcp) => accepted.stream,
         _ => accepted.stream.into_reactor().map_err(|error| broken_socket(&error))?,
     };
-    match walk(admitted, &mut client, listener, record).await {
+    client = secure::client_stream(client, listener);
+    let walked = walk(admitted, &mut client, listener, record).await;
+    match walked {
         Ok(Walked { lease, reached, greeting, target, held }) => {
             let Reached { stream: upstream, secured, .. } = reached;
             let first = First { carried: secured.map(|secured| secured.carried), greeting };
@@ -133,9 +141,17 @@ async fn begin(
             let since = Instant::now();
             Ok(Box::new(Served { client, upstream, first, target, since, lease, _held: held }))
         }
-        Err(Stop::Over(ending)) => Err(ending),
+        Err(Stop::Over(ending)) => {
+            record.client_tls = secure::summary(&client).map(Box::new);
+            if let Some(socket) = client.beneath_failed_tls() {
+                refuse::part(socket).await;
+            }
+            Err(ending)
+        }
         Err(Stop::No(heard, failure)) => {
-            Err(refuse(&mut client, listener.protocol, heard, failure, record).await)
+            let ending = refuse(&mut client, listener, heard, failure, record).await;
+            record.client_tls = secure::summary(&client).map(Box::new);
+            Err(ending)
         }
     }
 }
@@ -159,13 +175,12 @@ async fn walk(
     let ticket = admitted.map_err(|failure| Stop::No(Heard::Nothing, failure))?;
     let opening = tokio::select! {
         biased;
-        opening = preface::read(client, listener.protocol, listener.preface_timeout) => opening,
+        opening = open(client, listener) => opening,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Admit))),
     };
-    let opening = opening.map_err(|unopened| match unopened {
-        Unopened::Left => Stop::Over(left(Gone::Silently, &Trail::default(), Duration::ZERO)),
-        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
-        Unopened::Failed(failure) => Stop::No(Heard::Opening(Vec::new()), failure),
+    let opening = opening.map_err(|unopened| {
+        let trail = Trail::default();
+        unopened_means(unopened, Heard::Opening(Vec::new()), &trail, client, listener)
     })?;
 
     let route = route::decide(&listener.route, ticket.source());
@@ -186,8 +201,39 @@ async fn walk(
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
     record.relaying();
-    let (greeting, session) = greet(target, opening, &mut reached, lease.as_ref());
+    let offer = secure::offer(client, listener);
+    let (greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
     Ok(Walked { lease, reached, greeting, target: target.clone(), held: (ticket, session) })
+}
+
+/// The client's own TLS where that begins with the first byte, and what it opens with.
+async fn open(client: &mut Stream, listener: &Listener) -> Result<Opening, Unopened> {
+    secure::from_the_first_byte(client, listener).await?;
+    let offer = secure::offer(client, listener);
+    preface::read(client, listener.protocol, offer, listener.preface_timeout).await
+}
+
+/// What it means that a client's words came to nothing. `heard`: how far the conversation is.
+fn unopened_means(
+    unopened: Unopened,
+    heard: Heard,
+    trail: &Trail,
+    client: &Stream,
+    listener: &Listener,
+) -> Stop {
+    match unopened {
+        Unopened::Left => Stop::Over(left(Gone::Silently, trail, Duration::ZERO)),
+        Unopened::LeftFor(failure) => {
+            Stop::Over(left_for(Some(secure::explained(failure, client, listener)), false))
+        }
+        Unopened::Failed(failure) => Stop::No(heard, failure),
+        Unopened::Unsecured(failure) => {
+            let failure = secure::explained(failure, client, listener);
+            let closed_by = Some(failure.side);
+            let outcome = outcome(&failure);
+            Stop::Over(Box::new(Ending { outcome, failure: Some(failure), closed_by, quiet: false }))
+        }
+    }
 }
 
 /// Who may come, and when nobody may any more.
@@ -204,7 +250,7 @@ async fn wait_for(
     target: &Target,
     source: u64,
     opening: &Opening,
-    client: &Stream,
+    client: &mut Stream,
     listener: &Listener,
     trail: &mut Trail,
 ) -> Result<Established, Stop> {
@@ -244,13 +290,14 @@ async fn interview(
     listener: &Listener,
     trail: &mut Trail,
 ) -> Result<(Established, Opening), Stop> {
-    let negotiated = &established.reached.negotiated;
-    let talk =
-        established.reached.pending.as_ref().and_then(|_| target.protocol.interview(negotiated, Offer::No));
-    let Some(mut talk) = talk else { return Ok((established, opening)) };
+    if established.reached.pending.is_none() {
+        return Ok((established, opening));
+    }
     trail.stage = Stage::Greet;
-    let Interviewed { request, opening } = match hear_out(client, &mut *talk, listener, trail).await {
-        Ok(interviewed) => interviewed,
+    let negotiated = &established.reached.negotiated;
+    let Interviewed { request, opening } = match hear_out(target, negotiated, client, listener, trail).await {
+        Ok(Some(interviewed)) => interviewed,
+        Ok(None) => return Ok((established, opening)),
         Err(stop) => {
             // Nobody waits for that.
             drop(tokio::spawn(establish::take_leave(target.protocol, established)));
@@ -268,13 +315,14 @@ async fn interview(
     }
 }
 
-/// What the client answers to the server's greeting.
+/// What the client answers to the server's greeting; `None`: there is nothing to ask.
 async fn hear_out(
+    target: &Target,
+    negotiated: &Negotiated,
     client: &mut Stream,
-    talk: &mut dyn Talk<Outcome = Interviewed>,
     listener: &Listener,
     trail: &Trail,
-) -> Result<Interviewed, Stop> {
+) -> Result<Option<Interviewed>, Stop> {
     tokio::select! {
         biased;
         // Before it was greeted: as a bare probe is.
@@ -286,14 +334,29 @@ async fn hear_out(
     }
     let heard = tokio::select! {
         biased;
-        heard = preface::hear(client, talk, Stage::Greet, listener.preface_timeout) => heard,
+        heard = ask(target, negotiated, client, listener) => heard,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
     };
-    heard.map_err(|unopened| match unopened {
-        Unopened::Left => Stop::Over(left(Gone::Silently, trail, Duration::ZERO)),
-        Unopened::LeftFor(failure) => Stop::Over(left_for(Some(failure), false)),
-        Unopened::Failed(failure) => Stop::No(Heard::Greeted(Vec::new()), failure),
-    })
+    heard.map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener))
+}
+
+/// Asks the client; inside its own TLS once more, where it wants that first. `None`: there is nothing to ask.
+async fn ask(
+    target: &Target,
+    negotiated: &Negotiated,
+    client: &mut Stream,
+    listener: &Listener,
+) -> Result<Option<Interviewed>, Unopened> {
+    let limit = listener.preface_timeout;
+    loop {
+        let offer = secure::offer(client, listener);
+        let Some(mut talk) = target.protocol.interview(negotiated, offer) else { return Ok(None) };
+        let heard = preface::hear(client, &mut *talk, Stage::Greet, limit).await?;
+        if !heard.opening.wants_tls {
+            return Ok(Some(heard));
+        }
+        preface::secure(client, Stage::Greet, limit).await?;
+    }
 }
 
 /// What there is to tell of the way to the upstream.
@@ -317,6 +380,7 @@ fn note(trail: Trail, target: &Target, listener: &Listener, record: &mut Record)
 fn greet(
     target: &Target,
     opening: Opening,
+    offer: Offer,
     reached: &mut Reached,
     lease: Option<&(Place, Lease)>,
 ) -> (Option<Box<Greeting>>, Option<Arc<Session>>) {
@@ -333,7 +397,7 @@ fn greet(
     });
     let negotiated = std::mem::take(&mut reached.negotiated);
     let secured = reached.secured.is_some();
-    let meeting = Meeting { opening, negotiated, secured, offer: Offer::No, keep_key };
+    let meeting = Meeting { opening, negotiated, secured, offer, keep_key };
     let greeting = target.protocol.greet(meeting);
     (Some(Box::new(greeting)), session)
 }
@@ -353,7 +417,8 @@ impl Served {
 }
 
 /// What the end of a relay says about the endpoint, and what the client may have to be told.
-async fn settle(served: Box<Served>, ended: Ended, record: &mut Record) -> Box<Ending> {
+async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: &mut Record) -> Box<Ending> {
+    record.client_tls = secure::summary(&served.client).map(Box::new);
     record.tcp = socket::tcp_facts(&served.upstream).map(Box::new);
     let Served { mut client, upstream, target, since, lease, _held: held, .. } = *served;
     // Who is refused may be waited for, and holds nothing meanwhile.
@@ -370,13 +435,26 @@ async fn settle(served: Box<Served>, ended: Ended, record: &mut Record) -> Box<E
         None if since.elapsed() <= early_close && !ended.upstream_spoke => drop(lease),
         class => lease.ended(Instant::now(), class),
     }
-    let ending = ending(verdict, record);
+    let mut ending = ending(verdict, record);
+    if ending.closed_by == Some(Side::Client)
+        && let Some(failure) = ending.failure.take()
+    {
+        let failure = secure::explained(failure, &client, listener);
+        if client.tls_failure().is_some() {
+            ending.outcome = outcome(&failure);
+        }
+        ending.failure = Some(failure);
+    }
+    if let Some(socket) = client.beneath_failed_tls() {
+        refuse::part(socket).await;
+    }
     if ended.refusable
         && let Some(failure) = &ending.failure
     {
         let id = record.id().to_string();
         let heard = Heard::Greeted(ended.unanswered);
-        refuse::refuse(&mut client, target.protocol, heard, failure, &id).await;
+        let offer = secure::offer(&client, listener);
+        refuse::refuse(&mut client, target.protocol, offer, heard, failure, &id).await;
     }
     ending
 }
@@ -392,19 +470,27 @@ fn ending(verdict: Verdict, record: &Record) -> Box<Ending> {
 /// No, in the client's own words where its protocol has some, else a reset, which no client mistakes for an empty answer.
 async fn refuse(
     client: &mut Stream,
-    protocol: Protocol,
+    listener: &Listener,
     heard: Heard,
     failure: Failure,
     record: &Record,
 ) -> Box<Ending> {
-    refuse::refuse(client, protocol, heard, &failure, &record.id().to_string()).await;
-    let outcome = match failure.reason {
+    secure::before_a_word(client, listener);
+    let offer = secure::offer(client, listener);
+    let id = record.id().to_string();
+    refuse::refuse(client, listener.protocol, offer, heard, &failure, &id).await;
+    let outcome = outcome(&failure);
+    Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
+}
+
+/// Whether we said no to what would have worked.
+fn outcome(failure: &Failure) -> Outcome {
+    match failure.reason {
         Reason::AdmissionDenied | Reason::ConnectionLimitReached | Reason::CircuitOpen | Reason::Draining => {
             Outcome::Refused
         }
         _ => Outcome::Failed,
-    };
-    Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
+    }
 }
 
 fn unknown_session() -> Failure {

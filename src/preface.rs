@@ -1,15 +1,17 @@
 //! preface: reads what a client of a client-first protocol says before anything is dialled.
 //!
-//! Owns its time limit, and what a client's silence and leaving mean. Leaves the words to `protocol`.
+//! Owns its time limit, what a client's silence and leaving mean, and the client's TLS handshake where it asks for one first.
+//! Leaves the words to `protocol`, and what was wrong with a handshake to `tls`.
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::converse::{Trouble, converse};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::protocol::{Offer, Opening, Protocol, Talk};
+use crate::relay::Leg;
 
 /// A client whose preface came to nothing.
 #[derive(Debug)]
@@ -20,19 +22,53 @@ pub enum Unopened {
     LeftFor(Failure),
     /// It gave a reason to end it.
     Failed(Failure),
+    /// Its TLS handshake came to nothing: it can be told nothing any more.
+    Unsecured(Failure),
 }
 
-/// Reads the preface within `limit`; empty where the protocol has none.
+/// Reads the preface, each part of it within `limit`; empty where the protocol has none. `offer`: the TLS that the client may
+/// ask for.
 ///
 /// # Errors
 /// See [`Unopened`].
-pub async fn read<S>(client: &mut S, protocol: Protocol, limit: Duration) -> Result<Opening, Unopened>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match protocol.preface(Offer::No) {
-        Some(mut talk) => hear(client, &mut *talk, Stage::Admit, limit).await,
-        None => Ok(Opening::default()),
+pub async fn read<C: Leg>(
+    client: &mut C,
+    protocol: Protocol,
+    mut offer: Offer,
+    limit: Duration,
+) -> Result<Opening, Unopened> {
+    loop {
+        let Some(mut talk) = protocol.preface(offer) else { return Ok(Opening::default()) };
+        let opening = hear(client, &mut *talk, Stage::Admit, limit).await?;
+        if !opening.wants_tls {
+            return Ok(opening);
+        }
+        secure(client, Stage::Admit, limit).await?;
+        offer = Offer::Taken;
+    }
+}
+
+/// Lets the client's TLS begin, up to the end of the handshake.
+///
+/// # Errors
+/// It came to nothing.
+pub async fn secure<C: Leg>(client: &mut C, stage: Stage, limit: Duration) -> Result<(), Unopened> {
+    let failure = |reason, side, detail| Unopened::Unsecured(Failure::new(stage, reason, side, detail));
+    if let Err(error) = client.start_tls() {
+        let detail = format!("TLS for the client cannot begin: {error}");
+        return Err(failure(Reason::ProxyInternalError, Side::Ambassador, detail));
+    }
+    match timeout(limit, client.flush()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let detail = format!("the client's TLS handshake with nuncio failed: {error}");
+            Err(failure(Reason::ClientReset, Side::Client, detail))
+        }
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            let detail = format!("the client did not finish its TLS handshake with nuncio within {limit}");
+            Err(failure(Reason::PrefaceTimeout, Side::Client, detail))
+        }
     }
 }
 
@@ -86,7 +122,8 @@ mod tests {
         let (mut ours, mut client) = duplex(4096);
         client.write_all(says).await.unwrap();
         let client = (!leaves).then_some(client);
-        let unopened = read(&mut ours, Protocol::Postgres, Duration::from_secs(10)).await.unwrap_err();
+        let unopened =
+            read(&mut ours, Protocol::Postgres, Offer::No, Duration::from_secs(10)).await.unwrap_err();
         drop(client);
         unopened
     }

@@ -51,8 +51,15 @@ const LAST_PATIENCE: Duration = Duration::from_millis(500);
 /// What a client may still send us meanwhile.
 const THROWN_AWAY: u64 = 64 * 1024;
 
-/// Tells the client why, and closes its connection when dropped.
-pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, failure: &Failure, id: &str) {
+/// Tells the client why, and closes its connection when dropped. `offer`: the TLS that it may ask for first.
+pub async fn refuse<C: Leg>(
+    client: &mut C,
+    protocol: Protocol,
+    offer: Offer,
+    heard: Heard,
+    failure: &Failure,
+    id: &str,
+) {
     let told = async {
         let (places, greeted) = match &heard {
             Heard::Nothing => (&PLACES_AT_THE_DOOR, false),
@@ -63,16 +70,16 @@ pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, fa
         let _place = places.try_acquire().ok()?;
         let patience = if failure.reason == Reason::Draining { LAST_PATIENCE } else { PATIENCE };
         timeout(patience, async {
-            let said = match (heard, protocol.preface(Offer::No)) {
-                (Heard::Nothing, Some(mut preface)) => {
-                    let opening = converse(client, &mut *preface).await.ok()?;
+            let said = match heard {
+                Heard::Nothing => {
+                    let opening = opening(client, protocol, offer).await?;
                     if opening.cancels.is_some() {
                         return None;
                     }
                     opening.bytes
                 }
-                (Heard::Opening(said) | Heard::Greeted(said), _) => said,
-                (Heard::Nothing | Heard::Cancel, _) => Vec::new(),
+                Heard::Opening(said) | Heard::Greeted(said) => said,
+                Heard::Cancel => Vec::new(),
             };
             let mut words = protocol.refusal(&Refusal { failure, id, greeted, said: &said })?;
             converse(client, &mut *words).await.ok()?;
@@ -85,6 +92,34 @@ pub async fn refuse<C: Leg>(client: &mut C, protocol: Protocol, heard: Heard, fa
     };
     if told.await.is_none() {
         client.reset_on_close();
+    }
+}
+
+/// Gives a client whose TLS we ended the time to read the alert that says why, and closes its connection when dropped.
+pub async fn part<C: Leg>(socket: &mut C) {
+    let Ok(_place) = PLACES.try_acquire() else { return };
+    let told = async {
+        socket.shutdown().await?;
+        tokio::io::copy(&mut socket.take(THROWN_AWAY), &mut tokio::io::sink()).await
+    };
+    // An error, or none in time: it is closed either way.
+    match timeout(LAST_PATIENCE, told).await {
+        Ok(Ok(_) | Err(_)) | Err(_) => {}
+    }
+}
+
+/// What the client has to say before it listens; nothing in most protocols. Who speaks plaintext where that is not served is
+/// refused for one reason as well as for the other.
+async fn opening<C: Leg>(client: &mut C, protocol: Protocol, offer: Offer) -> Option<Opening> {
+    let mut offer = if offer == Offer::Required { Offer::Optional } else { offer };
+    loop {
+        let Some(mut preface) = protocol.preface(offer) else { return Some(Opening::default()) };
+        let opening = converse(client, &mut *preface).await.ok()?;
+        if !opening.wants_tls {
+            return Some(opening);
+        }
+        client.start_tls().ok()?;
+        offer = Offer::Taken;
     }
 }
 
@@ -108,7 +143,7 @@ mod tests {
         let failure = Failure::new(Stage::Admit, Reason::ConnectionLimitReached, Side::Ambassador, "full");
         let mut answer = Vec::new();
         let refused = async move {
-            refuse(&mut ours, Protocol::Postgres, heard, &failure, "ID").await;
+            refuse(&mut ours, Protocol::Postgres, Offer::No, heard, &failure, "ID").await;
         };
         let listened = async {
             client.read_to_end(&mut answer).await.unwrap();

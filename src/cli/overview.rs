@@ -27,6 +27,14 @@ struct Listener {
     allow_users: Vec<String>,
     allow_groups: Vec<String>,
     upstream: String,
+    /// `off`, `optional` or `required`.
+    tls: &'static str,
+    /// `negotiate` or `direct`; with TLS off, none.
+    tls_mode: Option<&'static str>,
+    /// Whose certificate clients are shown; none: nobody's, or one of nuncio's own making.
+    identity: Option<String>,
+    /// Names of which a client's certificate must carry one.
+    client_names: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -71,6 +79,14 @@ impl Overview {
             allow_users: listener.admit.allow_users.clone(),
             allow_groups: listener.admit.allow_groups.clone(),
             upstream: listener.route.upstream.to_string(),
+            tls: match &listener.tls {
+                None => "off",
+                Some(tls) if tls.required => "required",
+                Some(_) => "optional",
+            },
+            tls_mode: listener.tls.as_ref().map(|tls| if tls.direct { "direct" } else { "negotiate" }),
+            identity: listener.identity.clone(),
+            client_names: listener.tls.as_ref().map_or_else(Vec::new, |tls| tls.client_names.clone()),
         });
         let identities = identities.iter().map(|identity| Who {
             name: identity.name.to_string(),
@@ -160,6 +176,24 @@ impl Listener {
             }
         }
         rows.row("leads to", format!("upstream {}", self.upstream));
+        if let Some(mode) = self.tls_mode {
+            let begins = match mode {
+                "direct" => "from the first byte",
+                _ => "asked for in the protocol's words",
+            };
+            let shown = match &self.identity {
+                Some(identity) => format!("the certificate of {identity}"),
+                None => {
+                    "a certificate of nuncio's own making, which none of them can verify (each start makes a new one, and \
+                     logs its SHA-256)"
+                        .to_owned()
+                }
+            };
+            rows.row("tls", format!("{}, {begins}; clients are shown {shown}", self.tls));
+        }
+        if !self.client_names.is_empty() {
+            rows.row("clients", format!("with a certificate for {}", self.client_names.join(" or ")));
+        }
         rows.into_text()
     }
 }

@@ -15,10 +15,11 @@ pub(super) fn names(
     listeners: &[Entry<file::Listener>],
     reader: &mut Reader,
 ) {
-    for upstream in upstreams {
-        if let Some(At { value: name, place }) = upstream.section.identity.given()
-            && !identities.iter().any(|known| known.name == *name)
-        {
+    let of_upstreams = upstreams.iter().filter_map(|upstream| upstream.section.identity.given());
+    let of_listeners = listeners.iter().filter_map(|listener| listener.section.identity.given());
+    let named: Vec<_> = of_upstreams.chain(of_listeners).collect();
+    for At { value: name, place } in &named {
+        if !identities.iter().any(|known| known.name == *name) {
             let mend = missing("identity", name, identities.iter().map(|known| known.name.as_str()));
             reader.problem(place, format!("there is no [identity.{name}]"), mend);
         }
@@ -36,12 +37,12 @@ pub(super) fn names(
     for Entry { place, .. } in upstreams.iter().filter(|upstream| !used.contains(&&upstream.name)) {
         reader.warning(place, "no listener uses it", "name it as the `upstream` of a listener, or remove it");
     }
-    let uses = |name: &String| upstreams.iter().any(|user| user.section.identity.value() == Some(name));
+    let uses = |name: &String| named.iter().any(|named| named.value == *name);
     for Entry { place, .. } in identities.iter().filter(|identity| !uses(&identity.name)) {
         reader.warning(
             place,
-            "no upstream uses it",
-            "name it as the `identity` of an upstream, or remove it",
+            "nobody uses it",
+            "name it as the `identity` of an upstream or a listener, or remove it",
         );
     }
 }

@@ -42,7 +42,7 @@ sections! {
         identity: Named<Identity> = section;
         /// Where connections go. One may also stand within its listener: upstream = { endpoints = [...] }.
         upstream: Named<Upstream> = section;
-        /// Where the programs connect to, in plaintext.
+        /// Where the programs connect to.
         listener: Named<Listener> = section;
     }
 
@@ -286,7 +286,18 @@ sections! {
         connections_per_source: Count<1, 10_000_000> = example(100);
         /// New connections a second. Without it: no limit.
         rate: Rate = example("100/s");
-        /// How long a client may take for its first message, where its protocol lets it begin.
+        /// TLS with the clients: off, optional (whoever asks for it) or required. It ends here; the way to the servers has its own.
+        tls: Choice<ClientTls> = default("off");
+        /// negotiate: clients ask for TLS in the protocol's own words. direct: from the first byte. Without it: negotiate where
+        /// the upstream's protocol can, else direct.
+        tls_mode: Choice<TlsMode> = example("direct");
+        /// Which [identity.NAME] is shown to clients. Without it: a certificate that is made at every start, which no client
+        /// can verify; the log has its fingerprint.
+        identity: Text = example("example");
+        /// Ask clients for a certificate issued by the identity's `ca` that carries one of these names, as a subject
+        /// alternative name or as its common name.
+        client_names: List<Text> = example(["erp.example.com"]);
+        /// How long a client may take for its first message, where its protocol lets it begin, and for its TLS handshake.
         preface_timeout: Time = default("10s");
         /// The clients' sockets.
         tcp: Tcp = section;
@@ -344,6 +355,37 @@ pub(super) enum KeyPermissions {
 
 impl Choices for KeyPermissions {
     const ALL: &'static [(&'static str, Self)] = &[("warn", Self::Warn), ("strict", Self::Strict)];
+}
+
+/// `tls` of a listener
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientTls {
+    Off,
+    Optional,
+    Required,
+}
+
+impl Choices for ClientTls {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
+
+    fn about(word: &str) -> Option<Fault> {
+        ["negotiate", "direct"].contains(&word).then(|| Fault {
+            message: format!("{word} says when TLS begins, and this key says whether clients need it"),
+            mend: format!("write tls = \"required\" (or optional) and tls_mode = \"{word}\""),
+        })
+    }
+}
+
+/// `tls_mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TlsMode {
+    Negotiate,
+    Direct,
+}
+
+impl Choices for TlsMode {
+    const ALL: &'static [(&'static str, Self)] = &[("negotiate", Self::Negotiate), ("direct", Self::Direct)];
 }
 
 impl Choices for Protocol {

@@ -1,22 +1,22 @@
 //! From the written shape to what it means: defaults filled in, and the keys of one section held against each other.
 //!
-//! Leaves upstreams to `upstreams`, and what sections say about each other (addresses, loops, names without use) to
+//! Leaves upstreams to `upstreams`, listeners to `listeners`, and what sections say about each other (addresses, loops, names without use) to
 //! `across`.
 
 use std::time::Duration;
 
 use super::file::{self, KeyPermissions, UpstreamOf};
 use super::kinds::Entry;
+use super::listeners::listener;
 use super::problem::Problem;
 use super::reader::Reader;
 use super::section::{At, Field};
 use super::upstreams::upstream;
-use super::{Config, Listener, Log, Runtime, across, ports};
-use crate::addr::ListenAddr;
+use super::{Config, Log, Runtime, across, ports};
 use crate::discovery::DnsSettings;
 use crate::socket::TcpSettings;
-use crate::tls::IdentitySettings;
-use crate::{accept, admin, admit, record, route};
+use crate::tls::{IdentitySettings, ShownTo};
+use crate::{admin, record};
 
 /// What the files mean. Where something was noted as a problem, the result holds a stand-in and is not to be used.
 pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Config {
@@ -44,6 +44,20 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
         reader,
     );
     let log = file.log.taken().unwrap_or_default();
+    let shown_to = |name: &String| {
+        let to_servers = upstreams.iter().any(|user| user.section.identity.value() == Some(name));
+        let to_clients = listeners.iter().any(|user| user.section.identity.value() == Some(name));
+        match (to_servers, to_clients) {
+            (_, false) => ShownTo::Servers,
+            (false, true) => ShownTo::Clients,
+            (true, true) => ShownTo::Both,
+        }
+    };
+    let shown_to: Vec<ShownTo> = identities.iter().map(|identity| shown_to(&identity.name)).collect();
+    let listeners = listeners
+        .into_iter()
+        .map(|entry| (entry.name.as_str().into(), listener(entry, &identities, &upstreams, reader)))
+        .collect();
     Config {
         admin: admin::Settings { addresses: values(admin.address) },
         log: Log { format: log.format.or(record::Format::Text), level: log.level.or("info".to_owned()) },
@@ -53,16 +67,14 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
         drain_jitter,
         identities: identities
             .into_iter()
-            .map(|entry| (entry.name.clone(), identity(entry, reader)))
+            .zip(shown_to)
+            .map(|(entry, shown_to)| (entry.name.clone(), identity(entry, shown_to, reader)))
             .collect(),
         upstreams: upstreams
             .into_iter()
             .map(|entry| (entry.name.as_str().into(), upstream(entry, reader)))
             .collect(),
-        listeners: listeners
-            .into_iter()
-            .map(|entry| (entry.name.as_str().into(), listener(entry, reader)))
-            .collect(),
+        listeners,
     }
 }
 
@@ -128,7 +140,7 @@ fn dns(written: file::Dns, reader: &mut Reader) -> DnsSettings {
     }
 }
 
-fn identity(entry: Entry<file::Identity>, reader: &mut Reader) -> IdentitySettings {
+fn identity(entry: Entry<file::Identity>, shown_to: ShownTo, reader: &mut Reader) -> IdentitySettings {
     let Entry { section: written, .. } = entry;
     let mend = "name both; if one PEM file holds both, name it twice";
     match (&written.certificate, &written.key) {
@@ -145,6 +157,7 @@ fn identity(entry: Entry<file::Identity>, reader: &mut Reader) -> IdentitySettin
         certificate: written.certificate.taken(),
         key: written.key.taken(),
         strict_permissions: written.key_permissions.taken() == Some(KeyPermissions::Strict),
+        shown_to,
     }
 }
 
@@ -155,111 +168,6 @@ pub(super) fn tcp(written: file::Tcp) -> TcpSettings {
         keepalive_interval: written.keepalive_interval.or(default.keepalive_interval),
         keepalive_count: written.keepalive_count.or(default.keepalive_count),
         user_timeout: written.user_timeout.or(default.user_timeout),
-    }
-}
-
-fn listener(entry: Entry<file::Listener>, reader: &mut Reader) -> Listener {
-    let Entry { section: written, .. } = entry;
-    who_may_come(&written, reader);
-    for_unix_only(&written, reader);
-    let connections = written.connections.value().copied();
-    if let (Some(connections), Some(each)) = (connections, written.connections_per_source.given())
-        && each.value > connections
-    {
-        let mend = "lower it, or raise `connections`";
-        reader.warning(&each.place, format!("never comes to pass: `connections` is {connections}"), mend);
-    }
-    let upstream = match written.upstream.taken() {
-        Some(UpstreamOf::Name(name)) => name,
-        Some(UpstreamOf::Inline(_)) | None => entry.name,
-    };
-    Listener {
-        accept: accept::Settings {
-            addresses: values(written.address),
-            mode: written.mode.or(0o660),
-            owner: written.owner.taken(),
-            group: written.group.taken(),
-            backlog: written.backlog.or(1024),
-            tcp: tcp(written.tcp.taken().unwrap_or_default()),
-        },
-        admit: admit::Settings {
-            allow: values(written.allow),
-            allow_users: values(written.allow_users),
-            allow_groups: values(written.allow_groups),
-            connections,
-            connections_per_source: written.connections_per_source.taken(),
-            rate: written.rate.taken(),
-        },
-        route: route::Settings { upstream: upstream.as_str().into() },
-        preface_timeout: written.preface_timeout.or(Duration::from_secs(10)),
-    }
-}
-
-/// Other hosts may come only where they are named, and users only where the kernel can tell who they are.
-fn who_may_come(written: &file::Listener, reader: &mut Reader) {
-    let networks = written.allow.value().map(Vec::as_slice).unwrap_or_default();
-    for address in written.address.value().into_iter().flatten() {
-        if let ListenAddr::Tcp(socket) = &address.value
-            && !socket.ip().to_canonical().is_loopback()
-            && (written.allow.is_absent() || written.allow.value().is_some_and(Vec::is_empty))
-        {
-            reader.problem(
-                &address.place,
-                format!("other hosts could reach {socket}, and act with our certificate"),
-                format!("say who may: allow = [\"10.0.0.0/8\"]; or listen on 127.0.0.1:{}", socket.port()),
-            );
-        }
-    }
-    let remote = networks.iter().find(|network| !network.value.addr().to_canonical().is_loopback());
-    for users in [&written.allow_users, &written.allow_groups] {
-        if let Some(users) = users.given().filter(|users| cfg!(not(unix)) && !users.value.is_empty()) {
-            reader.problem(
-                &users.place,
-                "this system does not tell who is behind a connection",
-                "remove it; every user of this host may connect then",
-            );
-            continue;
-        }
-        if let (Some(users), Some(network)) = (users.given(), remote)
-            && !users.value.is_empty()
-        {
-            reader.problem(
-                &users.place,
-                format!("users can be told on this host only, and allow has {}", network.value),
-                "use a listener of its own for the other hosts, or remove one of the two",
-            );
-        }
-    }
-    let is_unix = |address: &At<ListenAddr>| matches!(address.value, ListenAddr::Unix(_));
-    if let (Some(allow), Some(addresses)) = (written.allow.given(), written.address.value())
-        && addresses.iter().all(is_unix)
-    {
-        reader.warning(&allow.place, "says who may come over TCP, and there is no TCP address", "remove it");
-    }
-}
-
-fn for_unix_only(written: &file::Listener, reader: &mut Reader) {
-    if let Some(addresses) = written.address.given().filter(|addresses| addresses.value.is_empty()) {
-        reader.problem(&addresses.place, "is empty", "name one address at least, such as \"127.0.0.1:5432\"");
-        return;
-    }
-    let is_unix = |address: &At<ListenAddr>| matches!(address.value, ListenAddr::Unix(_));
-    let Some(addresses) = written.address.value() else { return };
-    if addresses.iter().any(is_unix) {
-        return;
-    }
-    let mode = written.mode.given().map(|at| &at.place);
-    let owner = written.owner.given().map(|at| &at.place);
-    let group = written.group.given().map(|at| &at.place);
-    for place in [mode, owner, group].into_iter().flatten() {
-        let mend = match addresses.iter().any(|address| matches!(address.value, ListenAddr::Systemd(_))) {
-            true => {
-                "remove it; for a systemd socket, its unit says so (SocketMode=, SocketUser=, SocketGroup=)"
-            }
-            false if cfg!(not(unix)) => "remove it",
-            false => "remove it, or listen on unix:/PATH; over TCP, allow_users says who may come",
-        };
-        reader.problem(place, "is for Unix sockets, and there is none", mend);
     }
 }
 
@@ -301,6 +209,6 @@ pub(super) fn time(duration: Duration) -> String {
 }
 
 /// The entries of a list, without their places.
-fn values<T>(list: Field<Vec<At<T>>>) -> Vec<T> {
+pub(super) fn values<T>(list: Field<Vec<At<T>>>) -> Vec<T> {
     list.taken().unwrap_or_default().into_iter().map(|at| at.value).collect()
 }

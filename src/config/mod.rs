@@ -2,13 +2,14 @@
 //!
 //! Two shapes. `file` is the written one: each section and key declared once (by `section`), with kind, default and
 //! text, read by `reader`, `kinds` and `words` with the place of everything. [`Config`] is what it means: `meaning` and
-//! `upstreams` fill in defaults and hold the keys of a section against each other, `across` the sections. `load` reads
+//! `upstreams`, `listeners` fill in defaults and hold the keys of a section against each other, `across` the sections. `load` reads
 //! files, `syntax` says what is wrong with text that is not TOML, `reference` writes `conf/nuncio.toml` from the keys.
 //! Leaves the files that the configuration names to `tls`.
 
 mod across;
 mod file;
 mod kinds;
+mod listeners;
 mod load;
 mod meaning;
 mod ports;
@@ -156,4 +157,8 @@ pub struct Listener {
     pub route: route::Settings,
     /// `preface_timeout`
     pub preface_timeout: Duration,
+    /// `tls`, `tls_mode`, `client_names`; `None`: clients are served in plaintext.
+    pub tls: Option<tls::ListenerSettings>,
+    /// `identity`: the key in `identities`; `None`: a certificate of our own making.
+    pub identity: Option<String>,
 }

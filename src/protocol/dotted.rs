@@ -14,6 +14,7 @@ pub(super) use greet::greet;
 pub(super) use negotiate::Negotiation;
 pub(super) use refuse::refusal;
 
+use super::upgrade::Words;
 use crate::failure::{Failure, Reason, Stage};
 
 /// What POP3 and NNTP have each in their own way.
@@ -41,6 +42,8 @@ pub(super) struct Kin {
     pub(super) hands_over: fn(&[u8]) -> Option<&'static str>,
     /// What a client may say before anything that counts, and how that is answered: with arguments, and without.
     pub(super) beginnings: &'static [(&'static str, Answer, Answer)],
+    /// How a client asks for TLS of its own.
+    pub(super) upgrade: Words,
     /// What an answer's first line means, of which at least four bytes are given; `None`: it is none.
     pub(super) status: fn(Answer, &[u8]) -> Option<Status>,
 }

@@ -23,7 +23,8 @@ const FACTS: Facts = Facts {
     ports: Ports { plain: Some(143), direct: Some(993) },
     refuses_with: "an untagged BYE with the reason in words",
     limits: "STARTTLS, LOGINDISABLED and mechanisms bound to the server's TLS (SCRAM-…-PLUS) are taken out of what the \
-             server offers; a server that greets with PREAUTH cannot be asked for TLS; referrals lead clients past nuncio",
+             server offers; a server that greets with PREAUTH cannot be asked for TLS; referrals lead clients past nuncio; \
+             where a listener has TLS, STARTTLS before the login ends there",
 };
 
 pub(super) struct Imap;
@@ -38,7 +39,7 @@ impl Dialect for Imap {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet::greet(meeting.negotiated, meeting.secured)
+        greet::greet(meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

@@ -1,6 +1,6 @@
 //! LMTP (RFC 2033) with STARTTLS (RFC 3207): SMTP's machine, asked with LHLO.
 
-use super::smtp::{FAREWELL, Kin, Negotiation, greet, refusal};
+use super::smtp::{FAREWELL, Kin, Negotiation, greet, refusal, upgrade};
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
 use crate::relay::Greeting;
 
@@ -13,7 +13,8 @@ const FACTS: Facts = Facts {
     // None is registered. 24 stands for any private mail system, and is what most documentation has.
     ports: Ports { plain: Some(24), direct: None },
     refuses_with: "421 with the reason in words: the mail stays in the sender's queue",
-    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers",
+    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers; \
+             where a listener has TLS, STARTTLS before MAIL ends there",
 };
 
 const LMTP: Kin = Kin {
@@ -28,6 +29,10 @@ const LMTP: Kin = Kin {
     began_with_tls: "the client began with TLS where plaintext LMTP is expected",
     // Who delivers by LMTP has a queue, and 5xx would return all mail in it for a wrong line in a listener's `allow`.
     forbids: ("421", "4.7.1"),
+    upgrade: upgrade(
+        &["LHLO", "HELP", "NOOP", "QUIT", "RSET"],
+        "the client began with TLS where it has to ask for it, in LMTP",
+    ),
 };
 
 pub(super) struct Lmtp;
@@ -42,7 +47,7 @@ impl Dialect for Lmtp {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(&LMTP, meeting.negotiated, meeting.secured)
+        greet(&LMTP, meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

@@ -31,6 +31,7 @@ mod sentence;
 mod sieve;
 mod smtp;
 mod sqlserver;
+mod upgrade;
 mod xmpp;
 
 use std::fmt;
@@ -211,13 +212,22 @@ pub struct Negotiated {
 /// TLS on the client's own leg, as its listener has it to give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offer {
-    /// None, or the client speaks through it already.
+    /// None.
     #[default]
     No,
     /// Whoever asks for it gets it.
     Optional,
     /// Nobody is served without.
     Required,
+    /// The client speaks through it already.
+    Taken,
+}
+
+impl Offer {
+    /// The client may still ask for it.
+    pub fn is_open(self) -> bool {
+        matches!(self, Offer::Optional | Offer::Required)
+    }
 }
 
 /// On whose behalf a server is asked for TLS.

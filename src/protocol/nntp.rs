@@ -4,6 +4,7 @@
 
 use super::dotted::{Answer, FAREWELL, Kin, Negotiation, Status, error, greet, refusal, refused};
 use super::reply::quoted;
+use super::upgrade::Words;
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
 use crate::failure::{Failure, Reason};
 use crate::relay::Greeting;
@@ -16,7 +17,8 @@ const FACTS: Facts = Facts {
     alpn: Some("nntp"),
     ports: Ports { plain: Some(119), direct: Some(563) },
     refuses_with: "400 with the reason in words (502 where the client may not come at all)",
-    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers",
+    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers; \
+             where a listener has TLS, STARTTLS before the login ends there",
 };
 
 pub(super) const NNTP: Kin = Kin {
@@ -41,6 +43,15 @@ pub(super) const NNTP: Kin = Kin {
         ("STARTTLS", Answer::Line, Answer::Line),
         ("QUIT", Answer::Line, Answer::Line),
     ],
+    upgrade: Words {
+        request: "STARTTLS",
+        goes_on: &["CAPABILITIES", "DATE", "HELP", "MODE", "QUIT"],
+        is_tagged: false,
+        ready: "382 Continue with TLS negotiation\r\n",
+        not_bare: "501 STARTTLS takes no parameters\r\n",
+        first: "483 STARTTLS is required first\r\n",
+        began_with_tls: "the client began with TLS where it has to ask for it, in NNTP",
+    },
     status,
 };
 
@@ -56,7 +67,7 @@ impl Dialect for Nntp {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(&NNTP, meeting.negotiated, meeting.secured)
+        greet(&NNTP, meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

@@ -4,6 +4,7 @@
 
 use super::dotted::{Answer, FAREWELL, Kin, Negotiation, Status, greet, refusal, refused};
 use super::reply::quoted;
+use super::upgrade::Words;
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
 use crate::failure::{Failure, Reason};
 use crate::relay::Greeting;
@@ -16,7 +17,8 @@ const FACTS: Facts = Facts {
     alpn: Some("pop3"),
     ports: Ports { plain: Some(110), direct: Some(995) },
     refuses_with: "-ERR [SYS/TEMP] or [SYS/PERM] with the reason in words",
-    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STLS are taken out of what the server offers",
+    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STLS are taken out of what the server offers; \
+             where a listener has TLS, STLS before the login ends there",
 };
 
 pub(super) const POP3: Kin = Kin {
@@ -46,6 +48,15 @@ pub(super) const POP3: Kin = Kin {
         ("XCLIENT", Answer::Line, Answer::Line),
         ("QUIT", Answer::Line, Answer::Line),
     ],
+    upgrade: Words {
+        request: "STLS",
+        goes_on: &["CAPA", "LANG", "NOOP", "QUIT", "UTF8"],
+        is_tagged: false,
+        ready: "+OK Begin TLS negotiation\r\n",
+        not_bare: "-ERR STLS takes no parameters\r\n",
+        first: "-ERR [SYS/PERM] STLS is required first\r\n",
+        began_with_tls: "the client began with TLS where it has to ask for it, in POP3",
+    },
     status,
 };
 
@@ -61,7 +72,7 @@ impl Dialect for Pop3 {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(&POP3, meeting.negotiated, meeting.secured)
+        greet(&POP3, meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

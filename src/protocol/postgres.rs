@@ -1,6 +1,7 @@
 //! PostgreSQL's frontend/backend protocol, version 3, as far as TLS in the middle concerns it.
 //!
-//! The client asks for encryption and is told no, then says who it is, or whose query to cancel ([`preface`]). The server
+//! The client may ask for encryption, and is told no, or gets TLS where its listener has that to give; then it says who it is,
+//! or whose query to cancel ([`preface`]). The server
 //! is asked for TLS ([`negotiate`]). The client's first message goes up, and what the server answers is read until the
 //! client has its session's key ([`greet`]); from there on no byte is looked at. [`refuse`] says no as the server would.
 //!
@@ -30,8 +31,9 @@ const FACTS: Facts = Facts {
     alpn: Some("postgresql"),
     ports: Ports { plain: Some(5432), direct: Some(5432) },
     refuses_with: "FATAL ErrorResponse with SQLSTATE, DETAIL and HINT",
-    limits: "the client's own TLS and GSSAPI encryption (both are answered no: sslmode=disable or prefer); SCRAM's channel \
-             binding, since TLS ends here (channel_binding=prefer or disable); clients of protocol 2",
+    limits: "the client's own TLS and GSSAPI encryption (both are answered no: sslmode=disable or prefer; TLS where the \
+             listener has it); SCRAM's channel binding, since TLS ends here (channel_binding=prefer or disable, with TLS on \
+             both sides disable); clients of protocol 2",
 };
 
 pub(super) struct Postgres;
@@ -41,8 +43,8 @@ impl Dialect for Postgres {
         &FACTS
     }
 
-    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        Some(Box::new(Preface::default()))
+    fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(Preface::new(offer)))
     }
 
     fn negotiation(&self, _: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
@@ -50,7 +52,7 @@ impl Dialect for Postgres {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(meeting.opening, meeting.keep_key)
+        greet(meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

@@ -22,7 +22,7 @@ const FACTS: Facts = Facts {
     ports: Ports { plain: Some(4190), direct: None },
     refuses_with: "BYE with the reason in words",
     limits: "STARTTLS and mechanisms bound to the server's TLS (SCRAM-…-PLUS) are taken out of what the server offers; \
-             referrals lead clients past nuncio",
+             referrals lead clients past nuncio; where a listener has TLS, STARTTLS before the login ends there",
 };
 
 pub(super) struct Sieve;
@@ -37,7 +37,7 @@ impl Dialect for Sieve {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet::greet(&meeting.negotiated, meeting.secured)
+        greet::greet(&meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

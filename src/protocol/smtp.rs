@@ -12,6 +12,7 @@ pub(super) use negotiate::Negotiation;
 pub(super) use refuse::refusal;
 
 use super::reply::text;
+use super::upgrade::Words;
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Say, Talk};
 use crate::relay::Greeting;
 
@@ -23,7 +24,8 @@ const FACTS: Facts = Facts {
     alpn: None,
     ports: Ports { plain: Some(25), direct: Some(465) },
     refuses_with: "421 with the reason in words (554 where the client may not come at all)",
-    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers",
+    limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers; \
+             where a listener has TLS, STARTTLS before AUTH and MAIL ends there",
 };
 
 /// What SMTP and LMTP have each in their own way.
@@ -45,6 +47,8 @@ pub(super) struct Kin {
     pub(super) began_with_tls: &'static str,
     /// How a client is refused that may not come at all: code and enhanced status.
     pub(super) forbids: (&'static str, &'static str),
+    /// How a client asks for TLS of its own.
+    pub(super) upgrade: Words,
 }
 
 const SMTP: Kin = Kin {
@@ -59,7 +63,25 @@ const SMTP: Kin = Kin {
     began_with_tls: "the client began with TLS where plaintext SMTP is expected",
     // Mail that meets 421 is tried again, mail that meets 554 is returned.
     forbids: ("554", "5.7.1"),
+    upgrade: upgrade(
+        &["EHLO", "HELO", "HELP", "NOOP", "QUIT", "RSET"],
+        "the client began with TLS where it has to ask for it, in SMTP",
+    ),
 };
+
+/// A client's request for TLS (RFC 3207). What XCLIENT says a server would keep for what comes inside, so that it does not
+/// go on before.
+pub(super) const fn upgrade(goes_on: &'static [&'static str], began_with_tls: &'static str) -> Words {
+    Words {
+        request: "STARTTLS",
+        goes_on,
+        is_tagged: false,
+        ready: "220 2.0.0 Ready to start TLS\r\n",
+        not_bare: "501 5.5.4 STARTTLS takes no parameters\r\n",
+        first: "530 5.7.0 Must issue a STARTTLS command first\r\n",
+        began_with_tls,
+    }
+}
 
 pub(super) struct Smtp;
 
@@ -73,7 +95,7 @@ impl Dialect for Smtp {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(&SMTP, meeting.negotiated, meeting.secured)
+        greet(&SMTP, meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

@@ -145,6 +145,7 @@ impl Entry {
             exchange_p50_ms: exchanges.and_then(|exchanges| exchanges.p50).map(Millis),
             exchange_p99_ms: exchanges.and_then(|exchanges| exchanges.p99).map(Millis),
             tls: known.and_then(|known| known.tls.clone()),
+            client_tls: None,
             rtt_ms: None,
             retransmits: None,
         }

@@ -47,6 +47,8 @@ pub struct Record {
     pub stage: Stage,
     /// What the kernel says of the upstream's leg, at its end. Boxed: until then it is nothing.
     pub tcp: Option<Box<TcpFacts>>,
+    /// What the client's own TLS came to, at its end. Boxed as well.
+    pub client_tls: Option<Box<tls::Summary>>,
     journal: Arc<Journal>,
     entry: Arc<Entry>,
     /// Only while there is something that the entry has not got.
@@ -108,6 +110,7 @@ impl Record {
         Record {
             stage: Stage::Admit,
             tcp: None,
+            client_tls: None,
             journal: journal.clone(),
             entry,
             draft: Some(Box::new(draft)),
@@ -195,6 +198,7 @@ impl Record {
         self.open = None;
         let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
+        view.client_tls = self.client_tls.take().map(|summary| self.journal.smaller(*summary));
         view.ended(ending, stage, self.tcp.as_deref());
         self.journal.leave(&entry, view, quiet);
     }

@@ -98,6 +98,9 @@ pub struct ConnectionView {
     /// What the TLS handshake came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Arc<TlsView>>,
+    /// What the client's own TLS with the listener came to, once it is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_tls: Option<Arc<TlsView>>,
     /// The upstream's round-trip time as the kernel smoothed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<Millis>,
@@ -148,12 +151,12 @@ pub struct TlsView {
     /// The protocol agreed on by ALPN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<Box<str>>,
-    /// Who the server says it is.
+    /// Who the peer says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerView>,
 }
 
-/// Who the server says it is.
+/// Who a peer says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeerView {
     /// Its certificate's subject.
@@ -271,6 +274,13 @@ impl ConnectionView {
             if let Some(peer) = &tls.peer {
                 line.quoted("peer", &peer.subject);
                 line.quoted("san", &peer.san.join(","));
+            }
+        }
+        if let Some(tls) = &self.client_tls {
+            line.pair("client_tls", tls.version);
+            if let Some(peer) = &tls.peer {
+                line.quoted("client_peer", &peer.subject);
+                line.quoted("client_san", &peer.san.join(","));
             }
         }
         line.known("rtt_ms", self.rtt_ms);

@@ -31,10 +31,31 @@ pub trait Greeter: Send {
         Vec::new()
     }
 
+    /// How far the client is on its way to TLS of its own.
+    fn upgrade(&self) -> Upgrade {
+        Upgrade::None
+    }
+
+    /// The client's TLS has begun: what it says from here on came through it, and so will what it is told.
+    fn upgraded(&mut self, _onward: &mut Onward) {}
+
     /// It ends now: what may be the reason, where that can be told.
     fn why_ended(&self) -> Option<Remark> {
         None
     }
+}
+
+/// How far a client is on its way to TLS of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// Nothing is asked for.
+    #[default]
+    None,
+    /// It awaits an answer of ours that is not due yet. Nothing more is read from it until then: what it sends in plaintext
+    /// behind a request for TLS must never be taken for something that came through TLS.
+    Asked,
+    /// It was answered yes: TLS begins once the answer has gone on to it.
+    Answered,
 }
 
 /// Both sides' first words, and who reads along from then on.
@@ -50,6 +71,11 @@ impl Greeting {
     /// Would the client understand a refusal, once it has what goes on to it?
     pub(super) fn may_refuse(&self) -> bool {
         self.greeter.as_ref().is_some_and(|greeter| !greeter.is_done() && greeter.may_refuse())
+    }
+
+    /// How far the client is on its way to TLS of its own.
+    pub(super) fn upgrade(&self) -> Upgrade {
+        self.greeter.as_ref().map_or(Upgrade::None, |greeter| greeter.upgrade())
     }
 
     /// Everything is said, and nobody reads along any more.

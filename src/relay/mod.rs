@@ -19,6 +19,7 @@ pub(crate) mod testkit;
 mod tests;
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 
 pub use engine::{Carried, Engine, Fault, HEADROOM, MAX_RECORD, Opened, record_length};
 pub use flow::{Exchanges, Flow};
-pub use greet::{Greeter, Greeting, Objection, Onward, Remark};
+pub use greet::{Greeter, Greeting, Objection, Onward, Remark, Upgrade};
 
 /// Limits and manners of a relayed connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +76,17 @@ pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
     fn unsent(&self) -> Option<usize>;
     /// From now on, dropping it resets the connection instead of closing it.
     fn reset_on_close(&self);
+    /// Its peer has to be told of an end: the socket's own would look like a cut.
+    fn has_farewell(&self) -> bool {
+        false
+    }
+    /// From now on it speaks TLS, as a server does. Whoever reads, writes or flushes drives the handshake.
+    ///
+    /// # Errors
+    /// It has no TLS to give.
+    fn start_tls(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Somebody who can end a connection.

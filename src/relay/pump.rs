@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::greet::Greeting;
+use super::greet::{Greeting, Upgrade};
 use super::limits::Limits;
 use super::pool::Buffer;
 use super::{Carried, Ended, Engine, Flow, How, Leg, Objection, OnTruncation, Party, Settings};
@@ -230,6 +230,32 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     /// The greeting ends once all of it is said.
     fn greeting_moved(&mut self) {
         self.greeting = self.greeting.take().filter(|greeting| !greeting.is_over());
+    }
+
+    /// Nothing is read from a client that awaits our answer to its request for TLS, until that has begun.
+    fn is_held(&self) -> bool {
+        self.greeting.as_ref().is_some_and(|greeting| greeting.upgrade() != Upgrade::None)
+    }
+
+    /// The client's TLS begins where that is due: it has been given all that it gets in plaintext. True: it did.
+    fn start_tls(&mut self, now: Instant) -> bool {
+        let Some(greeting) = &mut self.greeting else { return false };
+        if greeting.upgrade() != Upgrade::Answered || !greeting.onward.down.is_empty() {
+            return false;
+        }
+        self.asked = None;
+        match (self.client.start_tls(), &mut greeting.greeter) {
+            (Ok(()), Some(greeter)) => greeter.upgraded(&mut greeting.onward),
+            _ => self.objected(
+                Objection {
+                    to: Party::Ambassador,
+                    detail: "a client was promised TLS that its listener has not got",
+                    mend: "this is a defect of nuncio: please report it with the log line",
+                },
+                now,
+            ),
+        }
+        true
     }
 
     /// The greeter does not let it go on.

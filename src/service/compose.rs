@@ -12,18 +12,18 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 
 use super::Foundation;
-use super::plan::Ready;
+use super::plan::{Ready, ReadyDoor};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config;
-use crate::connection::{Listener, Targets};
+use crate::connection::{self, Listener, Targets};
 use crate::drain::Drain;
 use crate::establish::Target;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
-use crate::tls::Identity;
+use crate::tls::{Identity, ServerTls};
 use crate::upstream::EndpointSpec;
 use crate::{discovery, health};
 
@@ -46,6 +46,7 @@ pub(super) struct Running {
 pub(super) struct Door {
     pub(super) written: config::Listener,
     pub(super) gate: Arc<Gate>,
+    pub(super) tls: Option<Arc<ServerTls>>,
     /// What new connections are served by; a reload puts another one here.
     current: Arc<RwLock<Arc<Listener>>>,
     /// They stay open for as long as one of these lives, here or in the acceptor.
@@ -75,7 +76,8 @@ impl Ready {
             parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
         );
         let mut before = std::mem::take(&mut parts.doors);
-        for (name, written, gate, acceptor) in doors {
+        for ReadyDoor { name, written, gate, tls, acceptor } in doors {
+            let for_clients = tls.clone().zip(written.tls.as_ref());
             let listener = Arc::new(Listener {
                 name: name.clone(),
                 gate: gate.clone(),
@@ -84,6 +86,11 @@ impl Ready {
                     .get(&written.route.upstream)
                     .map_or(Protocol::Tcp, |target| target.protocol),
                 preface_timeout: written.preface_timeout,
+                tls: for_clients.map(|(server, settings)| connection::ClientTls {
+                    server,
+                    required: settings.required,
+                    direct: settings.direct,
+                }),
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
                 metrics: foundation.metrics.clone(),
@@ -93,11 +100,11 @@ impl Ready {
             let door = match (acceptor, known) {
                 (Some(acceptor), known) => {
                     let kept = known.as_ref().map_or(&[][..], |door| &door.sockets);
-                    let door = Door::open(written, gate, acceptor, listener, foundation, kept);
+                    let door = Door::open(written, gate, tls, acceptor, listener, foundation, kept);
                     drop(known);
                     door
                 }
-                (None, Some(door)) => door.now_serves(written, gate, listener),
+                (None, Some(door)) => door.now_serves(written, gate, tls, listener),
                 (None, None) => continue, // only a listener that is known is planned without an acceptor
             };
             parts.doors.insert(name, door);
@@ -196,6 +203,7 @@ impl Door {
     fn open(
         written: config::Listener,
         gate: Arc<Gate>,
+        tls: Option<Arc<ServerTls>>,
         acceptor: Acceptor,
         listener: Arc<Listener>,
         foundation: &Arc<Foundation>,
@@ -218,14 +226,26 @@ impl Door {
                     .reactors
                     .serve(|moved, open| crate::connection::serve(accepted, listener, moved, (permit, open)));
             }));
-        Door { written, gate, current, sockets, stop, acceptor: Some(acceptor) }
+        Door { written, gate, tls, current, sockets, stop, acceptor: Some(acceptor) }
     }
 
-    fn now_serves(mut self, written: config::Listener, gate: Arc<Gate>, listener: Arc<Listener>) -> Door {
+    fn now_serves(
+        mut self,
+        written: config::Listener,
+        gate: Arc<Gate>,
+        tls: Option<Arc<ServerTls>>,
+        listener: Arc<Listener>,
+    ) -> Door {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = listener;
         self.written = written;
         self.gate = gate;
+        self.tls = tls;
         self
+    }
+
+    /// What its clients speak now.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).protocol
     }
 
     /// Accepts no more; what is returned ends with the acceptor.

@@ -4,15 +4,17 @@
 //! groups: nothing here belongs on a reactor that serves connections.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::addr::UpstreamName;
+use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
 use crate::establish::{HttpCheck, Target};
 use crate::health::Login;
-use crate::tls::{self, ClientTls, Identity};
+use crate::protocol::Protocol;
+use crate::socket;
+use crate::tls::{self, ClientTls, Identity, SelfMade, ServerTls};
 use crate::upstream::{Observer, State, Upstream};
 
 /// The identities that load; of the others, every problem.
@@ -38,6 +40,50 @@ pub(super) fn client_tls(
             ClientTls::new(&written.tls, identity).map(|tls| Some(Arc::new(tls)))
         }
     }
+}
+
+/// The certificates of listeners that were given none. One is made when it is first needed, and stays for as long as the
+/// process: whoever was told its fingerprint is not to be told another one at each reload.
+#[derive(Default)]
+pub(super) struct SelfMadeOnes(Mutex<BTreeMap<ListenerName, Arc<SelfMade>>>);
+
+impl SelfMadeOnes {
+    fn of(&self, name: &ListenerName, written: &config::Listener) -> Result<Arc<SelfMade>, String> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(name) {
+            return Ok(known.clone());
+        }
+        let addresses: Vec<_> = (written.accept.addresses.iter())
+            .filter_map(|address| match address {
+                ListenAddr::Tcp(tcp) => Some(tcp.ip()),
+                _ => None,
+            })
+            .collect();
+        let new = Arc::new(SelfMade::new(name, socket::host_name().as_deref(), &addresses)?);
+        made.insert(name.clone(), new.clone());
+        Ok(new)
+    }
+}
+
+/// What the protocol of a listener's upstream is.
+pub(super) fn protocol_of(written: &config::Listener, config: &Config) -> Protocol {
+    config.upstreams.get(&written.route.upstream).map_or(Protocol::Tcp, |upstream| upstream.protocol)
+}
+
+/// What a listener has for its clients. `identity`: the one that it names.
+pub(super) fn server_tls(
+    name: &ListenerName,
+    written: &config::Listener,
+    protocol: Protocol,
+    identity: Option<&Identity>,
+    self_made: &SelfMadeOnes,
+) -> Result<Option<ServerTls>, Vec<String>> {
+    let Some(settings) = &written.tls else { return Ok(None) };
+    let certificate = match identity {
+        Some(identity) => Ok(identity),
+        None => Err(self_made.of(name, written).map_err(|problem| vec![problem])?),
+    };
+    ServerTls::new(settings, protocol.facts().alpn, certificate).map(Some)
 }
 
 /// What the health checks ask over HTTP. Of the upstream's TLS settings only those count that speak of the network between:
@@ -102,6 +148,14 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
     for (name, written) in &config.listeners {
         if let Err(problem) = Gate::new(&written.admit) {
             problems.push(format!("listener.{name}: {problem}"));
+        }
+        let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
+        let has_its_identity = written.identity.is_none() || identity.is_some();
+        let protocol = protocol_of(written, config);
+        if has_its_identity
+            && let Err(found) = server_tls(name, written, protocol, identity, &SelfMadeOnes::default())
+        {
+            problems.extend(found.into_iter().map(|problem| format!("listener.{name}: {problem}")));
         }
     }
     if problems.is_empty() { Ok(identities.into_values().collect()) } else { Err(problems) }

@@ -51,6 +51,7 @@ struct Foundation {
     resolver: Resolver,
     watch: Watch,
     observer: Arc<dyn Observer>,
+    self_made: Arc<load::SelfMadeOnes>,
 }
 
 /// What a reload replaces.
@@ -82,6 +83,7 @@ impl Service {
             watch: watch.clone(),
             observer: Arc::new(Events { metrics: metrics.clone() }),
             metrics,
+            self_made: Arc::default(),
         });
         let nothing = Parts::default();
         let plan = Plan::build(&config, &Known::of(&nothing, &foundation)).bind(&nothing);

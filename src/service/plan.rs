@@ -17,7 +17,8 @@ use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{self, Resolver};
 use crate::establish::Target;
-use crate::tls::Identity;
+use crate::protocol::Protocol;
+use crate::tls::{Identity, ServerTls};
 use crate::upstream::{Observer, Upstream};
 
 /// What a plan is compared with, and may go on with.
@@ -27,6 +28,7 @@ pub(super) struct Known {
     doors: BTreeMap<ListenerName, KnownDoor>,
     resolver: Resolver,
     observer: Arc<dyn Observer>,
+    self_made: Arc<load::SelfMadeOnes>,
 }
 
 struct KnownUpstream {
@@ -37,6 +39,8 @@ struct KnownUpstream {
 struct KnownDoor {
     written: config::Listener,
     gate: Arc<Gate>,
+    tls: Option<Arc<ServerTls>>,
+    protocol: Protocol,
     is_reachable: bool,
 }
 
@@ -56,6 +60,8 @@ struct PlannedDoor {
     written: config::Listener,
     /// `None`: its problem has been said.
     gate: Option<Arc<Gate>>,
+    /// For its clients, where it has some to give.
+    tls: Option<Arc<ServerTls>>,
     /// `None`: the sockets stay as they are.
     unbound: Option<Unbound>,
 }
@@ -65,7 +71,15 @@ pub(super) struct Ready {
     pub(super) identities: BTreeMap<String, Arc<Identity>>,
     pub(super) targets: Vec<PlannedTarget>,
     /// Without an acceptor: the sockets stay as they are.
-    pub(super) doors: Vec<(ListenerName, config::Listener, Arc<Gate>, Option<Acceptor>)>,
+    pub(super) doors: Vec<ReadyDoor>,
+}
+
+pub(super) struct ReadyDoor {
+    pub(super) name: ListenerName,
+    pub(super) written: config::Listener,
+    pub(super) gate: Arc<Gate>,
+    pub(super) tls: Option<Arc<ServerTls>>,
+    pub(super) acceptor: Option<Acceptor>,
 }
 
 impl Known {
@@ -76,8 +90,9 @@ impl Known {
             (name.clone(), KnownUpstream { written, target })
         });
         let doors = parts.doors.iter().map(|(name, door)| {
-            let (written, gate) = (door.written.clone(), door.gate.clone());
-            (name.clone(), KnownDoor { written, gate, is_reachable: door.is_reachable() })
+            let (written, gate, tls) = (door.written.clone(), door.gate.clone(), door.tls.clone());
+            let (protocol, is_reachable) = (door.protocol(), door.is_reachable());
+            (name.clone(), KnownDoor { written, gate, tls, protocol, is_reachable })
         });
         Known {
             identities: parts.identities.clone(),
@@ -85,6 +100,7 @@ impl Known {
             doors: doors.collect(),
             resolver: foundation.resolver.clone(),
             observer: foundation.observer.clone(),
+            self_made: foundation.self_made.clone(),
         }
     }
 }
@@ -105,6 +121,10 @@ impl Plan {
         }
         let mut doors = Vec::new();
         for (name, written) in &config.listeners {
+            let tls = build_server_tls(name, written, config, &identities, known).unwrap_or_else(|found| {
+                problems.extend(found.into_iter().map(|problem| format!("listener.{name}: {problem}")));
+                None
+            });
             let known = known.doors.get(name);
             let gate = match known {
                 Some(door) if door.written.admit == written.admit => Ok(door.gate.clone()),
@@ -120,6 +140,7 @@ impl Plan {
                 name: name.clone(),
                 written: written.clone(),
                 gate: gate.map_err(&mut tell).ok(),
+                tls,
                 unbound: unbound.map_err(&mut tell).ok().flatten(),
             });
         }
@@ -133,9 +154,9 @@ impl Plan {
     pub(super) fn bind(self, old: &Parts) -> Result<Ready, Vec<String>> {
         let Plan { identities, targets, doors: planned, mut problems } = self;
         let mut doors = Vec::new();
-        for PlannedDoor { name, written, gate, unbound } in planned {
+        for PlannedDoor { name, written, gate, tls, unbound } in planned {
             match (gate, unbound.map(|unbound| unbound.bind(&old.sockets_for(&name))).transpose()) {
-                (Some(gate), Ok(acceptor)) => doors.push((name, written, gate, acceptor)),
+                (Some(gate), Ok(acceptor)) => doors.push(ReadyDoor { name, written, gate, tls, acceptor }),
                 (None, Ok(_)) => {}
                 (_, Err(problem)) => problems.push(format!("listener.{name}: {problem}")),
             }
@@ -218,4 +239,37 @@ fn build_target(
     };
     let target = load::target(written, upstream, tls, http, old.resolver.clone());
     Ok((Arc::new(target), false))
+}
+
+/// What a listener has for its clients; what it has now, where that would be the same, with the sessions that may be resumed.
+fn build_server_tls(
+    name: &ListenerName,
+    written: &config::Listener,
+    config: &Config,
+    identities: &BTreeMap<String, Arc<Identity>>,
+    old: &Known,
+) -> Result<Option<Arc<ServerTls>>, Vec<String>> {
+    let identity = written.identity.as_ref().and_then(|identity| identities.get(identity));
+    if written.identity.is_some() && identity.is_none() {
+        // Its own problem has been said already.
+        return Err(Vec::new());
+    }
+    let protocol = load::protocol_of(written, config);
+    let generation = identity.map(|identity| identity.generation);
+    let kept = old.doors.get(name).filter(|door| {
+        let same_shown = door.tls.as_ref().is_some_and(|tls| tls.generation() == generation);
+        door.written.tls == written.tls && door.protocol == protocol && same_shown
+    });
+    if let Some(door) = kept {
+        return Ok(door.tls.clone());
+    }
+    let tls = load::server_tls(name, written, protocol, identity.map(Arc::as_ref), &old.self_made)?;
+    if let Some(made) = tls.as_ref().and_then(ServerTls::self_made) {
+        tracing::warn!(
+            listener = &**name,
+            sha256 = made.fingerprint(),
+            "shows its clients a certificate of its own making, which none of them can verify; name an `identity` if they should"
+        );
+    }
+    Ok(tls.map(Arc::new))
 }

@@ -1,7 +1,7 @@
 //! Sockets of both legs: one type for TCP and Unix clients, and the options that std and tokio do not have.
 //!
-//! `owner` finds the user behind a loopback TCP client, `users` knows names and numbers, `sys` is the only file of the
-//! crate with unsafe code. Who may connect is `admit`'s business, opening sockets is `accept`'s and `dial`'s.
+//! `owner` finds the user behind a loopback TCP client, `users` knows names and numbers, `upgrade` lets a client's stream
+//! turn to TLS, `sys` is the only file of the crate with unsafe code. Who may connect is `admit`'s business, opening sockets is `accept`'s and `dial`'s.
 
 #[cfg(target_os = "linux")]
 mod owner;
@@ -10,16 +10,19 @@ pub(crate) mod sys;
 #[cfg(not(unix))]
 #[path = "sys_plain.rs"]
 pub(crate) mod sys;
+mod upgrade;
 pub mod users;
 
-use std::future;
+use std::future::{self, poll_fn};
 use std::io;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -31,6 +34,7 @@ use crate::relay::Leg;
 #[cfg(target_os = "linux")]
 pub use owner::owner_of_peer;
 pub use sys::{forbid_core_dumps, raise_descriptor_limit};
+pub use upgrade::Upgradable;
 
 /// Options of a TCP leg. TCP_NODELAY is always set.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +129,11 @@ pub fn open_descriptors() -> Option<u64> {
     Some(listed.saturating_sub(1))
 }
 
+/// What this host calls itself; `None`: nothing that could be a name.
+pub fn host_name() -> Option<String> {
+    sys::host_name().filter(|name| !name.is_empty())
+}
+
 /// The user that owns the peer's socket. `local` and `peer` as our own socket has them.
 #[cfg(not(target_os = "linux"))]
 pub fn owner_of_peer(_: std::net::SocketAddr, peer: std::net::SocketAddr) -> Result<u32, String> {
@@ -139,6 +148,8 @@ pub enum Stream {
     /// Unix domain.
     #[cfg(unix)]
     Unix(UnixStream),
+    /// Either of them, where its listener has TLS to give.
+    Upgradable(Box<Upgradable<Stream>>),
 }
 
 /// How a client left before it was served.
@@ -158,6 +169,38 @@ impl Stream {
             Stream::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Stream::Tcp),
             #[cfg(unix)]
             Stream::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Stream::Unix),
+            Stream::Upgradable(stream) => {
+                stream.try_map(Stream::into_reactor).map(|stream| Stream::Upgradable(Box::new(stream)))
+            }
+        }
+    }
+
+    /// It may turn to TLS from here on.
+    pub fn upgradable(self, config: Arc<ServerConfig>) -> Stream {
+        Stream::Upgradable(Box::new(Upgradable::new(self, config)))
+    }
+
+    /// The client's TLS; `None`: it speaks plaintext.
+    pub fn tls(&self) -> Option<&ServerConnection> {
+        match self {
+            Stream::Upgradable(stream) => stream.tls(),
+            _ => None,
+        }
+    }
+
+    /// Why the client's TLS could not go on.
+    pub fn tls_failure(&self) -> Option<&rustls::Error> {
+        match self {
+            Stream::Upgradable(stream) => stream.tls_failure(),
+            _ => None,
+        }
+    }
+
+    /// The socket beneath a client's TLS that could not go on; `None`: there is no such thing.
+    pub fn beneath_failed_tls(&mut self) -> Option<&mut Stream> {
+        match self {
+            Stream::Upgradable(stream) => stream.tls_failure().is_some().then(|| stream.plain_mut()),
+            _ => None,
         }
     }
 
@@ -167,6 +210,7 @@ impl Stream {
             Stream::Tcp(stream) => tcp_facts(stream),
             #[cfg(unix)]
             Stream::Unix(_) => None,
+            Stream::Upgradable(stream) => stream.plain().tcp_facts(),
         }
     }
 
@@ -174,7 +218,12 @@ impl Stream {
     /// client that gave up. Once data waits it resolves only if the client resets (where the reactor tells so).
     ///
     /// Nothing is read. A client that only closed its sending side looks the same; it never asked for anything either.
-    pub async fn gone(&self) -> Gone {
+    pub async fn gone(&mut self) -> Gone {
+        if let Stream::Upgradable(stream) = self
+            && stream.tls().is_some()
+        {
+            return poll_fn(|cx| stream.poll_gone(cx)).await;
+        }
         loop {
             if self.ready(Interest::READABLE).await.is_err() {
                 return Gone::Reset;
@@ -194,11 +243,32 @@ impl Stream {
         future::pending().await
     }
 
+    /// The first byte that waits, once one does; `None`: the client closed. It stays where it is.
+    pub async fn first_byte(&self) -> io::Result<Option<u8>> {
+        match self {
+            Stream::Tcp(stream) => {
+                let mut byte = [0];
+                let waiting = stream.peek(&mut byte).await?;
+                Ok((waiting > 0).then_some(byte[0]))
+            }
+            #[cfg(unix)]
+            Stream::Unix(stream) => loop {
+                stream.ready(Interest::READABLE).await?;
+                match stream.try_io(Interest::READABLE, || sys::peek_byte(stream)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    peeked => return peeked,
+                }
+            },
+            Stream::Upgradable(stream) => Box::pin(stream.plain().first_byte()).await,
+        }
+    }
+
     async fn ready(&self, interest: Interest) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.ready(interest).await.map(drop),
             #[cfg(unix)]
             Stream::Unix(stream) => stream.ready(interest).await.map(drop),
+            Stream::Upgradable(stream) => Box::pin(stream.plain().ready(interest)).await,
         }
     }
 
@@ -213,6 +283,7 @@ impl Stream {
             Stream::Unix(stream) => {
                 stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
             }
+            Stream::Upgradable(stream) => stream.plain().peek(),
         }
     }
 }
@@ -223,6 +294,7 @@ impl AsyncRead for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             #[cfg(unix)]
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, into),
+            Stream::Upgradable(stream) => Pin::new(&mut **stream).poll_read(cx, into),
         }
     }
 }
@@ -233,6 +305,7 @@ impl AsyncWrite for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, from),
             #[cfg(unix)]
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, from),
+            Stream::Upgradable(stream) => Pin::new(&mut **stream).poll_write(cx, from),
         }
     }
 
@@ -245,6 +318,7 @@ impl AsyncWrite for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, from),
             #[cfg(unix)]
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, from),
+            Stream::Upgradable(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, from),
         }
     }
 
@@ -257,6 +331,7 @@ impl AsyncWrite for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             #[cfg(unix)]
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Upgradable(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -265,6 +340,7 @@ impl AsyncWrite for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             #[cfg(unix)]
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Upgradable(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }
@@ -288,6 +364,7 @@ impl Leg for Stream {
             Stream::Tcp(stream) => stream.unsent(),
             #[cfg(unix)]
             Stream::Unix(stream) => sys::unsent(stream),
+            Stream::Upgradable(stream) => stream.unsent(),
         }
     }
 
@@ -297,6 +374,18 @@ impl Leg for Stream {
             // A Unix socket has no reset: its peer sees an end of file, and EPIPE where it writes on.
             #[cfg(unix)]
             Stream::Unix(_) => {}
+            Stream::Upgradable(stream) => stream.reset_on_close(),
+        }
+    }
+
+    fn has_farewell(&self) -> bool {
+        matches!(self, Stream::Upgradable(stream) if stream.has_farewell())
+    }
+
+    fn start_tls(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Upgradable(stream) => stream.start_tls(),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -321,12 +410,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_closes_or_resets_without_a_byte_is_gone() {
-        let (client, stream) = pair().await;
+        let (client, mut stream) = pair().await;
         assert!(timeout(A_WHILE, stream.gone()).await.is_err());
         drop(client);
         timeout(SOON, stream.gone()).await.unwrap();
 
-        let (client, stream) = pair().await;
+        let (client, mut stream) = pair().await;
         client.reset_on_close();
         drop(client);
         timeout(SOON, stream.gone()).await.unwrap();
@@ -346,7 +435,7 @@ mod tests {
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn a_client_that_sent_something_and_reset_is_gone() {
-        let (mut client, stream) = pair().await;
+        let (mut client, mut stream) = pair().await;
         client.write_all(b"hello").await.unwrap();
         assert!(timeout(A_WHILE, stream.gone()).await.is_err());
         client.reset_on_close();

@@ -31,6 +31,27 @@ pub(crate) fn unsent(_: &impl AsFd) -> Option<usize> {
     None
 }
 
+/// The first byte that waits, which stays where it is; `None`: the peer has closed.
+pub(crate) fn peek_byte(socket: &impl AsFd) -> io::Result<Option<u8>> {
+    let mut byte = [MaybeUninit::uninit()];
+    match socket2::SockRef::from(socket).peek(&mut byte)? {
+        0 => Ok(None),
+        // SAFETY: the kernel has written as many bytes as it said, and that is one at least.
+        _ => Ok(Some(unsafe { byte[0].assume_init() })),
+    }
+}
+
+/// gethostname(3).
+pub(crate) fn host_name() -> Option<String> {
+    let mut name = [0_u8; 256];
+    // SAFETY: at most as many bytes are written as are said to be there, and `name` has one more, which stays zero.
+    let answer = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    if answer != 0 {
+        return None;
+    }
+    CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(ToOwned::to_owned)
+}
+
 /// TCP_INFO of a connection.
 #[cfg(target_os = "linux")]
 pub(crate) fn tcp_facts(socket: &impl AsFd) -> Option<TcpFacts> {

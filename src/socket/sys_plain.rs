@@ -14,6 +14,11 @@ pub(crate) fn tcp_facts<S>(_: &S) -> Option<TcpFacts> {
     None
 }
 
+/// As the system tells every program.
+pub(crate) fn host_name() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok()
+}
+
 /// Sockets are no descriptors here and have no limit of their own.
 pub fn raise_descriptor_limit() -> u64 {
     u64::MAX

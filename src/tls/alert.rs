@@ -74,7 +74,7 @@ fn known(alert: Alert) -> Option<(&'static str, About)> {
 }
 
 /// `unknown_ca (48)`.
-fn spelled(alert: Alert) -> String {
+pub(super) fn spelled(alert: Alert) -> String {
     match known(alert) {
         Some((name, _)) => format!("{name} ({})", u8::from(alert)),
         None => format!("{}, which has no name", u8::from(alert)),

@@ -13,7 +13,7 @@ use std::task::Poll;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
+use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::unbuffered::{Unbuffered, collect_alert, encode};
@@ -46,10 +46,30 @@ pub struct Summary {
     pub group: Option<&'static str>,
     /// A session was resumed: no certificates were exchanged.
     pub resumed: bool,
-    /// The ALPN protocol that the server chose.
+    /// The ALPN protocol that was chosen.
     pub alpn: Option<String>,
-    /// The server's own certificate. A copy: take it out where the summary is kept for long.
+    /// The peer's own certificate, where it showed one. A copy: take it out where the summary is kept for long.
     pub peer: Option<CertificateDer<'static>>,
+}
+
+impl Summary {
+    /// Of either side's connection, once its handshake is over.
+    pub fn of(conn: &CommonState) -> Summary {
+        Summary {
+            version: match conn.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                _ => "TLSv1.2",
+            },
+            suite: conn
+                .negotiated_cipher_suite()
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or("unknown"),
+            group: conn.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
+            resumed: conn.handshake_kind() == Some(HandshakeKind::Resumed),
+            alpn: conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+            peer: conn.peer_certificates().and_then(|chain| chain.first()).cloned(),
+        }
+    }
 }
 
 /// What a handshake has seen so far; it survives one that is cut off.
@@ -207,21 +227,7 @@ impl Talk {
     }
 
     fn finish(mut self) -> Secured {
-        let conn = &self.conn;
-        let summary = Summary {
-            version: match conn.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                _ => "TLSv1.2",
-            },
-            suite: conn
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or("unknown"),
-            group: conn.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
-            resumed: conn.handshake_kind() == Some(HandshakeKind::Resumed),
-            alpn: conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
-            peer: conn.peer_certificates().and_then(|chain| chain.first()).cloned(),
-        };
+        let summary = Summary::of(&self.conn);
         // Usually there is nothing behind the handshake, and then this is no allocation at all.
         self.incoming.shrink_to_fit();
         self.flight.shrink_to_fit();

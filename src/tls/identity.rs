@@ -14,9 +14,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::IdentitySettings;
 use super::peer::{self, Date, PeerFacts, describe_peer};
 use super::pem::{self, Role};
+use super::{IdentitySettings, ShownTo};
 
 /// A loaded identity: what is presented to servers and what they are checked against.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ fn load_own(settings: &IdentitySettings, hash: &mut digest::Context, notes: &mut
     let certificates = certificates?;
     let facts: Vec<PeerFacts> = certificates.iter().map(describe_peer).collect();
     look_at_dates(path, &facts, notes);
-    look_at_purpose(path, &certificates[0], notes);
+    look_at_purpose(path, &certificates[0], settings.shown_to, notes);
     let signing = signing?;
     notes.keep(belong_together(path, &certificates, key_path, signing.as_ref()))?;
     Some(Own { path: path.into(), certified: Arc::new(CertifiedKey::new(certificates, signing)), facts })
@@ -285,15 +285,18 @@ fn look_at_dates(path: &Path, facts: &[PeerFacts], notes: &mut Notes) {
     }
 }
 
-fn look_at_purpose(path: &Path, certificate: &CertificateDer<'_>, notes: &mut Notes) {
+fn look_at_purpose(path: &Path, certificate: &CertificateDer<'_>, shown_to: ShownTo, notes: &mut Notes) {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return };
-    if let Ok(Some(usage)) = parsed.extended_key_usage()
-        && !usage.value.client_auth
-        && !usage.value.any
-    {
+    let Ok(Some(usage)) = parsed.extended_key_usage() else { return };
+    let (usage, file) = (usage.value, path.display());
+    if shown_to != ShownTo::Clients && !usage.client_auth && !usage.any {
         notes.warnings.push(format!(
-            "certificate {}: its extended key usage does not include clientAuth; most servers will refuse it",
-            path.display()
+            "certificate {file}: its extended key usage does not include clientAuth; most servers will refuse it"
+        ));
+    }
+    if shown_to != ShownTo::Servers && !usage.server_auth && !usage.any {
+        notes.warnings.push(format!(
+            "certificate {file}: its extended key usage does not include serverAuth; most clients of the listener will refuse it"
         ));
     }
 }

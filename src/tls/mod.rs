@@ -1,4 +1,5 @@
-//! TLS towards the upstream: what was configured, as one client configuration per upstream and identity generation.
+//! TLS towards the upstream: what was configured, as one client configuration per upstream and identity generation. And TLS
+//! towards the clients of a listener that has some to give (`server`, `self_made`, `client_fault`).
 //!
 //! `identity` loads who we are and whom we trust, `client` makes a configuration of it and runs handshakes (`handshake`),
 //! `verify` judges the server, `unbuffered` is the engine that the relay drives afterwards (`proof` and `carry`: health checks). Every handshake that fails is
@@ -8,6 +9,7 @@
 mod alert;
 mod carry;
 mod client;
+mod client_fault;
 mod diagnose;
 mod greeting;
 pub mod handshake;
@@ -17,6 +19,8 @@ mod pem;
 mod pin;
 mod proof;
 mod refusal;
+mod self_made;
+mod server;
 pub mod unbuffered;
 mod verify;
 
@@ -27,6 +31,8 @@ pub use client::{ClientTls, Trusts};
 pub use handshake::{Secured, Summary};
 pub use identity::Identity;
 pub use peer::{Date, PeerFacts, describe_peer};
+pub use self_made::SelfMade;
+pub use server::{ListenerSettings, ServerTls};
 pub use verify::Seen;
 
 /// Who we are and whom we trust: `[identity.NAME]`.
@@ -40,6 +46,20 @@ pub struct IdentitySettings {
     pub key: Option<PathBuf>,
     /// Refuse a key file that others can read, instead of warning.
     pub strict_permissions: bool,
+    /// Who is shown the certificate.
+    pub shown_to: ShownTo,
+}
+
+/// Who is shown a certificate: what it is for has to allow that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShownTo {
+    /// Servers, by upstreams that name the identity.
+    #[default]
+    Servers,
+    /// Clients, by listeners that name it.
+    Clients,
+    /// Both.
+    Both,
 }
 
 /// How an upstream's servers are spoken to.

@@ -119,6 +119,21 @@ pub fn describe_peer(certificate: &CertificateDer<'_>) -> PeerFacts {
     }
 }
 
+/// Whose certificate it is, and every name that it carries: those it is valid for, and its subject's common name, which is the
+/// only one in many a client's.
+pub(super) fn names_of(certificate: &CertificateDer<'_>) -> (String, Vec<String>) {
+    let PeerFacts { subject, san: mut names, .. } = describe_peer(certificate);
+    if let Ok((_, parsed)) = X509Certificate::from_der(certificate) {
+        let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(printable);
+        for name in common {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    (subject, names)
+}
+
 /// The SubjectPublicKeyInfo of a certificate as it stands in it, DER.
 pub(super) fn key_info(certificate: &[u8]) -> Option<&[u8]> {
     X509Certificate::from_der(certificate).ok().map(|(_, parsed)| parsed.tbs_certificate.subject_pki.raw)

@@ -80,6 +80,7 @@ fn identity(certificate: &str) -> Identity {
         certificate: file(certificate),
         key: file(certificate).map(|_| pki(key)),
         strict_permissions: false,
+        shown_to: ShownTo::Servers,
     };
     Identity::load_at("corp", &settings, UNIX_EPOCH + Duration::from_secs(1_893_456_000)).unwrap()
 }

@@ -15,7 +15,8 @@ pub fn redacted(text: &str) -> String {
             shown.push(match () {
                 () if !opened.is_empty()
                     && number(opened)
-                    && (next == "s" || units.iter().any(|unit| next.starts_with(unit))) =>
+                    && (next.trim_end_matches(';') == "s"
+                        || units.iter().any(|unit| next.starts_with(unit))) =>
                 {
                     "N"
                 }

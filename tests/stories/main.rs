@@ -35,7 +35,11 @@ mod idle;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod listener_tls;
+#[cfg(test)]
 mod mailbox;
+#[cfg(test)]
+mod mailboxes;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
@@ -51,9 +55,13 @@ mod protocols;
 #[cfg(test)]
 mod real_servers;
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod six_endpoints;
 #[cfg(test)]
 mod smtp;
+#[cfg(test)]
+mod sqlserver;
 #[cfg(test)]
 mod table;
 #[cfg(test)]

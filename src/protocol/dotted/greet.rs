@@ -10,34 +10,37 @@ use std::mem;
 
 use super::reader::{Reader, Seen};
 use super::{Answer, Kin, Status};
-use crate::protocol::Negotiated;
 use crate::protocol::command::{self, Command};
 use crate::protocol::mechanisms::{is_bound, unbound, without};
 use crate::protocol::reply::{end, lines};
+use crate::protocol::upgrade::{Beginning, upgradable};
+use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
-/// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
-/// is not, nothing is changed: a client's own STLS or STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(kin: &'static Kin, negotiated: Negotiated, secured: bool) -> Greeting {
-    let mut reading = Reading::new(kin, secured);
+/// The server's greeting for the client, and who reads along. Where neither the server is reached through TLS nor the listener
+/// has some to give, nothing is changed: a client's own STLS or STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(kin: &'static Kin, meeting: Meeting) -> Greeting {
+    let Meeting { negotiated, secured, offer, .. } = meeting;
+    let mut reading = Reading::new(kin, secured, offer);
     if negotiated.greeting.is_empty() {
         // The server's own is still to come.
         reading.awaited.push_back(Answer::Greeting);
     }
-    Greeting {
-        onward: Onward { up: Vec::new(), down: negotiated.greeting },
-        greeter: Some(Box::new(reading)),
-    }
+    let inside = Box::new(move |_: &mut Onward| Reading::new(kin, secured, Offer::Taken));
+    let greeter = upgradable(&kin.upgrade, offer, reading, inside);
+    Greeting { onward: Onward { up: Vec::new(), down: negotiated.greeting }, greeter: Some(greeter) }
 }
 
 /// Reads along.
 struct Reading {
     kin: &'static Kin,
     secured: bool,
+    /// The client's own TLS.
+    offer: Offer,
     commands: command::Reader,
     /// The client's next line is no command, but its response to a challenge.
     is_challenged: bool,
@@ -71,7 +74,8 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && self.commands.is_at_start() && !self.is_done() && heard.first() == Some(&0x16) {
+        let begins = self.commands.is_at_start() && !self.is_done() && self.offer == Offer::No;
+        if self.secured && begins && heard.first() == Some(&0x16) {
             return Err(Objection { to: Party::Client, detail: self.kin.began_with_tls, mend: SWITCH_OFF });
         }
         onward.up.extend_from_slice(heard);
@@ -134,12 +138,13 @@ impl Greeter for Reading {
         let WhyEnded { said_starttls, knows_offer, without_mechanisms } = self.why;
         let asks_with = self.kin.asks_with;
         let (detail, mend) = match self.secured {
-            true if said_starttls => (format!("the client insists on {asks_with}"), SWITCH_OFF),
+            true if said_starttls && self.offer == Offer::No => (format!("the client insists on {asks_with}"), SWITCH_OFF),
             true if self.is_past || !knows_offer => return None,
             true if without_mechanisms => (
                 "the client was offered no SASL: the server's only mechanisms are bound to its own TLS (-PLUS)".to_owned(),
                 "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
             ),
+            true if self.offer != Offer::No => return None,
             true => (
                 format!("the client left when it saw what the server offers: it may insist on {asks_with}"),
                 SWITCH_OFF,
@@ -150,11 +155,18 @@ impl Greeter for Reading {
     }
 }
 
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.current.is_none() && self.awaited.is_empty() && !self.is_challenged
+    }
+}
+
 impl Reading {
-    fn new(kin: &'static Kin, secured: bool) -> Reading {
+    fn new(kin: &'static Kin, secured: bool, offer: Offer) -> Reading {
         Reading {
             kin,
             secured,
+            offer,
             commands: command::Reader::default(),
             is_challenged: false,
             awaited: VecDeque::new(),
@@ -171,7 +183,8 @@ impl Reading {
 
     /// Is it kept back until it is whole?
     fn is_held(&self, answer: Answer) -> bool {
-        self.secured && matches!(answer, Answer::Capabilities | Answer::Mechanisms)
+        let is_mended = self.secured || self.offer != Offer::No;
+        is_mended && matches!(answer, Answer::Capabilities | Answer::Mechanisms)
     }
 
     fn hear_client(&mut self, byte: u8) {
@@ -208,7 +221,7 @@ impl Reading {
         let held = mem::take(&mut self.held);
         match status {
             Status::List if self.is_held(answer) => {
-                let offer = offer_onward(self.kin, answer, &held);
+                let offer = offer_onward(self.kin, answer, &held, self.offer);
                 self.why.knows_offer = true;
                 self.why.without_mechanisms = loses_sasl(&held);
                 onward.down.extend(offer);
@@ -225,16 +238,24 @@ impl Reading {
     }
 }
 
-/// What the server can do, without what TLS in the middle cannot keep. The first line says that a list follows, and stays.
-fn offer_onward(kin: &Kin, answer: Answer, list: &[u8]) -> Vec<u8> {
+/// What the server can do, without what TLS in the middle cannot keep, and with what the listener has to give. The first line
+/// says that a list follows, and stays.
+fn offer_onward(kin: &Kin, answer: Answer, list: &[u8], own: Offer) -> Vec<u8> {
     let loses_sasl = loses_sasl(list);
+    let ends = |line: &[u8]| line.trim_ascii_end() == b".";
     let mut offer = Vec::with_capacity(list.len());
     for (number, line) in lines(list).enumerate() {
         let (word, arguments) = keyword(line);
         let is = |name: &str| answer == Answer::Capabilities && word.eq_ignore_ascii_case(name.as_bytes());
+        if own.is_open() && answer == Answer::Capabilities && ends(line) {
+            offer.extend_from_slice(kin.asks_with.as_bytes());
+            offer.extend_from_slice(end(line));
+        }
         let kept = match number {
             0 => Some(arguments.to_vec()),
             _ if is(kin.asks_with) => None,
+            // Who has to ask for TLS first is not to send its password before.
+            _ if own == Offer::Required && (is("SASL") || is("USER") || is("AUTHINFO")) => None,
             _ if is("SASL") && arguments.split(is_separator).any(is_bound) => {
                 unbound(arguments, is_separator)
             }

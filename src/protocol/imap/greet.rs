@@ -7,31 +7,48 @@
 use std::mem;
 
 use super::TAG;
-use super::response::{Kind, Offer, Response, may_announce};
-use crate::protocol::Negotiated;
-use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen, trimmed};
+use super::response::{Capabilities, Kind, Response, greeting_onward, may_announce, mended};
+use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen};
+use crate::protocol::upgrade::{Beginning, Words, upgradable};
+use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands that may end the beginning and are not answered yet. Who says more at once is past it.
 const MAX_AWAITED: usize = 64;
 
-/// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
-/// is not, nothing is changed: a client's own STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(negotiated: Negotiated, secured: bool) -> Greeting {
-    let mut reading = Reading::new(secured);
+/// A client's request for TLS of its own (RFC 9051, 6.2.1).
+const UPGRADE: Words = Words {
+    request: "STARTTLS",
+    goes_on: &["CAPABILITY", "ID", "LOGOUT", "NOOP"],
+    is_tagged: true,
+    ready: "OK Begin TLS negotiation now\r\n",
+    not_bare: "BAD STARTTLS takes no parameters\r\n",
+    first: "NO [PRIVACYREQUIRED] STARTTLS is required first\r\n",
+    began_with_tls: "the client began with TLS where it has to ask for it, in IMAP",
+};
+
+/// The server's greeting for the client, and who reads along. Where neither the server is reached through TLS nor the listener
+/// has some to give, nothing is changed: a client's own STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
+    let Meeting { negotiated, secured, offer, .. } = meeting;
+    let mut reading = Reading::new(secured, offer);
     let mut onward = Onward::default();
     if !negotiated.greeting.is_empty() {
         onward.up = [TAG, b" CAPABILITY\r\n"].concat();
         let greeting = negotiated.greeting;
         reading.question = Some(Question { greeting, offer: None, later: Vec::new() });
     }
-    Greeting { onward, greeter: Some(Box::new(reading)) }
+    let inside =
+        Box::new(move |_: &mut Onward| Reading { has_answered: true, ..Reading::new(secured, Offer::Taken) });
+    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, reading, inside)) }
 }
 
 /// Reads along.
 struct Reading {
     secured: bool,
+    /// The client's own TLS.
+    offer: Offer,
     /// The server's.
     lines: Lines,
     /// The client's.
@@ -43,6 +60,8 @@ struct Reading {
     /// Of these, the one whose client answers challenges: what it says meanwhile are no commands.
     exchange: Option<Vec<u8>>,
     has_begun: bool,
+    /// Commands that the server has not ended its answer to, as long as the client may ask for TLS.
+    unanswered: usize,
     /// The server has said something inside TLS.
     has_answered: bool,
     /// What follows is of no interest, or cannot be followed.
@@ -58,7 +77,7 @@ struct Reading {
 struct Question {
     /// As it came before TLS.
     greeting: Vec<u8>,
-    offer: Option<Offer>,
+    offer: Option<Capabilities>,
     /// What else the server said.
     later: Vec<u8>,
 }
@@ -79,7 +98,8 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && !self.has_begun && !self.is_done() && heard.first() == Some(&0x16) {
+        let begins = !self.has_begun && !self.is_done() && self.offer == Offer::No;
+        if self.secured && begins && heard.first() == Some(&0x16) {
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client began with TLS where plaintext IMAP is expected",
@@ -150,10 +170,11 @@ impl Greeter for Reading {
                 mend: "look in the server's log for why; it may not trust our certificate, or miss one",
             });
         }
-        if *said_starttls {
+        if *said_starttls && self.offer == Offer::No {
             return Some(by_client("the client insists on STARTTLS", SWITCH_OFF));
         }
         match (knows_offer, is_bare) {
+            (true, false) if self.offer != Offer::No => None,
             (false, _) => None,
             (true, true) => Some(by_client(
                 "the client was offered no way to log in: the server's only mechanisms are bound to its own TLS (-PLUS)",
@@ -167,10 +188,18 @@ impl Greeter for Reading {
     }
 }
 
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.question.is_none() && self.has_answered && self.unanswered == 0
+    }
+}
+
 impl Reading {
-    fn new(secured: bool) -> Reading {
+    fn new(secured: bool, offer: Offer) -> Reading {
         Reading {
             secured,
+            offer,
+            unanswered: 0,
             lines: Lines::new(may_announce),
             commands: Commands::new(2),
             question: None,
@@ -191,6 +220,7 @@ impl Reading {
         if tag.is_empty() || word.is_empty() {
             return;
         }
+        self.unanswered += 1;
         let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
         self.why.said_starttls |= is("STARTTLS");
         self.is_leaving |= is("LOGOUT");
@@ -215,7 +245,7 @@ impl Reading {
         onward: &mut Onward,
     ) -> Result<(), Objection> {
         let response = Response::of(line);
-        let list = response.list().map(|list| Offer::of(&response.text[list]));
+        let list = response.list().map(|list| Capabilities::of(&response.text[list], self.offer));
         match (response.tag, response.kind) {
             (TAG, Kind::Ok | Kind::No | Kind::Bad) => {
                 let offer = question.offer.or(list).filter(|_| response.kind == Kind::Ok);
@@ -230,7 +260,7 @@ impl Reading {
             }
             (b"*", Kind::Capability) => question.offer = list,
             (b"*", _) if question.later.len() + line.len() <= MAX_LINE => {
-                question.later.extend(mended(line).0);
+                question.later.extend(mended(line, self.offer).0);
             }
             _ => return Err(no_answer()),
         }
@@ -240,13 +270,17 @@ impl Reading {
 
     fn take_line(&mut self, line: &[u8], onward: &mut Onward) {
         let response = Response::of(line);
-        match mended(line) {
-            (line, Some(offer)) if self.secured => {
+        match mended(line, self.offer) {
+            (line, Some(offer)) if self.secured || self.offer != Offer::No => {
                 onward.down.extend(line);
                 self.why.knows_offer = mem::take(&mut self.why.asks);
                 self.why.is_bare = offer.is_bare;
             }
             _ => onward.down.extend_from_slice(line),
+        }
+        let is_end = matches!(response.kind, Kind::Ok | Kind::No | Kind::Bad);
+        if is_end && !matches!(response.tag, b"*" | b"+") {
+            self.unanswered = self.unanswered.saturating_sub(1);
         }
         match (response.tag, response.kind) {
             (b"+", _) => self.commands.go_ahead(),
@@ -273,36 +307,6 @@ impl Reading {
             self.commands.give_up();
         }
     }
-}
-
-/// A line without what TLS in the middle cannot keep, and the list that it has, if any.
-fn mended(line: &[u8]) -> (Vec<u8>, Option<Offer>) {
-    let response = Response::of(line);
-    let Some(list) = response.list() else { return (line.to_vec(), None) };
-    let offer = Offer::of(&response.text[list.clone()]);
-    // The text ends where the line's end begins.
-    let start = trimmed(line).len() - response.text.len();
-    ([&line[..start + list.start], &offer.list, &line[start + list.end..]].concat(), Some(offer))
-}
-
-/// The greeting's own words, with what the server offers inside TLS where it said what it offers. No other code is passed:
-/// nobody vouches for what was said before TLS.
-fn greeting_onward(greeting: &[u8], offer: Option<&Offer>) -> Vec<u8> {
-    let response = Response::of(greeting);
-    let text = response.text;
-    let behind = match text.iter().position(|byte| *byte == b']') {
-        Some(end) if text.starts_with(b"[") => text[end + 1..].trim_ascii_start(),
-        _ => text,
-    };
-    let mut onward = b"* OK ".to_vec();
-    if let (Some(_), Some(offer)) = (response.list(), offer) {
-        onward.extend_from_slice(b"[CAPABILITY ");
-        onward.extend_from_slice(offer.list.trim_ascii_start());
-        onward.extend_from_slice(b"] ");
-    }
-    onward.extend_from_slice(if behind.is_empty() { b"ready" } else { behind });
-    onward.extend_from_slice(b"\r\n");
-    onward
 }
 
 fn no_answer() -> Objection {

@@ -4,11 +4,14 @@
 //! that offer for an attack and leaves; so it is taken out of the list. BackendKeyData is remembered: whoever sends it back
 //! in a CancelRequest has to reach this very server.
 //!
+//! A client that speaks TLS to nuncio could bind as well, says so, and its server takes the list without bound mechanisms
+//! for an attack. That client is told what to do before the server is asked.
+//!
 //! Messages pass as they come, held back only until they can be judged: by their first nine bytes, or whole where they are
 //! the list or the key. With the key, with an error (which ends a session that has not begun), with ReadyForQuery, and
 //! with anything that does not belong here, it is done: the peers know best what to make of that.
 
-use super::super::{KeepKey, Opening, SessionKey};
+use super::super::{KeepKey, Meeting, Offer, SessionKey};
 use super::{PROCESS_ID, SECRET, length, number};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
@@ -24,9 +27,16 @@ const CLEARTEXT_PASSWORD: u32 = 3;
 const MD5_PASSWORD: u32 = 5;
 const SASL: u32 = 10;
 
+/// How a client's answer to the list begins, with the answer's length cut out: it could bind, and was not asked to.
+const COULD_BIND: [&[u8]; 2] = [b"SCRAM-SHA-256\0", b"y,"];
+const COULD_BIND_LENGTH: usize = HEADER + 14 + 4 + 2;
+
 /// The client's first message goes up; whoever cancels has nothing to be read along with.
-pub(in crate::protocol) fn greet(opening: Opening, keep_key: KeepKey) -> Greeting {
-    let login = opening.cancels.is_none().then(|| Box::new(Login::new(keep_key)) as Box<dyn Greeter>);
+pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
+    let Meeting { opening, offer, keep_key, .. } = meeting;
+    let could_bind = offer == Offer::Taken;
+    let login = || Box::new(Login { could_bind, ..Login::new(keep_key) }) as Box<dyn Greeter>;
+    let login = opening.cancels.is_none().then(login);
     Greeting { onward: Onward { up: opening.bytes, down: Vec::new() }, greeter: login }
 }
 
@@ -39,6 +49,10 @@ struct Login {
     keep_key: Option<KeepKey>,
     /// What the client has been asked for, and has not answered.
     asked: Option<Asked>,
+    /// The client speaks TLS to nuncio.
+    could_bind: bool,
+    /// How it answers a list that was mended.
+    answer: Option<Vec<u8>>,
     done: bool,
 }
 
@@ -52,7 +66,15 @@ enum Asked {
 
 impl Login {
     fn new(keep_key: KeepKey) -> Login {
-        Login { kept: Vec::new(), passing: 0, keep_key: Some(keep_key), asked: None, done: false }
+        Login {
+            kept: Vec::new(),
+            passing: 0,
+            keep_key: Some(keep_key),
+            asked: None,
+            could_bind: false,
+            answer: None,
+            done: false,
+        }
     }
 
     /// Looks at the message that begins at this place of `kept`. `false`: there is too little of it yet.
@@ -105,8 +127,30 @@ impl Login {
             kept[shorter..whole].copy_from_slice(&mended);
             *at += shorter;
             self.passing = mended.len();
+            self.answer = self.could_bind.then(Vec::new);
         }
         Ok(true)
+    }
+
+    /// The server would take it for an attack, and say so in words that nobody can act on.
+    fn hear_answer(&mut self, heard: &[u8]) -> Result<(), Objection> {
+        let Some(answer) = &mut self.answer else { return Ok(()) };
+        answer.extend(heard.iter().take(COULD_BIND_LENGTH - answer.len()));
+        if answer.len() < COULD_BIND_LENGTH {
+            return Ok(());
+        }
+        let [mechanism, flag] = COULD_BIND;
+        let could_bind = answer[HEADER..].starts_with(mechanism) && answer.ends_with(flag);
+        self.answer = None;
+        match could_bind {
+            false => Ok(()),
+            true => Err(Objection {
+                to: Party::Client,
+                detail: "the client speaks TLS to nuncio and counts on SCRAM's channel binding, which cannot pass where TLS \
+                         ends in between: its server would take that for an attack",
+                mend: "set channel_binding=disable in the client (PGCHANNELBINDING, channelBinding in JDBC)",
+            }),
+        }
     }
 }
 
@@ -115,6 +159,7 @@ impl Greeter for Login {
         if !heard.is_empty() {
             self.asked = None;
         }
+        self.hear_answer(heard)?;
         onward.up.extend_from_slice(heard);
         Ok(())
     }

@@ -1,14 +1,15 @@
-//! What a client says before anything is dialled: it may ask for encryption, is told no, and then says what it wants.
+//! What a client says before anything is dialled: it may ask for encryption, is told no, and then says what it wants. Where
+//! its listener has TLS to give, an SSLRequest is told yes, and all of this begins again inside.
 //!
 //! Reads the kind of each message and its length, and a CancelRequest's key; the rest is the server's to judge.
 //!
-//! A message right behind an SSLRequest, sent without awaiting the answer, is read all the same. A server that is about to
-//! start TLS must not do that, since somebody else could have put it there (CVE-2021-23214); here the answer is always no,
-//! all that follows is plaintext, and how the bytes were cut into packets must not change what comes of them.
+//! A message right behind an SSLRequest, sent without awaiting the answer, is read all the same where the answer is no: all
+//! that follows is plaintext, and how the bytes were cut into packets must not change what comes of them. Where it is yes,
+//! somebody else could have put it there (CVE-2021-23214): that client is turned away.
 
 use std::mem;
 
-use super::super::{Opening, SessionKey, Talk};
+use super::super::{Offer, Opening, SessionKey, Talk};
 use super::{CANCEL_REQUEST, GSSENC_REQUEST, PROCESS_ID, SECRET, SSL_REQUEST, length, number};
 use crate::failure::{Failure, Reason, Side, Stage};
 
@@ -18,8 +19,8 @@ const LONGEST: usize = 4 + 10_000;
 const SHORTEST: usize = 8;
 
 /// The client's first messages.
-#[derive(Default)]
 pub(in crate::protocol) struct Preface {
+    offer: Offer,
     /// Each may be asked for once, in any order, as at the server: a flood ends here.
     refused: Vec<Encryption>,
 }
@@ -45,6 +46,16 @@ impl Talk for Preface {
         loop {
             let (length, key) = match message(heard)? {
                 None => return Ok(None),
+                Some(Message::Wants(Encryption::Tls)) if self.offer.is_open() => {
+                    if heard.len() > SHORTEST {
+                        return Err(bad(
+                            "the client sent plaintext behind its SSLRequest, where only TLS may follow: it, or somebody on the way, tries to slip it in",
+                        ));
+                    }
+                    heard.clear();
+                    say.push(b'S');
+                    return Ok(Some(Opening { wants_tls: true, ..Opening::default() }));
+                }
                 Some(Message::Wants(encryption)) => {
                     self.refuse(encryption)?;
                     heard.drain(..SHORTEST);
@@ -56,6 +67,13 @@ impl Talk for Preface {
             };
             if heard.len() < length {
                 return Ok(None);
+            }
+            // Many a client sends its request to cancel in plaintext, whatever the session is in.
+            if self.offer == Offer::Required && key.is_none() {
+                let detail = "the client speaks plaintext, and this listener serves nobody without TLS";
+                return Err(Failure::new(Stage::Admit, Reason::AdmissionDenied, Side::Client, detail).mend(
+                    "set sslmode=require in the client, or verify-full where it knows the listener's CA; or tls = \"optional\" here",
+                ));
             }
             let cancels = key.map(SessionKey::new);
             // With what stands behind it: the server will read it, or not, as it would have without us.
@@ -91,6 +109,10 @@ impl Talk for Preface {
 }
 
 impl Preface {
+    pub(in crate::protocol) fn new(offer: Offer) -> Preface {
+        Preface { offer, refused: Vec::new() }
+    }
+
     fn refuse(&mut self, encryption: Encryption) -> Result<(), Failure> {
         if self.refused.contains(&encryption) {
             let request = match encryption {

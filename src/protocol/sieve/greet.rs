@@ -11,18 +11,32 @@ use std::collections::VecDeque;
 use std::mem;
 
 use super::response::{Capability, Status, is_data, mended, status, told};
-use crate::protocol::Negotiated;
 use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen};
+use crate::protocol::upgrade::{Beginning, Words, upgradable};
+use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the server";
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
-/// Who reads along. `secured`: the server is reached through TLS. Towards one that is not, nothing is changed: a client's
-/// own STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(negotiated: &Negotiated, secured: bool) -> Greeting {
-    let mut reading = Reading::new(secured);
+/// A client's request for TLS of its own (RFC 5804, 2.2).
+const UPGRADE: Words = Words {
+    request: "STARTTLS",
+    goes_on: &["CAPABILITY", "LOGOUT", "NOOP"],
+    is_tagged: false,
+    ready: "OK \"Begin TLS negotiation now.\"\r\n",
+    not_bare: "NO \"STARTTLS takes no parameters.\"\r\n",
+    first: "NO (ENCRYPT-NEEDED) \"STARTTLS is required first.\"\r\n",
+    began_with_tls: "the client began with TLS where it has to ask for it, in ManageSieve",
+};
+
+/// Who reads along. Where neither the server is reached through TLS nor the listener has some to give, nothing is changed: a
+/// client's own STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(meeting: &Meeting) -> Greeting {
+    let Meeting { negotiated, secured, offer, .. } = meeting;
+    let (secured, offer) = (*secured, *offer);
+    let mut reading = Reading::new(secured, offer);
     let mut onward = Onward::default();
     let greeting = &negotiated.greeting;
     match repeats(greeting) {
@@ -35,7 +49,12 @@ pub(in crate::protocol) fn greet(negotiated: &Negotiated, secured: bool) -> Gree
             reading.held = Some(Vec::new());
         }
     }
-    Greeting { onward, greeter: Some(Box::new(reading)) }
+    // When its TLS has begun the client is told unasked what the server can do.
+    let inside = Box::new(move |onward: &mut Onward| {
+        onward.up.extend_from_slice(CAPABILITY);
+        Reading::new(secured, Offer::Taken)
+    });
+    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, reading, inside)) }
 }
 
 const CAPABILITY: &[u8] = b"CAPABILITY\r\n";
@@ -71,6 +90,8 @@ fn repeats(greeting: &[u8]) -> Option<bool> {
 /// Reads along.
 struct Reading {
     secured: bool,
+    /// The client's own TLS.
+    offer: Offer,
     /// The server's.
     lines: Lines,
     /// The client's.
@@ -120,7 +141,8 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && !self.has_begun && !self.is_done() && heard.first() == Some(&0x16) {
+        let begins = !self.has_begun && !self.is_done() && self.offer == Offer::No;
+        if self.secured && begins && heard.first() == Some(&0x16) {
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client began with TLS where plaintext ManageSieve is expected",
@@ -197,6 +219,7 @@ impl Greeter for Reading {
             });
         }
         match (said_starttls, knows_offer) {
+            _ if self.offer != Offer::No => None,
             (true, _) => Some(by_client("the client insists on STARTTLS")),
             (false, true) => Some(by_client(
                 "the client left when it saw what the server offers: it may insist on STARTTLS",
@@ -206,10 +229,17 @@ impl Greeter for Reading {
     }
 }
 
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.held.is_none() && self.awaited.is_empty()
+    }
+}
+
 impl Reading {
-    fn new(secured: bool) -> Reading {
+    fn new(secured: bool, offer: Offer) -> Reading {
         Reading {
             secured,
+            offer,
             lines: Lines::new(|_| true),
             commands: Commands::new(1),
             held: None,
@@ -272,7 +302,8 @@ impl Reading {
         let answer = self.awaited.front().copied();
         let Some(status) = status(line) else {
             let may_offer = matches!(answer, None | Some(Answer::Greeting | Answer::Capabilities));
-            match mended(line).filter(|_| may_offer && self.secured) {
+            let is_mended = may_offer && (self.secured || self.offer != Offer::No);
+            match mended(line, self.offer).filter(|_| is_mended) {
                 _ if answer == Some(Answer::Ours) => {}
                 Some(mended) => onward.down.extend(mended),
                 None => onward.down.extend_from_slice(line),
@@ -282,6 +313,10 @@ impl Reading {
         self.awaited.pop_front();
         if answer == Some(Answer::Ours) && status != Status::Bye {
             return;
+        }
+        let lists = matches!(answer, Some(Answer::Greeting | Answer::Capabilities));
+        if self.offer.is_open() && lists && status == Status::Ok {
+            onward.down.extend_from_slice(b"\"STARTTLS\"\r\n");
         }
         onward.down.extend_from_slice(line);
         let is_first = !mem::replace(&mut self.is_greeted, true);

@@ -1,5 +1,6 @@
 //! A server's line taken apart: a capability or other data (strings), or what ends a response (OK, NO, BYE).
 
+use crate::protocol::Offer;
 use crate::protocol::literal::trimmed;
 use crate::protocol::mechanisms::{is_bound, unbound};
 use crate::protocol::reply::quoted;
@@ -77,12 +78,16 @@ impl Capability<'_> {
 }
 
 /// A capability's line without what TLS in the middle cannot keep; `None`: it is not changed.
-pub(super) fn mended(line: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn mended(line: &[u8], own: Offer) -> Option<Vec<u8>> {
     let capability = Capability::of(line)?;
     if capability.is("STARTTLS") {
         return Some(Vec::new());
     }
     let (front, value, end) = capability.value.as_ref().filter(|_| capability.is("SASL"))?;
+    // Who has to ask for TLS first is not to send its password before.
+    if own == Offer::Required {
+        return Some([front, &b"\"\""[..], end].concat());
+    }
     if !value.split(|byte| *byte == b' ').any(is_bound) {
         return None;
     }

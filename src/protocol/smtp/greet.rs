@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::mem;
 
 use super::{Kin, is_separator, keyword};
-use crate::protocol::Negotiated;
 use crate::protocol::command::{self, Command};
 use crate::protocol::mechanisms::{is_bound, unbound};
 use crate::protocol::reply::{Reader, Seen, end, lines, told};
+use crate::protocol::upgrade::{Beginning, upgradable};
+use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 /// What a client may say before anything that counts beside EHLO or LHLO, each answered by one reply.
@@ -20,24 +21,26 @@ const SWITCH_OFF: &str = "switch TLS off in the client: nuncio speaks TLS to the
 /// Commands whose answers are awaited. Who says more at once is past the beginning.
 const MAX_AWAITED: usize = 64;
 
-/// The server's greeting for the client, and who reads along. `secured`: the server is reached through TLS. Towards one that
-/// is not, nothing is changed: a client's own STARTTLS is then all the protection there is.
-pub(in crate::protocol) fn greet(kin: &'static Kin, negotiated: Negotiated, secured: bool) -> Greeting {
-    let mut reading = Reading::new(kin, secured);
+/// The server's greeting for the client, and who reads along. Where neither the server is reached through TLS nor the listener
+/// has some to give, nothing is changed: a client's own STARTTLS is then all the protection there is.
+pub(in crate::protocol) fn greet(kin: &'static Kin, meeting: Meeting) -> Greeting {
+    let Meeting { negotiated, secured, offer, .. } = meeting;
+    let mut reading = Reading::new(kin, secured, offer);
     if negotiated.greeting.is_empty() {
         // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
     }
-    Greeting {
-        onward: Onward { up: Vec::new(), down: negotiated.greeting },
-        greeter: Some(Box::new(reading)),
-    }
+    let inside = Box::new(move |_: &mut Onward| Reading::new(kin, secured, Offer::Taken));
+    let greeter = upgradable(&kin.upgrade, offer, reading, inside);
+    Greeting { onward: Onward { up: Vec::new(), down: negotiated.greeting }, greeter: Some(greeter) }
 }
 
 /// Reads along.
 struct Reading {
     kin: &'static Kin,
     secured: bool,
+    /// The client's own TLS.
+    offer: Offer,
     /// What is still to be answered, in order.
     awaited: VecDeque<Reply>,
     /// The reply that has begun.
@@ -79,7 +82,8 @@ struct WhyEnded {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && self.commands.is_at_start() && !self.is_done() && heard.first() == Some(&0x16) {
+        let begins = self.commands.is_at_start() && !self.is_done() && self.offer == Offer::No;
+        if self.secured && begins && heard.first() == Some(&0x16) {
             return Err(Objection { to: Party::Client, detail: self.kin.began_with_tls, mend: SWITCH_OFF });
         }
         onward.up.extend_from_slice(heard);
@@ -161,30 +165,38 @@ impl Greeter for Reading {
                 mend: "look in the server's log for why; it may not trust our certificate, or miss one",
             });
         }
-        if *said_starttls {
+        if *said_starttls && self.offer == Offer::No {
             return Some(by_client("the client insists on STARTTLS", SWITCH_OFF));
         }
         if self.is_past || !knows_offer {
             return None;
         }
-        Some(match without_mechanisms {
-            true => by_client(
+        match without_mechanisms {
+            true => Some(by_client(
                 "the client was offered no AUTH: the server's only mechanisms are bound to its own TLS (-PLUS)",
                 "let the server offer a mechanism without -PLUS, such as SCRAM-SHA-256",
-            ),
-            false => by_client(
+            )),
+            false if self.offer == Offer::No => Some(by_client(
                 "the client left when it saw what the server offers: it may insist on STARTTLS",
                 SWITCH_OFF,
-            ),
-        })
+            )),
+            false => None,
+        }
+    }
+}
+
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.current.is_none() && self.awaited.is_empty()
     }
 }
 
 impl Reading {
-    fn new(kin: &'static Kin, secured: bool) -> Reading {
+    fn new(kin: &'static Kin, secured: bool, offer: Offer) -> Reading {
         Reading {
             kin,
             secured,
+            offer,
             awaited: VecDeque::new(),
             current: None,
             reader: Reader::default(),
@@ -221,11 +233,11 @@ impl Reading {
     fn answer_hello(&mut self, code: u16, onward: &mut Onward) {
         let reply = mem::take(&mut self.held);
         self.why.refused = (code == 421 && self.secured).then(|| told(code, &reply));
-        if code != 250 || !self.secured {
+        if code != 250 || !self.secured && self.offer == Offer::No {
             onward.down.extend_from_slice(&reply);
             return;
         }
-        let offer = offer_onward(&reply);
+        let offer = offer_onward(&reply, self.offer);
         onward.down.extend_from_slice(&offer);
         let has_auth =
             |reply: &[u8]| lines(reply).skip(1).any(|line| keyword(line).0.eq_ignore_ascii_case(b"AUTH"));
@@ -234,20 +246,33 @@ impl Reading {
     }
 }
 
-/// The answer to EHLO without what TLS in the middle cannot keep. Its first line is the server's name and stays.
-fn offer_onward(reply: &[u8]) -> Vec<u8> {
+/// The answer to EHLO without what TLS in the middle cannot keep, and with what the listener has to give. Its first line is the
+/// server's name and stays.
+fn offer_onward(reply: &[u8], own: Offer) -> Vec<u8> {
     let mut offer = Vec::with_capacity(reply.len());
     let (mut last, mut was_dropped) = (0, false);
     for (number, line) in lines(reply).enumerate() {
         let start = offer.len();
         match number {
             0 => offer.extend_from_slice(line),
+            // Who has to ask for TLS first is not to send its password before.
+            _ if own == Offer::Required && keyword(line).0.eq_ignore_ascii_case(b"AUTH") => {}
             _ => put_onward(line, &mut offer),
         }
         was_dropped = offer.len() == start;
         if !was_dropped {
             last = start;
         }
+    }
+    if own.is_open() {
+        // What was the last line is so no more.
+        match offer.get_mut(last + 3) {
+            Some(mark @ b' ') => *mark = b'-',
+            Some(b'-') => {}
+            _ => offer.insert(offer.len().min(last + 3), b'-'),
+        }
+        offer.extend_from_slice(b"250 STARTTLS\r\n");
+        return offer;
     }
     // The line that is now the last has to say so.
     if was_dropped && let Some(mark) = offer.get_mut(last + 3) {

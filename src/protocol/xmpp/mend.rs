@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::stream::TLS;
 use super::xml::Element;
+use crate::protocol::mechanisms;
 use crate::relay::{Objection, Party};
 
 /// Where mechanisms are listed: namespace and name of the list.
@@ -68,5 +69,5 @@ fn find(element: &Element, cuts: &mut Vec<Range<usize>>) {
 /// By its name.
 fn is_bound(mechanism: &str) -> bool {
     let token = mechanism.strip_prefix("HT-").and_then(|token| token.rsplit_once('-'));
-    mechanism.ends_with("-PLUS") || token.is_some_and(|(_, binding)| binding != "NONE")
+    mechanisms::is_bound(mechanism.as_bytes()) || token.is_some_and(|(_, binding)| binding != "NONE")
 }

@@ -17,6 +17,9 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if !self.deliver(cx, now) {
             return false;
         }
+        if self.start_tls(now) {
+            return true;
+        }
         match self.down.state {
             State::Open => self.fill_down(cx, now) && self.deliver(cx, now),
             // It hung up on a client that awaits an answer: that client is told why, by whoever knows.
@@ -26,7 +29,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             }
             State::Closing => {
                 self.down.buffer = None;
-                if self.up.state == State::Done {
+                if self.up.state == State::Done && !self.client.has_farewell() {
                     self.down.state = State::Done; // nothing is left to do: it closes with its socket
                     return true;
                 }

@@ -3,6 +3,7 @@
 //! Owns the choice between an orderly end and a reset where we end a connection ourselves ([`Pump::cut`]).
 
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,6 +49,12 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         {
             engine.close();
             say(self.upstream, cx, &engine.take_pending());
+        }
+        if client && self.down.state != State::Done && self.client.has_farewell() {
+            // Without waiting: who does not take it sees a cut.
+            match Pin::new(&mut *self.client).poll_shutdown(cx) {
+                Poll::Ready(Ok(()) | Err(_)) | Poll::Pending => {}
+            }
         }
         let stopped = how == How::Stopped;
         let ended = match how {

@@ -57,6 +57,10 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         if self.fill_from_greeting(cx, now) {
             return true;
         }
+        if self.is_held() {
+            self.up.out = self.take_pending();
+            return self.up.out.is_some();
+        }
         let (mut plain, sealed, room) = self.buffers();
         if room == 0 {
             // The last flight alone is longer than a small buffer.

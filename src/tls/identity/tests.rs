@@ -22,6 +22,7 @@ fn settings(ca: &str, certificate: &str, key: &str) -> IdentitySettings {
         certificate: file(certificate),
         key: file(key),
         strict_permissions: false,
+        shown_to: ShownTo::Servers,
     }
 }
 

@@ -41,7 +41,7 @@ fn told(record: &Value) -> String {
 }
 
 /// Without what differs from run to run: ids too.
-fn unnumbered(pki: &Pki, text: &str) -> String {
+pub(super) fn unnumbered(pki: &Pki, text: &str) -> String {
     let text = redacted(&text.replace(&pki.directory().display().to_string(), "/etc/nuncio"));
     let mut parts = text.split("connection ");
     let mut shown = parts.next().unwrap_or_default().to_owned();

@@ -50,7 +50,8 @@ fn table_nntp() {
         says: "GROUP local.test",
         given: "240 Article received",
     };
-    table.line(&pki, &meeting, || "never asked for".to_owned());
+    let none = table.not_demanded(&pki, &meeting);
+    table.line(&pki, &meeting, || none);
     let inn = Inn::without_tls();
     let mut nginx = Server::nginx(&pki, inn.address());
     let meeting =

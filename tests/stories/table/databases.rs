@@ -105,11 +105,13 @@ fn table_sqlserver() {
         says: "select 1",
         given: "1",
     };
-    table.line(&pki, &meeting, || "never asked for".to_owned());
+    let none = table.not_demanded(&pki, &meeting);
+    table.line(&pki, &meeting, || none);
     let strict = Server::sql_server_strict(&pki);
     let direct = "tls = \"direct\"\n";
     let meeting = Meeting { server: "a mock, TDS 8", at: strict.address(), keys: direct, ..meeting };
-    table.line(&pki, &meeting, || "never asked for".to_owned());
+    let none = table.not_demanded(&pki, &meeting);
+    table.line(&pki, &meeting, || none);
     let plaintext = Server::sql_server_without_tls();
     let mut nginx = Server::nginx(&pki, plaintext.address());
     let meeting = Meeting { server: "nginx before the mock", at: nginx.address(), ..meeting };

@@ -149,6 +149,21 @@ impl Table {
         "demanded, not named: without it `client_certificate_refused`".to_owned()
     }
 
+    /// For a server that asks for none: whoever has none is served as well.
+    #[track_caller]
+    fn not_demanded(&self, pki: &Pki, meeting: &Meeting<'_>) -> String {
+        let nuncio = Ambassador::start(&config::anonymous(
+            pki,
+            &Table::upstream(self.protocol, meeting.at, meeting.keys),
+        ));
+        let ran = (meeting.ask)(nuncio.listener("in"));
+        assert!(
+            ran.status.success() && ran.stdout.contains(meeting.given),
+            "a certificate is missed: {ran:#?}"
+        );
+        "not asked for: served without one, too".to_owned()
+    }
+
     fn write(self) {
         // Beside the directory that cargo has for tests' files.
         let at = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("table");

@@ -4,6 +4,7 @@ use super::*;
 use crate::protocol::nntp::NNTP;
 use crate::protocol::pop3::POP3;
 use crate::protocol::reply::MAX_REPLY;
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
 /// A conversation: who says what, in turn.
@@ -16,8 +17,22 @@ struct After {
     greeter: Box<dyn Greeter>,
 }
 
+/// The beginning of a conversation, its server reached through TLS or not.
+fn greeted(kin: &'static Kin, greeting: &str, secured: bool) -> Greeting {
+    greet(
+        kin,
+        Meeting {
+            opening: Opening::default(),
+            negotiated: Negotiated { greeting: greeting.into() },
+            secured,
+            offer: Offer::No,
+            keep_key: Box::new(|_| {}),
+        },
+    )
+}
+
 fn begin(kin: &'static Kin, greeting: &str) -> (Onward, Box<dyn Greeter>) {
-    let Greeting { onward, greeter } = greet(kin, Negotiated { greeting: greeting.into() }, true);
+    let Greeting { onward, greeter } = greeted(kin, greeting, true);
     (onward, greeter.expect("somebody reads along"))
 }
 
@@ -450,7 +465,7 @@ fn what_cannot_be_followed_passes_as_it_is() {
 
 #[test]
 fn neither_endless_words_nor_endless_commands_are_kept() {
-    let mut reading = Reading::new(&POP3, true);
+    let mut reading = Reading::new(&POP3, true, Offer::No);
     for (words, times) in [("CAPA ", 1), ("x", 100_000), ("\r\n", 1), (" ", 100_000), ("NOOP\r\n", 10_000)] {
         for _ in 0..times {
             reading.client_said(words.as_bytes(), &mut Onward::default()).unwrap();
@@ -533,7 +548,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
 /// Towards a server without TLS the client may ask for it itself: to take that away would be to strip its protection.
 #[test]
 fn towards_a_server_without_tls_nothing_is_changed() {
-    let Greeting { mut onward, greeter } = greet(&POP3, Negotiated::default(), false);
+    let Greeting { mut onward, greeter } = greeted(&POP3, "", false);
     let mut greeter = greeter.unwrap();
     let offer = "+OK\r\nSASL X-PLUS\r\nSTLS\r\n.\r\n";
     greeter.upstream_said(b"+OK <1@x>\r\n", &mut onward).unwrap();
@@ -550,6 +565,6 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     assert!(greeter.is_done());
     assert_eq!(onward.down, ["+OK <1@x>\r\n", offer, "+OK go\r\n\x16"].concat().as_bytes());
     // From the first byte: the server will know what to make of it.
-    let mut greeter = greet(&POP3, Negotiated::default(), false).greeter.unwrap();
+    let mut greeter = greeted(&POP3, "", false).greeter.unwrap();
     assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
 }

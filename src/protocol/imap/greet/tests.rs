@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::testkit::{After, Turns, say, say_in_all_ways};
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
 const GREETING: &str = "* OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] Dovecot ready.\r\n";
@@ -12,12 +13,19 @@ const ANSWER: &str =
 const GREETED: &str = "* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] Dovecot ready.\r\n";
 const ASKED: &str = "nuncio CAPABILITY\r\n";
 
-fn hear(greeting: &str, turns: Turns<'_>) -> After {
-    say_in_all_ways(|| greet(Negotiated { greeting: greeting.into() }, true), turns)
+/// The beginning of a conversation, its server reached through TLS or not.
+fn greeted(greeting: &str, secured: bool) -> Greeting {
+    greet(Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated { greeting: greeting.into() },
+        secured,
+        offer: Offer::No,
+        keep_key: Box::new(|_| {}),
+    })
 }
 
-fn greet_unsecured() -> Greeting {
-    greet(Negotiated::default(), false)
+fn hear(greeting: &str, turns: Turns<'_>) -> After {
+    say_in_all_ways(|| greeted(greeting, true), turns)
 }
 
 /// What follows the greeting.
@@ -303,7 +311,7 @@ fn a_refusal_is_possible_until_the_server_or_the_client_has_said_goodbye() {
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
     for greeting in ["", GREETING] {
-        let mut greeter = greet(Negotiated { greeting: greeting.into() }, true).greeter.unwrap();
+        let mut greeter = greeted(greeting, true).greeter.unwrap();
         let mut onward = Onward::default();
         let objection = greeter.client_said(b"\x16\x03\x01\x02\0", &mut onward).unwrap_err();
         assert_eq!((objection.to, onward), (Client, Onward::default()));
@@ -372,7 +380,7 @@ fn what_is_too_long_passes_as_it_is() {
         let after = hear_greeted(&[(Upstream, huge)]);
         assert!(after.greeter.is_done() && after.down == *huge, "{huge:.30}");
     }
-    let mut reading = Reading::new(true);
+    let mut reading = Reading::new(true, Offer::No);
     for (words, times) in
         [("a LOGIN ", 1), ("x", 100_000), ("\r\n", 1), (" ", 100_000), ("\n", 1), ("a NOOP\r\n", 9_000)]
     {
@@ -436,7 +444,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
             })
             .collect();
         let greeting = *rng.choice(["", GREETING].as_slice()).unwrap();
-        let greet = || greet(Negotiated { greeting: greeting.into() }, true);
+        let greet = || greeted(greeting, true);
         let whole = say(greet(), &turns, usize::MAX, &mut rng);
         let longest = rng.usize(1..8);
         let split = say(greet(), &turns, longest, &mut rng);
@@ -446,7 +454,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
             (whole.objection, whole.greeter.is_done()),
             "seed {seed}"
         );
-        let plain = say(greet_unsecured(), &turns, longest, &mut rng);
+        let plain = say(greeted("", false), &turns, longest, &mut rng);
         let all: String =
             turns.iter().filter(|(party, _)| *party == Upstream).map(|(_, words)| *words).collect();
         assert!(
@@ -464,7 +472,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
 /// Towards a server without TLS the client may ask for it itself: to take that away would be to strip its protection.
 #[test]
 fn towards_a_server_without_tls_nothing_is_changed() {
-    let Greeting { mut onward, greeter } = greet(Negotiated::default(), false);
+    let Greeting { mut onward, greeter } = greeted("", false);
     let mut greeter = greeter.unwrap();
     let greeting = "* OK [CAPABILITY STARTTLS LOGINDISABLED AUTH=X-PLUS] hi\r\n";
     assert!(greeter.may_refuse());
@@ -475,7 +483,7 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     assert_eq!((greeter.is_done(), greeter.why_ended()), (true, None));
     assert_eq!(onward.down, [greeting, "a OK go\r\n"].concat().as_bytes());
     // From the first byte: the server will know what to make of it.
-    let mut greeter = greet(Negotiated::default(), false).greeter.unwrap();
+    let mut greeter = greeted("", false).greeter.unwrap();
     assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
     assert_eq!(onward.up, b"a STARTTLS\r\n\x16\x03\x01");
 }

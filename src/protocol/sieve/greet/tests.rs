@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::testkit::{After, Turns, say, say_in_all_ways};
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
 /// Before TLS: a server that is known to repeat itself, and any other.
@@ -13,9 +14,19 @@ const OFFER: &str =
 const MENDED: &str = "\"SASL\" \"PLAIN\"\r\n\"SIEVE\" \"fileinto\"\r\nOK \"hi\"\r\n";
 const NOOP: &str = "NOOP \"nuncio\"\r\n";
 
+/// The beginning of a conversation, its server reached through TLS or not.
+fn greeted(greeting: &str, secured: bool) -> Greeting {
+    greet(&Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated { greeting: greeting.into() },
+        secured,
+        offer: Offer::No,
+        keep_key: Box::new(|_| {}),
+    })
+}
+
 fn hear(greeting: &str, turns: Turns<'_>) -> After {
-    let negotiated = Negotiated { greeting: greeting.into() };
-    say_in_all_ways(|| greet(&negotiated, true), turns)
+    say_in_all_ways(|| greeted(greeting, true), turns)
 }
 
 /// What follows the greeting.
@@ -213,12 +224,7 @@ fn a_refusal_is_possible_until_the_server_or_the_client_has_said_goodbye() {
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
     for greeting in ["", KNOWN, ANY] {
-        let after = say(
-            greet(&Negotiated { greeting: greeting.into() }, true),
-            &[(Client, "\x16\x03\x01")],
-            9,
-            &mut fastrand::Rng::new(),
-        );
+        let after = say(greeted(greeting, true), &[(Client, "\x16\x03\x01")], 9, &mut fastrand::Rng::new());
         assert_eq!(
             after.objection,
             Some("the client began with TLS where plaintext ManageSieve is expected")
@@ -268,7 +274,7 @@ fn what_is_too_long_passes_as_it_is() {
             assert!(after.greeter.is_done() && after.down == *huge, "{huge:.30}");
         }
     }
-    let mut reading = Reading::new(true);
+    let mut reading = Reading::new(true, Offer::No);
     for (words, times) in [("AUTH ", 1), ("x", 100_000), ("\r\n", 1), ("NOOP\r\n", 9_000)] {
         for _ in 0..times {
             reading.client_said(words.as_bytes(), &mut Onward::default()).unwrap();
@@ -323,13 +329,13 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
                 false => (Upstream, *rng.choice(server.as_slice()).unwrap()),
             })
             .collect();
-        let negotiated = Negotiated { greeting: (*rng.choice(["", KNOWN, ANY].as_slice()).unwrap()).into() };
-        let whole = say(greet(&negotiated, true), &turns, usize::MAX, &mut rng);
+        let greeting = *rng.choice(["", KNOWN, ANY].as_slice()).unwrap();
+        let whole = say(greeted(greeting, true), &turns, usize::MAX, &mut rng);
         let longest = rng.usize(1..8);
-        let split = say(greet(&negotiated, true), &turns, longest, &mut rng);
+        let split = say(greeted(greeting, true), &turns, longest, &mut rng);
         assert_eq!((&split.up, &split.down), (&whole.up, &whole.down), "seed {seed}: {turns:?}");
         assert_eq!(split.greeter.is_done(), whole.greeter.is_done(), "seed {seed}");
-        let plain = say(greet(&Negotiated::default(), false), &turns, longest, &mut rng);
+        let plain = say(greeted("", false), &turns, longest, &mut rng);
         let all: String =
             turns.iter().filter(|(party, _)| *party == Upstream).map(|(_, words)| *words).collect();
         assert!(
@@ -350,7 +356,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
 /// Towards a server without TLS the client may ask for it itself: to take that away would be to strip its protection.
 #[test]
 fn towards_a_server_without_tls_nothing_is_changed() {
-    let Greeting { mut onward, greeter } = greet(&Negotiated::default(), false);
+    let Greeting { mut onward, greeter } = greeted("", false);
     let mut greeter = greeter.unwrap();
     greeter.upstream_said(OFFER.as_bytes(), &mut onward).unwrap();
     greeter.client_said(b"STARTTLS\r\n", &mut onward).unwrap();
@@ -358,6 +364,6 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     greeter.upstream_said(b"OK\r\n", &mut onward).unwrap();
     assert_eq!((greeter.is_done(), greeter.why_ended()), (true, None));
     assert_eq!(onward.down, [OFFER, "OK\r\n"].concat().as_bytes());
-    let mut greeter = greet(&Negotiated::default(), false).greeter.unwrap();
+    let mut greeter = greeted("", false).greeter.unwrap();
     assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
 }

@@ -2,10 +2,25 @@
 
 use super::*;
 use crate::protocol::smtp::SMTP;
+use crate::protocol::{Negotiated, Opening};
 use Party::{Client, Upstream};
 
 /// A conversation: who says what, in turn.
 type Turns<'a> = &'a [(Party, &'a str)];
+
+/// The beginning of a conversation, its server reached through TLS or not.
+fn greeted(greeting: &str, secured: bool) -> Greeting {
+    greet(
+        &SMTP,
+        Meeting {
+            opening: Opening::default(),
+            negotiated: Negotiated { greeting: greeting.into() },
+            secured,
+            offer: Offer::No,
+            keep_key: Box::new(|_| {}),
+        },
+    )
+}
 
 /// What has gone on, and who read along.
 struct After {
@@ -16,7 +31,7 @@ struct After {
 
 /// Lets both sides say their parts, in pieces of at most `longest` bytes; from when it is done, bytes go as they are.
 fn say(greeting: &str, turns: Turns<'_>, longest: usize, rng: &mut fastrand::Rng) -> After {
-    let Greeting { mut onward, greeter } = greet(&SMTP, Negotiated { greeting: greeting.into() }, true);
+    let Greeting { mut onward, greeter } = greeted(greeting, true);
     let mut greeter = greeter.expect("somebody reads along");
     for (party, words) in turns {
         let mut rest = words.as_bytes();
@@ -236,7 +251,7 @@ fn a_refusal_is_possible_while_an_answer_is_awaited_and_none_of_it_was_seen() {
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
     for greeting in ["", "220 mx\r\n"] {
-        let mut greeter = greet(&SMTP, Negotiated { greeting: greeting.into() }, true).greeter.unwrap();
+        let mut greeter = greeted(greeting, true).greeter.unwrap();
         let mut onward = Onward::default();
         let objection = greeter.client_said(b"\x16\x03\x01\x02\0", &mut onward).unwrap_err();
         assert_eq!((objection.to, onward), (Client, Onward::default()));
@@ -297,7 +312,7 @@ fn what_cannot_be_followed_passes_as_it_is() {
 
 #[test]
 fn neither_endless_words_nor_endless_commands_are_kept() {
-    let mut reading = Reading::new(&SMTP, true);
+    let mut reading = Reading::new(&SMTP, true, Offer::No);
     for (words, times) in [("EHLO ", 1), ("x", 100_000), ("\r\n", 1), (" ", 100_000), ("NOOP\r\n", 10_000)] {
         for _ in 0..times {
             reading.client_said(words.as_bytes(), &mut Onward::default()).unwrap();
@@ -367,7 +382,7 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
 /// Towards a server without TLS the client may ask for it itself: to take that away would be to strip its protection.
 #[test]
 fn towards_a_server_without_tls_nothing_is_changed() {
-    let Greeting { mut onward, greeter } = greet(&SMTP, Negotiated::default(), false);
+    let Greeting { mut onward, greeter } = greeted("", false);
     let mut greeter = greeter.unwrap();
     let offer = "250-mx\r\n250-AUTH X-PLUS\r\n250 STARTTLS\r\n";
     greeter.upstream_said(b"220 mx\r\n", &mut onward).unwrap();
@@ -381,14 +396,14 @@ fn towards_a_server_without_tls_nothing_is_changed() {
     assert!(greeter.is_done());
     assert_eq!(onward.down, ["220 mx\r\n", offer, "220 go\r\n"].concat().as_bytes());
     // From the first byte: the server will know what to make of it.
-    let mut greeter = greet(&SMTP, Negotiated::default(), false).greeter.unwrap();
+    let mut greeter = greeted("", false).greeter.unwrap();
     assert_eq!(greeter.client_said(b"\x16\x03\x01", &mut onward), Ok(()));
 }
 
 /// Without TLS no certificate of ours can be the reason of a 421 to EHLO: the server has said all there is to say.
 #[test]
 fn a_refusal_by_a_server_without_tls_stands_for_itself() {
-    let Greeting { mut onward, greeter } = greet(&SMTP, Negotiated::default(), false);
+    let Greeting { mut onward, greeter } = greeted("", false);
     let mut greeter = greeter.unwrap();
     greeter.upstream_said(b"220 mx\r\n", &mut onward).unwrap();
     greeter.client_said(b"EHLO me\r\nNOOP\r\n", &mut onward).unwrap();
