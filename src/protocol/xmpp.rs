@@ -34,7 +34,7 @@ const FACTS: Facts = Facts {
     refuses_with: "a stream error (remote-connection-failed, resource-constraint, system-shutdown) with the reason in words",
     limits: "clients only, no streams between servers and no components; starttls and mechanisms bound to the server's TLS \
              (SCRAM-…-PLUS) are taken out of what the server offers, which a client that checks the list (XEP-0474) takes \
-             for an attack; a check asks for the domain that server_name names",
+             for an attack; a server's see-other-host leads past nuncio; a check asks for the domain that server_name names",
 };
 
 pub(super) struct Xmpp;
@@ -44,8 +44,8 @@ impl Dialect for Xmpp {
         &FACTS
     }
 
-    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        Some(Box::new(Preface::default()))
+    fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(Preface::new(offer)))
     }
 
     fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {

@@ -45,16 +45,23 @@ pub enum Format {
 pub struct Record {
     /// The step that it is in.
     pub stage: Stage,
-    /// What the kernel says of the upstream's leg, at its end. Boxed: until then it is nothing.
-    pub tcp: Option<Box<TcpFacts>>,
-    /// What the client's own TLS came to, at its end. Boxed as well.
-    pub client_tls: Option<Box<tls::Summary>>,
+    /// What there is to see of both legs at its end. Boxed: until then it is nothing.
+    pub legs: Option<Box<Legs>>,
     journal: Arc<Journal>,
     entry: Arc<Entry>,
     /// Only while there is something that the entry has not got.
     draft: Option<Box<Draft>>,
     open: Option<Open>,
     written: bool,
+}
+
+/// What there is to see of both legs, at the end.
+#[derive(Debug, Default)]
+pub struct Legs {
+    /// What the kernel says of the upstream's.
+    pub tcp: Option<TcpFacts>,
+    /// What the client's own TLS came to.
+    pub client_tls: Option<tls::Summary>,
 }
 
 /// What is filled in on the way. [`Record::relaying`] moves it to where it takes less room.
@@ -109,8 +116,7 @@ impl Record {
         let draft = Draft { user, ..Draft::default() };
         Record {
             stage: Stage::Admit,
-            tcp: None,
-            client_tls: None,
+            legs: None,
             journal: journal.clone(),
             entry,
             draft: Some(Box::new(draft)),
@@ -198,8 +204,9 @@ impl Record {
         self.open = None;
         let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
-        view.client_tls = self.client_tls.take().map(|summary| self.journal.smaller(*summary));
-        view.ended(ending, stage, self.tcp.as_deref());
+        let Legs { tcp, client_tls } = self.legs.take().map(|legs| *legs).unwrap_or_default();
+        view.client_tls = client_tls.map(|summary| self.journal.smaller(summary));
+        view.ended(ending, stage, tcp.as_ref());
         self.journal.leave(&entry, view, quiet);
     }
 }
