@@ -18,7 +18,8 @@ const FACTS: Facts = Facts {
     ports: Ports { plain: Some(119), direct: Some(563) },
     refuses_with: "400 with the reason in words (502 where the client may not come at all)",
     limits: "mechanisms bound to the server's TLS (SCRAM-…-PLUS) and STARTTLS are taken out of what the server offers; \
-             where a listener has TLS, STARTTLS before the login ends there",
+             where a listener has TLS, STARTTLS before the login ends there; feeds into INN's innd, which knows no TLS: \
+             whom it leaves to nnrpd is a reader",
 };
 
 pub(super) const NNTP: Kin = Kin {

@@ -38,7 +38,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn all() -> [Conversation; 8] {
+    fn all() -> [Conversation; 10] {
         [
             Conversation::postgres(),
             Conversation::smtp(),
@@ -48,6 +48,8 @@ impl Conversation {
             Conversation::xmpp(),
             Conversation::imap(),
             Conversation::sieve(),
+            Conversation::redis(),
+            Conversation::sqlserver(),
         ]
     }
 
@@ -166,11 +168,40 @@ impl Conversation {
             Conversation { protocol: Protocol::Ldap, opening: b"", greeting: b"", turns: Vec::new() };
         it.client(b"\x30\x10\x02\x01\x01\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
         it.server(b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x0e\x04\0\x04\0", true);
-        it.client(b"\x30\x10\x02\x01\x02\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
+        // Between the two it awaits nothing.
+        it.client(b"\x30", false);
+        it.client(b"\x10\x02\x01\x02\x60\x0b\x02\x01\x03\x04\0\xa3\x04\x04\x02me", true);
         it.server(b"\x30\x84\0\0\0\x0c\x02\x01\x02\x61\x07\x0a\x01\0\x04\0\x04\0", true);
         it.client(b"\x30\x05\x02\x01\x03\x63\x00", false);
         it.server(b"\x30\x0c\x02\x01\x03\x65\x07\x0a\x01\0\x04\0\x04\0", false);
         it.client(b"\x30\x05\x02\x01\x04\x42\x00", false);
+        it
+    }
+
+    /// As MQTT and AMQP are too: nothing is changed, and the client is refused until the server's first byte.
+    fn redis() -> Conversation {
+        let mut it =
+            Conversation { protocol: Protocol::Redis, opening: b"", greeting: b"", turns: Vec::new() };
+        it.client(b"*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\n", true);
+        it.client(b"PING\r\n", true);
+        it.server(b"+OK\r\n", true);
+        it.server(b"+PONG\r\n", false);
+        it.client(b"QUIT\r\n", false);
+        it.server(b"+OK\r\n", false);
+        it
+    }
+
+    /// Through TLS from the first byte: PRELOGIN inside it, a login, and a query.
+    fn sqlserver() -> Conversation {
+        let opening = b"\x12\x01\0\x1a\0\0\x01\0\0\0\x0b\0\x06\x01\0\x11\0\x01\xff\x09\0\0\0\0\0\x02";
+        let answer = b"\x04\x01\0\x1a\0\0\x01\0\0\0\x0b\0\x06\x01\0\x11\0\x01\xff\x10\0\0\0\0\0";
+        let mut it =
+            Conversation { protocol: Protocol::Sqlserver, opening, greeting: b"", turns: Vec::new() };
+        it.turn(Party::Upstream, &[&answer[..], b"\x01"].concat(), &[&answer[..], b"\x02"].concat(), true);
+        it.client(b"\x10\x01\0\x14\0\0\x01\0\x0c\0\0\0\x04\0\0\x74 so on", true);
+        it.server(b"\x04\x01\0\x0c\0\0\x01\0\xad...", true);
+        it.client(b"\x01\x01\0\x0c\0\0\x01\0go\r\n", false);
+        it.server(b"\x04\x01\0\x0c\0\0\x01\0\xfd...", false);
         it
     }
 

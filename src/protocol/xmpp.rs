@@ -35,7 +35,8 @@ const FACTS: Facts = Facts {
     refuses_with: "a stream error (remote-connection-failed, resource-constraint, system-shutdown) with the reason in words",
     limits: "clients only, no streams between servers and no components; starttls (but where the listener has TLS) and \
              mechanisms bound to the server's TLS (SCRAM-…-PLUS) are taken out of what the server offers, which a client \
-             that checks the list (XEP-0474) takes for an attack; a check asks for the domain that server_name names",
+             that checks the list (XEP-0474) takes for an attack; a server's see-other-host leads past nuncio; a check asks \
+             for the domain that server_name names",
 };
 
 pub(super) struct Xmpp;

@@ -102,8 +102,8 @@ impl Talk for Negotiation {
                 return Ok(Some(Negotiated { greeting: mem::take(&mut self.greeting) }));
             }
             return Err(error(format!(
-                "{} bytes in plaintext came behind the server's answer to {asks_with}: somebody on the way may have injected them",
-                heard.len()
+                "bytes in plaintext came behind {}: somebody on the way may have injected them",
+                self.awaits()
             ))
             .mend("update the server (CVE-2011-0411), or find out who stands between here and there"));
         }

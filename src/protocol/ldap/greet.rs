@@ -43,6 +43,8 @@ struct Reading {
     awaited: Vec<(u32, u8)>,
     /// The client has said a byte.
     has_begun: bool,
+    /// The server has.
+    has_spoken: bool,
     /// The client has taken its leave.
     is_leaving: bool,
     /// The server has.
@@ -82,6 +84,7 @@ impl Greeter for Reading {
 
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         onward.down.extend_from_slice(heard);
+        self.has_spoken |= !heard.is_empty();
         let mut rest = heard;
         while !self.done {
             match self.server.next(&mut rest) {
@@ -98,7 +101,10 @@ impl Greeter for Reading {
     }
 
     fn may_refuse(&self) -> bool {
-        !self.is_leaving && self.has_ended.is_none() && !self.server.is_inside()
+        // A server that hangs up on a client which awaits nothing may do so. But before its first word it may be about our
+        // certificate, and the client about to ask.
+        let awaits = !self.has_spoken || !self.awaited.is_empty() || self.client.is_inside();
+        awaits && !self.is_leaving && self.has_ended.is_none() && !self.server.is_inside()
     }
 
     fn unanswered(&self) -> Vec<u8> {

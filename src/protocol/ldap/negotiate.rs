@@ -45,10 +45,9 @@ impl Talk for Negotiation {
             return Err(failure);
         }
         if behind > 0 {
-            return Err(error(format!(
-                "{behind} bytes in plaintext came behind the server's answer to StartTLS: somebody on the way may have \
-                 injected them"
-            ))
+            return Err(error(
+                "bytes in plaintext came behind the server's answer to StartTLS: somebody on the way may have injected them",
+            )
             .mend("find out who stands between here and the server: no LDAP server sends them"));
         }
         heard.clear();

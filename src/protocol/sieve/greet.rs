@@ -192,8 +192,10 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        let matters = |answer: &Answer| matches!(answer, Answer::Other | Answer::End);
-        self.is_over || self.is_past && self.held.is_none() && self.awaited.iter().all(matters)
+        let is_the_clients = |answer: &Answer| matches!(answer, Answer::Other | Answer::End);
+        let is_idle =
+            || self.held.is_none() && self.awaited.iter().all(is_the_clients) && self.lines.kept().is_empty();
+        self.is_over || self.is_past && is_idle()
     }
 
     /// BYE may come in place of any line, and at any time.

@@ -180,10 +180,12 @@ impl Talk for Negotiation {
                 }
                 Awaited::StartTls => {
                     return Err(error(format!(
-                        "{} bytes in plaintext came behind the server's answer to STARTTLS: somebody on the way may have injected them",
-                        heard.len()
+                        "bytes in plaintext came behind {}: somebody on the way may have injected them",
+                        self.awaits()
                     ))
-                    .mend("update the server (CVE-2011-0411), or find out who stands between here and there"));
+                    .mend(
+                        "update the server (CVE-2011-0411), or find out who stands between here and there",
+                    ));
                 }
             }
         }

@@ -110,11 +110,11 @@ impl Talk for Negotiation {
                 Ok(false) => {}
                 Ok(true) if heard.is_empty() => return Ok(Some(Negotiated::default())),
                 Ok(true) => {
-                    return Err(error(format!(
-                        "{} bytes in plaintext came behind the server's answer to starttls: somebody on the way may \
-                         have injected them",
-                        heard.len()
-                    ))
+                    return Err(error(
+                        "bytes in plaintext came behind the server's answer to starttls: somebody on the way may have \
+                         injected them"
+                            .into(),
+                    )
                     .mend("find out who stands between here and the server: no XMPP server sends them"));
                 }
                 Err(failure) => {

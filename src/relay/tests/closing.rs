@@ -146,3 +146,53 @@ async fn a_server_that_only_takes_the_handshake_and_hangs_up_did_not_speak() {
     let ended = relay.ended().await;
     assert_eq!((ended.how, ended.upstream_spoke), (How::Truncated, false));
 }
+
+/// MySQL's servers close as soon as they have read the client's goodbye: our close_notify meets a closed socket, which answers
+/// with a reset. Where that is usual it is the end in order that it is meant to be; and so is a server's own bare FIN.
+#[tokio::test]
+async fn where_servers_slam_the_door_that_is_an_end_in_order() {
+    let settings = Settings { on_truncation: OnTruncation::Usual, ..Settings::default() };
+    for (says_goodbye, resets) in [(true, true), (true, false), (false, false)] {
+        let (relay, mut app, mut server) = tls_over_tcp(settings.clone()).await;
+        server.write_all(b"OK").await.unwrap();
+        server.flush().await.unwrap();
+        expect(&mut app, b"OK").await;
+        if says_goodbye {
+            app.write_all(b"QUIT").await.unwrap();
+            app.shutdown().await.unwrap();
+            expect(&mut server, b"QUIT").await;
+            expect_end(&mut server).await;
+        }
+        let (mut socket, _) = server.into_inner();
+        if resets {
+            socket.set_zero_linger().unwrap();
+            drop(socket);
+        } else {
+            socket.shutdown().await.unwrap();
+        }
+        expect_end(&mut app).await;
+        drop(app);
+        let ended = relay.ended().await;
+        closed_in_order(&ended);
+        assert_eq!(ended.closed_by, Some(if says_goodbye { Party::Client } else { Party::Upstream }));
+    }
+}
+
+/// Usual or not: a record that is cut in its middle was cut by something, and a reset under a client that is there is one.
+#[tokio::test]
+async fn what_was_cut_off_is_told_there_too() {
+    let settings = Settings { on_truncation: OnTruncation::Usual, ..Settings::default() };
+    let (relay, mut app, server) = tls_over_tcp(settings.clone()).await;
+    let (mut socket, _) = server.into_inner();
+    socket.write_all(&[0x17, 3, 3, 0, 100, 1, 2, 3]).await.unwrap();
+    socket.shutdown().await.unwrap();
+    assert_eq!(within(app.read(&mut [0])).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(relay.ended().await.how, How::Truncated);
+
+    let (relay, mut app, server) = tls_over_tcp(settings).await;
+    let (socket, _) = server.into_inner();
+    socket.set_zero_linger().unwrap();
+    drop(socket);
+    assert_eq!(within(app.read(&mut [0])).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(relay.ended().await.how, How::UpstreamReset);
+}

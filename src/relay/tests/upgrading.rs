@@ -102,7 +102,9 @@ async fn tls_begins_behind_all_that_is_plaintext() {
         assert!(plain.starts_with(&before) && plain.ends_with(b"settledgo"), "seed {seed}");
 
         let mut app =
-            within(TlsConnector::from(pki.client_without_certificate()).connect(server_name(), app)).await.unwrap();
+            within(TlsConnector::from(pki.client_without_certificate()).connect(server_name(), app))
+                .await
+                .unwrap();
         let (up, down) = (pattern(seed + 1, 70_000), pattern(seed + 2, 90_000));
         app.write_all(b"hello").await.unwrap();
         app.flush().await.unwrap();

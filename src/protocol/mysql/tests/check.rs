@@ -177,3 +177,31 @@ fn a_server_that_says_what_it_cannot_is_unwell() {
     }
     assert!(Check::new(None, "").hears(&packet(0, b"\x09")).1.is_err());
 }
+
+/// A server whose client left before it said who it is: it is given a login that it refuses, in however many steps, and is
+/// left with nothing to count. Without TLS, and so without a password that is one.
+#[test]
+fn who_is_not_needed_any_more_is_left_in_order() {
+    let refused = |number| err(number, 1045, "#28000Access denied");
+    let native = |server: &Server| (server.clone(), vec![refused(2)]);
+    let oracle = vec![packet(2, &[MORE, 4]), refused(4)];
+    let switched = vec![switch(2, CACHING_SHA2, OTHER_NONCE), packet(4, &[MORE, 4]), refused(6)];
+    for (server, says) in [
+        native(&Server::mariadb()),
+        native(&Server::old()),
+        (Server::mysql(), oracle),
+        (Server::mariadb(), switched),
+    ] {
+        let negotiated = Negotiated { greeting: server.greeting() };
+        let mut check = Check(Protocol::Mysql.parting(&negotiated).unwrap());
+        let response = check.begins();
+        assert_eq!((response[3], response[HEADER + 1] & 0x08), (1, 0), "it asks for no TLS");
+        let (last, before) = says.split_last().unwrap();
+        for words in before {
+            let (said, came_to) = check.hears(words);
+            assert_eq!(came_to, Ok(None));
+            assert_eq!(said[3], words[3] + 1, "it is answered");
+        }
+        assert!(check.hears(last).1.is_err());
+    }
+}
