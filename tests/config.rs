@@ -167,6 +167,9 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "mode =",
             "owner =",
             "group =",
+            "tls_mode =",
+            "identity =",
+            "client_names =",
         ];
         assert!(alone.iter().any(|key| line.starts_with(key)), "{line}\n{problems}");
     }
