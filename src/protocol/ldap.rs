@@ -3,24 +3,22 @@
 //! The server is asked for TLS by the StartTLS operation ([`negotiate`]). The client's messages pass as they are, and are
 //! read along until the server has served it once ([`greet`]). [`refuse`] answers the client's first request.
 //!
-//! Nothing is read before the server is dialled, unless there is TLS to be offered ([`preface`]): a client may open a
-//! connection long before it has a request. So a refusal hears the client first. [`ber`] and [`message`] own how messages are read and written.
+//! Nothing is read before the server is dialled: a client may open a connection long before it has a request. So a refusal
+//! hears the client first. [`ber`] and [`message`] own how messages are read and written.
 
 mod ber;
 mod greet;
 mod message;
 mod negotiate;
-mod preface;
 mod refuse;
 #[cfg(test)]
 mod tests;
 
-use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Talk};
+use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Talk};
 use crate::relay::Greeting;
 
 use greet::greet;
 use negotiate::Negotiation;
-use preface::Preface;
 use refuse::Refused;
 
 const FACTS: Facts = Facts {
@@ -41,10 +39,6 @@ pub(super) struct Ldap;
 impl Dialect for Ldap {
     fn facts(&self) -> &'static Facts {
         &FACTS
-    }
-
-    fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        Some(Box::new(Preface::new(offer)?))
     }
 
     fn negotiation(&self, _: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {

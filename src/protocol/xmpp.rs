@@ -44,8 +44,8 @@ impl Dialect for Xmpp {
         &FACTS
     }
 
-    fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        Some(Box::new(Preface::new(offer)))
+    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(Preface::default()))
     }
 
     fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
