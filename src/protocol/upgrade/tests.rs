@@ -307,13 +307,13 @@ fn every_protocol_of_lines_has_its_own_words_for_it() {
             Protocol::Sieve,
             "\"IMPLEMENTATION\" \"Cyrus timsieved v2.3.16\"\r\n\"STARTTLS\"\r\nOK\r\n",
             &[
-                (Upstream, "\"SASL\" \"PLAIN\"\r\nOK\r\n"),
+                (Upstream, "\"SASL\" \"PLAIN\"\r\nOK\r\nOK (TAG {6}\r\nnuncio) \"Done\"\r\n"),
                 (Client, "AUTHENTICATE \"PLAIN\" \"AA==\"\r\n"),
                 (Client, "STARTTLS\r\n"),
                 (Upstream, "\"SASL\" \"PLAIN\"\r\n\"STARTTLS\"\r\nOK\r\n"),
                 (Client, "AUTHENTICATE \"PLAIN\" \"AA==\"\r\n"),
             ],
-            "CAPABILITY\r\nAUTHENTICATE \"PLAIN\" \"AA==\"\r\n",
+            "NOOP \"nuncio\"\r\nCAPABILITY\r\nAUTHENTICATE \"PLAIN\" \"AA==\"\r\n",
             "\"SASL\" \"\"\r\n\"STARTTLS\"\r\nOK\r\nNO (ENCRYPT-NEEDED) \"STARTTLS is required first.\"\r\n\
              OK \"Begin TLS negotiation now.\"\r\n\"SASL\" \"PLAIN\"\r\nOK\r\n",
         ),
