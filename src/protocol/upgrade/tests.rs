@@ -42,9 +42,15 @@ fn say_in(
             let (piece, behind) = rest.split_at(rng.usize(1..=longest).min(rest.len()));
             rest = behind;
             let heard = match (party, greeter.is_done()) {
-                (Client, true) => Ok(onward.up.extend_from_slice(piece)),
+                (Client, true) => {
+                    onward.up.extend_from_slice(piece);
+                    Ok(())
+                }
                 (Client, false) => greeter.client_said(piece, &mut onward),
-                (_, true) => Ok(onward.down.extend_from_slice(piece)),
+                (_, true) => {
+                    onward.down.extend_from_slice(piece);
+                    Ok(())
+                }
                 (_, false) => greeter.upstream_said(piece, &mut onward),
             };
             if let Err(objected) = heard {

@@ -74,7 +74,8 @@ async fn however_slowly_a_wire_moves_all_of_it_arrives() {
         let (read, written, theirs) =
             within(async { tokio::join!(reading.read_exact(&mut heard), writing.write_all(&said), theirs) })
                 .await;
-        (read.unwrap(), written.unwrap());
+        read.unwrap();
+        written.unwrap();
         assert!(heard == expected && theirs == expected, "seed {seed}");
         let tls = reading.unsplit(writing);
         let version = tls.tls().unwrap().protocol_version();
