@@ -165,6 +165,9 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "certificate =",
             "key =",
             "mode =",
+            "tls_mode =",
+            "client_names =",
+            "identity =",
             "owner =",
             "group =",
         ];

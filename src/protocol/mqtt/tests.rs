@@ -1,3 +1,5 @@
+//! MQTT: what a refused client hears, by its version and whatever it says.
+
 use super::*;
 use crate::protocol::Protocol;
 use crate::protocol::refused::{Told, is_told_the_same_however_it_is_cut, refused, refused_for};

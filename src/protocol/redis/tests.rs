@@ -1,3 +1,5 @@
+//! Redis: what a refused client hears, and when.
+
 use super::*;
 use crate::failure::Reason;
 use crate::protocol::Protocol;

@@ -1,3 +1,5 @@
+//! SQL Server: prelogin, negotiation, refusals, and what must hold however the bytes are cut.
+
 use super::packet::{LONGEST_MESSAGE, Message, PRELOGIN, TABULAR, message, put_message};
 use super::prelogin::{Encryption, Prelogin};
 use crate::failure::{Failure, Reason, Side, Stage};
