@@ -1,3 +1,6 @@
+//! SQL Server: PRELOGIN from either side, and a login from then on; in [`messages`] its framing, in [`refusals`] what a refused
+//! client is told.
+
 use super::packet::{LONGEST_MESSAGE, Message, PRELOGIN, TABULAR, message, put_message};
 use super::prelogin::{Encryption, Prelogin};
 use crate::failure::{Failure, Reason, Side, Stage};
