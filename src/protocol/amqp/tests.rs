@@ -1,4 +1,4 @@
-//! AMQP: what a refused client hears, by its version and whatever it says.
+//! What a refused client of AMQP is told, in each version, and where it reads it.
 
 use crate::failure::Reason;
 use crate::protocol::Protocol;

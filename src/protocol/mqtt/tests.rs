@@ -1,4 +1,4 @@
-//! MQTT: what a refused client hears, by its version and whatever it says.
+//! What a refused client of MQTT is told, in each version.
 
 use super::*;
 use crate::protocol::Protocol;

@@ -1,4 +1,4 @@
-//! Redis: what a refused client hears, and when.
+//! What a refused client of Redis is told, whatever it says.
 
 use super::*;
 use crate::failure::Reason;
