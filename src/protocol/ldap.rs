@@ -3,24 +3,23 @@
 //! The server is asked for TLS by the StartTLS operation ([`negotiate`]). The client's messages pass as they are, and are
 //! read along until the server has served it once ([`greet`]). [`refuse`] answers the client's first request.
 //!
-//! Nothing is read before the server is dialled, unless there is TLS to be offered ([`preface`]): a client may open a
-//! connection long before it has a request. So a refusal hears the client first. [`ber`] and [`message`] own how messages are read and written.
+//! Nothing is read before the server is dialled: a client may open a connection long before it has a request. So a refusal
+//! hears the client first. [`ber`] and [`message`] own how messages are read and written.
 
 mod ber;
 mod greet;
 mod message;
 mod negotiate;
-mod preface;
 mod refuse;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
-use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Talk};
+use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Talk};
 use crate::relay::Greeting;
 
 use greet::greet;
 use negotiate::Negotiation;
-use preface::Preface;
 use refuse::Refused;
 
 const FACTS: Facts = Facts {
@@ -31,7 +30,7 @@ const FACTS: Facts = Facts {
     alpn: None,
     ports: Ports { plain: Some(389), direct: Some(636) },
     refuses_with: "resultCode 52 unavailable (51 busy at limits) and diagnosticMessage, in the response to the first request",
-    limits: "the client's own StartTLS (the server answers operationsError); the rootDSE passes as it is, with what it says \
+    limits: "the client's own StartTLS (the server answers operationsError), but where its listener has TLS; the rootDSE passes as it is, with what it says \
              of StartTLS and SASL; Active Directory inside TLS neither signs nor seals (SASL_SECPROPS maxssf=0), and with \
              LdapEnforceChannelBinding = 2 takes simple binds only; referrals lead clients past nuncio",
 };
@@ -43,16 +42,12 @@ impl Dialect for Ldap {
         &FACTS
     }
 
-    fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        Some(Box::new(Preface::new(offer)?))
-    }
-
     fn negotiation(&self, _: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {
         Some(Box::new(Negotiation::default()))
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(meeting.opening, meeting.secured)
+        greet(meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

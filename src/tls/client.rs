@@ -283,7 +283,7 @@ impl ClientTls {
             (Version::Tls12, Version::Tls13) => SERVER,
             (Version::Tls13, _) => "set tls_min = \"1.2\" here, or switch TLS 1.3 on at the server",
             (Version::Tls12, Version::Tls12) => {
-                "set tls_max = \"1.3\" here, or switch TLS 1.2 on at the server"
+                "switch TLS 1.2 on at the server (a SQL Server of before 2016 needs its last service pack for that), or set tls_max = \"1.3\" here if it was set to less"
             }
         }
     }

@@ -29,56 +29,70 @@ pub const PASSWORD: &str = "correct-horse";
 /// A user that may do nothing but log in: with any certificate of the CA, and no password.
 pub const CHECK: &str = "checker";
 
+/// The same user with the plugin of newer MariaDBs, which answers twice.
+pub const PARSEC: &str = "parsec";
+
+/// 96 MiB are MariaDB's default, for each server.
+const SMALL_LOG: &str = "--innodb-log-file-size=8M";
+
 /// Whose MySQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
     /// MariaDB 10.11, of this Debian.
     MariaDb,
+    /// MariaDB 11.8 or newer, of a later Debian.
+    NewestMariaDb,
     /// Oracle's, 9 or newer, of a later Debian.
     Oracle,
 }
 
 impl Make {
-    /// Both.
+    /// The two makers.
     pub const BOTH: [Make; 2] = [Make::MariaDb, Make::Oracle];
 
-    fn server(self) -> Command {
-        match self {
+    /// A program of the server, told where all else is if it does not know.
+    fn program(self, name: &str) -> Command {
+        let (root, share) = match self {
             Make::MariaDb => {
-                let mut command = Command::new("mariadbd");
-                // 96 MiB of log are the default.
-                command.args(["--no-defaults", "--innodb-log-file-size=8M"]);
-                command
+                let mut command = Command::new(name);
+                command.arg("--no-defaults");
+                return command;
             }
-            Make::Oracle => {
-                let usr = tool("mysql/usr");
-                let usr = usr.canonicalize().expect("a directory that is there");
-                let mut command = Command::new(usr.join("sbin/mysqld"));
-                command.arg("--no-defaults").arg(option("basedir", &usr));
-                command.arg(option("plugin-dir", &usr.join("lib/mysql/plugin")));
-                command.arg(option("lc-messages-dir", &usr.join("share/mysql")));
-                command.args(["--secure-file-priv=", "--mysqlx=OFF", "--skip-log-bin"]);
-                command.arg("--innodb-redo-log-capacity=8M");
-                command
-            }
+            Make::NewestMariaDb => ("mariadb/usr", "share/mariadb"),
+            Make::Oracle => ("mysql/usr", "share/mysql"),
+        };
+        let usr = tool(root).canonicalize().expect("a directory that is there");
+        let directory = if name.contains("install") { "bin" } else { "sbin" };
+        let mut command = Command::new(usr.join(directory).join(name));
+        command.arg("--no-defaults").arg(option("basedir", &usr));
+        command.arg(option("plugin-dir", &usr.join("lib/mysql/plugin")));
+        command.arg(option("lc-messages-dir", &usr.join(share)));
+        command
+    }
+
+    fn server(self) -> Command {
+        if self == Make::Oracle {
+            let mut command = self.program("mysqld");
+            command.args(["--secure-file-priv=", "--mysqlx=OFF", "--skip-log-bin"]);
+            command.arg("--innodb-redo-log-capacity=8M");
+            command
+        } else {
+            let mut command = self.program("mariadbd");
+            command.arg(SMALL_LOG);
+            command
         }
     }
 
     /// Makes a data directory, with a root that has no password and no other user.
     fn init(self, data: &Path) {
-        let mut command = match self {
-            Make::MariaDb => {
-                let mut command = Command::new("mariadb-install-db");
-                command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-                // For the server that it starts.
-                command.arg("--innodb-log-file-size=8M");
-                command
-            }
-            Make::Oracle => {
-                let mut command = self.server();
-                command.arg("--initialize-insecure");
-                command
-            }
+        let mut command = if self == Make::Oracle {
+            let mut command = self.server();
+            command.arg("--initialize-insecure");
+            command
+        } else {
+            let mut command = self.program("mariadb-install-db");
+            command.args(["--auth-root-authentication-method=normal", "--skip-test-db", SMALL_LOG]);
+            command
         };
         command.arg(option("datadir", data));
         run_as(&mut command, "mysql");
@@ -94,12 +108,13 @@ impl Make {
         };
         let mut sql = format!("CREATE DATABASE IF NOT EXISTS {USER};\n");
         let logins = match self {
-            Make::MariaDb => {
+            Make::MariaDb | Make::NewestMariaDb => {
+                let other = if self == Make::MariaDb { ED25519 } else { PARSEC };
                 // They come from localhost, and would be taken for nobody.
                 sql += "DELETE FROM mysql.global_priv WHERE user = '';\nFLUSH PRIVILEGES;\n";
-                sql += "INSTALL SONAME 'auth_ed25519';\n";
+                sql += &format!("INSTALL SONAME 'auth_{other}';\n");
                 let by = |plugin| format!("IDENTIFIED VIA {plugin} USING PASSWORD('{PASSWORD}')");
-                [(USER, by("mysql_native_password")), (ED25519, by("ed25519"))]
+                [(USER, by("mysql_native_password")), (other, by(other))]
             }
             Make::Oracle => {
                 let by = |plugin| format!("IDENTIFIED WITH {plugin} BY '{PASSWORD}'");
@@ -187,8 +202,8 @@ impl Mysql {
         let tls = match (setup.tls, make) {
             (Tls::Required, _) => &["require-secure-transport=ON"][..],
             (Tls::Offered, _) => &[],
-            (Tls::Absent, Make::MariaDb) => &["skip-ssl"],
             (Tls::Absent, Make::Oracle) => &["tls-version="],
+            (Tls::Absent, _) => &["skip-ssl"],
         };
         let settings: Vec<_> = tls.iter().chain(setup.settings).map(|line| (*line).to_owned()).collect();
         let process = launch(make, address, at, &settings);

@@ -89,6 +89,8 @@ impl Login {
 pub enum Client {
     /// mariadb of this Debian.
     MariaDb,
+    /// mariadb of a later one. It insists on TLS unless told otherwise.
+    NewestMariaDb,
     /// Oracle's mysql.
     Oracle,
     /// mysql-connector-python, on Oracle's library in C.
@@ -102,7 +104,7 @@ pub enum Client {
 }
 
 impl Client {
-    /// Each of them.
+    /// Each of them, the newest mariadb aside.
     pub const ALL: [Client; 6] = [
         Client::MariaDb,
         Client::Oracle,
@@ -118,7 +120,7 @@ impl Client {
     #[track_caller]
     pub fn ask(self, login: &Login, statements: &[&str]) -> Ran {
         let mut command = match self {
-            Client::MariaDb | Client::Oracle => {
+            Client::MariaDb | Client::NewestMariaDb | Client::Oracle => {
                 return self.run(login, &statements.iter().fold(String::new(), |all, one| all + one + ";\n"));
             }
             Client::Connector => python("connector", login),
@@ -140,9 +142,17 @@ impl Client {
     pub fn start(self, login: &Login, script: &str) -> Running {
         let mut command = match self {
             Client::MariaDb => terminal("mariadb".into(), self, login),
+            Client::NewestMariaDb => {
+                let mut command = terminal(tool("mariadb/usr/bin/mariadb"), self, login);
+                let libraries = tool("mariadb/usr/lib").read_dir().expect("a directory that is there");
+                let plugins = libraries.flatten().map(|entry| entry.path().join("libmariadb3/plugin"));
+                let plugins = plugins.filter(|path| path.exists()).last().expect("it has plugins");
+                command.arg(format!("--plugin-dir={}", plugins.display()));
+                command
+            }
             Client::Oracle => {
                 let mut command = terminal(tool("mysql/usr/bin/mysql"), self, login);
-                // What it was not given by its owner, it takes from the plugins beside it.
+                // Where it looks by default there is none.
                 command.arg(format!("--plugin-dir={}", tool("mysql/usr/lib/mysql/plugin").display()));
                 command
             }
@@ -169,9 +179,14 @@ pub fn slap(login: &Login, options: &[&str]) -> Running {
 fn terminal(program: PathBuf, client: Client, login: &Login) -> Command {
     let oracle = client == Client::Oracle;
     let mut command = Command::new("env");
-    // On the command line, Oracle's warn of it.
-    command.arg(format!("MYSQL_PWD={}", login.password)).arg(program);
-    command.args(["--no-defaults", "--user", login.user]);
+    // Oracle's warn of a password on the command line; MariaDB's newest takes another way for one's absence.
+    if oracle {
+        command.arg(format!("MYSQL_PWD={}", login.password));
+    }
+    command.arg(program).args(["--no-defaults", "--user", login.user]);
+    if !oracle {
+        command.arg(format!("--password={}", login.password));
+    }
     match &login.at {
         At::Tcp(address) => {
             command.args(["--protocol=tcp", "--host", &address.ip().to_string()]);

@@ -7,8 +7,8 @@
 use std::mem;
 
 use super::TAG;
-use super::response::{Capabilities, Kind, Response, may_announce};
-use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen, trimmed};
+use super::response::{Capabilities, Kind, Response, greeting_onward, may_announce, mended};
+use crate::protocol::literal::{Commands, Lines, MAX_LINE, Seen};
 use crate::protocol::upgrade::{Beginning, Words, upgradable};
 use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
@@ -39,9 +39,11 @@ pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
         let greeting = negotiated.greeting;
         reading.question = Some(Question { greeting, offer: None, later: Vec::new() });
     }
-    let inside =
-        Box::new(move |_: &mut Onward| Reading { has_answered: true, ..Reading::new(secured, Offer::Taken) });
-    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, reading, inside)) }
+    let inside = Box::new(move |_, _: &mut Onward| Reading {
+        has_answered: true,
+        ..Reading::new(secured, Offer::Taken)
+    });
+    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, b"", reading, inside)) }
 }
 
 /// Reads along.
@@ -147,7 +149,7 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        self.is_past && self.question.is_none()
+        self.is_past && self.question.is_none() && self.lines.kept().is_empty()
     }
 
     /// BYE may come at any time, and the client is given whole lines only.
@@ -260,7 +262,7 @@ impl Reading {
             }
             (b"*", Kind::Capability) => question.offer = list,
             (b"*", _) if question.later.len() + line.len() <= MAX_LINE => {
-                question.later.extend_from_slice(line);
+                question.later.extend(mended(line, self.offer).0);
             }
             _ => return Err(no_answer()),
         }
@@ -270,20 +272,13 @@ impl Reading {
 
     fn take_line(&mut self, line: &[u8], onward: &mut Onward) {
         let response = Response::of(line);
-        let list = response.list().filter(|_| self.secured || self.offer != Offer::No);
-        match list {
-            None => onward.down.extend_from_slice(line),
-            Some(list) => {
-                let offer = Capabilities::of(&response.text[list.clone()], self.offer);
-                // The text ends where the line's end begins.
-                let end = trimmed(line).len();
-                let start = end - response.text.len();
-                onward.down.extend_from_slice(&line[..start + list.start]);
-                onward.down.extend_from_slice(&offer.list);
-                onward.down.extend_from_slice(&line[start + list.end..]);
+        match mended(line, self.offer) {
+            (line, Some(offer)) if self.secured || self.offer != Offer::No => {
+                onward.down.extend(line);
                 self.why.knows_offer = mem::take(&mut self.why.asks);
                 self.why.is_bare = offer.is_bare;
             }
+            _ => onward.down.extend_from_slice(line),
         }
         let is_end = matches!(response.kind, Kind::Ok | Kind::No | Kind::Bad);
         if is_end && !matches!(response.tag, b"*" | b"+") {
@@ -314,26 +309,6 @@ impl Reading {
             self.commands.give_up();
         }
     }
-}
-
-/// The greeting's own words, with what the server offers inside TLS where it said what it offers. No other code is passed:
-/// nobody vouches for what was said before TLS.
-fn greeting_onward(greeting: &[u8], offer: Option<&Capabilities>) -> Vec<u8> {
-    let response = Response::of(greeting);
-    let text = response.text;
-    let behind = match text.iter().position(|byte| *byte == b']') {
-        Some(end) if text.starts_with(b"[") => text[end + 1..].trim_ascii_start(),
-        _ => text,
-    };
-    let mut onward = b"* OK ".to_vec();
-    if let (Some(_), Some(offer)) = (response.list(), offer) {
-        onward.extend_from_slice(b"[CAPABILITY ");
-        onward.extend_from_slice(offer.list.trim_ascii_start());
-        onward.extend_from_slice(b"] ");
-    }
-    onward.extend_from_slice(if behind.is_empty() { b"ready" } else { behind });
-    onward.extend_from_slice(b"\r\n");
-    onward
 }
 
 fn no_answer() -> Objection {

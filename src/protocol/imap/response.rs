@@ -1,4 +1,4 @@
-//! A server's line taken apart, and its list of capabilities without what TLS in the middle cannot keep.
+//! A server's line taken apart, and put together again without what TLS in the middle cannot keep.
 
 use crate::protocol::Offer;
 use crate::protocol::literal::trimmed;
@@ -130,6 +130,36 @@ impl Capabilities {
         }
         Capabilities { list, is_bare }
     }
+}
+
+/// A line without what TLS in the middle cannot keep, and the list that it has, if any.
+pub(super) fn mended(line: &[u8], own: Offer) -> (Vec<u8>, Option<Capabilities>) {
+    let response = Response::of(line);
+    let Some(list) = response.list() else { return (line.to_vec(), None) };
+    let offer = Capabilities::of(&response.text[list.clone()], own);
+    // The text ends where the line's end begins.
+    let start = trimmed(line).len() - response.text.len();
+    ([&line[..start + list.start], &offer.list, &line[start + list.end..]].concat(), Some(offer))
+}
+
+/// The greeting's own words, with what the server offers inside TLS where it said what it offers. No other code is passed:
+/// nobody vouches for what was said before TLS.
+pub(super) fn greeting_onward(greeting: &[u8], offer: Option<&Capabilities>) -> Vec<u8> {
+    let response = Response::of(greeting);
+    let text = response.text;
+    let behind = match text.iter().position(|byte| *byte == b']') {
+        Some(end) if text.starts_with(b"[") => text[end + 1..].trim_ascii_start(),
+        _ => text,
+    };
+    let mut onward = b"* OK ".to_vec();
+    if let (Some(_), Some(offer)) = (response.list(), offer) {
+        onward.extend_from_slice(b"[CAPABILITY ");
+        onward.extend_from_slice(offer.list.trim_ascii_start());
+        onward.extend_from_slice(b"] ");
+    }
+    onward.extend_from_slice(if behind.is_empty() { b"ready" } else { behind });
+    onward.extend_from_slice(b"\r\n");
+    onward
 }
 
 fn mechanism(word: &[u8]) -> Option<&[u8]> {

@@ -1,9 +1,9 @@
 //! LDAP's messages: tables of situations, and what must hold however the bytes are cut and whatever they are.
 
 mod negotiation;
-mod preface;
 mod reading;
 mod refusing;
+mod upgrade;
 
 use fastrand::Rng;
 

@@ -43,7 +43,6 @@ impl Talk for Negotiation {
         if let Some(said) = Said::read(packet.body) {
             return Err(said_no(&said));
         }
-        let behind = heard.len() - packet.length();
         let Some(greeting) = HandshakeV10::read(packet.body) else {
             return Err(not_mysql(&heard[..packet.length()]));
         };
@@ -57,12 +56,11 @@ impl Talk for Negotiation {
                 error("the server speaks the protocol of before MySQL 4.1").mend("use a later server")
             );
         }
-        if behind > 0 {
-            let detail = format!(
-                "{behind} bytes in plaintext behind the server's greeting: someone may be injecting them"
-            );
-            return Err(error(detail)
-                .mend("find out who is on the way to the server: none says more before it is answered"));
+        if heard.len() > packet.length() {
+            let detail =
+                "there are bytes in plaintext behind the server's greeting: someone may be injecting them";
+            let mend = "find out who is on the way to the server: none says more before it is answered";
+            return Err(error(detail).mend(mend));
         }
         if self.alone {
             say.extend(ssl_request(&greeting));

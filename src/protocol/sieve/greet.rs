@@ -50,11 +50,11 @@ pub(in crate::protocol) fn greet(meeting: &Meeting) -> Greeting {
         }
     }
     // When its TLS has begun the client is told unasked what the server can do.
-    let inside = Box::new(move |onward: &mut Onward| {
+    let inside = Box::new(move |_, onward: &mut Onward| {
         onward.up.extend_from_slice(CAPABILITY);
         Reading::new(secured, Offer::Taken)
     });
-    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, reading, inside)) }
+    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, b"", reading, inside)) }
 }
 
 const CAPABILITY: &[u8] = b"CAPABILITY\r\n";
@@ -192,8 +192,10 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        let matters = |answer: &Answer| matches!(answer, Answer::Other | Answer::End);
-        self.is_over || self.is_past && self.held.is_none() && self.awaited.iter().all(matters)
+        let is_the_clients = |answer: &Answer| matches!(answer, Answer::Other | Answer::End);
+        let is_idle =
+            || self.held.is_none() && self.awaited.iter().all(is_the_clients) && self.lines.kept().is_empty();
+        self.is_over || self.is_past && is_idle()
     }
 
     /// BYE may come in place of any line, and at any time.

@@ -42,9 +42,15 @@ fn say_in(
             let (piece, behind) = rest.split_at(rng.usize(1..=longest).min(rest.len()));
             rest = behind;
             let heard = match (party, greeter.is_done()) {
-                (Client, true) => Ok(onward.up.extend_from_slice(piece)),
+                (Client, true) => {
+                    onward.up.extend_from_slice(piece);
+                    Ok(())
+                }
                 (Client, false) => greeter.client_said(piece, &mut onward),
-                (_, true) => Ok(onward.down.extend_from_slice(piece)),
+                (_, true) => {
+                    onward.down.extend_from_slice(piece);
+                    Ok(())
+                }
                 (_, false) => greeter.upstream_said(piece, &mut onward),
             };
             if let Err(objected) = heard {
@@ -299,15 +305,15 @@ fn every_protocol_of_lines_has_its_own_words_for_it() {
         ),
         (
             Protocol::Sieve,
-            "\"IMPLEMENTATION\" \"x\"\r\n\"VERSION\" \"1.0\"\r\nOK\r\n",
+            "\"IMPLEMENTATION\" \"Cyrus timsieved v2.3.16\"\r\n\"STARTTLS\"\r\nOK\r\n",
             &[
-                (Upstream, "\"SASL\" \"PLAIN\"\r\nOK\r\n"),
+                (Upstream, "\"SASL\" \"PLAIN\"\r\nOK\r\nOK (TAG {6}\r\nnuncio) \"Done\"\r\n"),
                 (Client, "AUTHENTICATE \"PLAIN\" \"AA==\"\r\n"),
                 (Client, "STARTTLS\r\n"),
                 (Upstream, "\"SASL\" \"PLAIN\"\r\n\"STARTTLS\"\r\nOK\r\n"),
                 (Client, "AUTHENTICATE \"PLAIN\" \"AA==\"\r\n"),
             ],
-            "CAPABILITY\r\nAUTHENTICATE \"PLAIN\" \"AA==\"\r\n",
+            "NOOP \"nuncio\"\r\nCAPABILITY\r\nAUTHENTICATE \"PLAIN\" \"AA==\"\r\n",
             "\"SASL\" \"\"\r\n\"STARTTLS\"\r\nOK\r\nNO (ENCRYPT-NEEDED) \"STARTTLS is required first.\"\r\n\
              OK \"Begin TLS negotiation now.\"\r\n\"SASL\" \"PLAIN\"\r\nOK\r\n",
         ),

@@ -63,6 +63,31 @@ fn a_client_is_switched_to_ed25519() {
     assert_all_succeeded(&mut nuncio, 3);
 }
 
+/// MariaDB's newest server, with a plugin that takes two answers, and its client, which has to be told that TLS is nuncio's.
+#[test]
+#[ignore = "needs the newest mariadb-server: tests/run brings it"]
+fn the_newest_mariadb_logs_in_by_parsec() {
+    let pki = Pki::generate();
+    let server = Mysql::start(&pki, Make::NewestMariaDb);
+    let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ""));
+    let client = Client::NewestMariaDb;
+    let skip_ssl = Login { tls: ClientTls::Disabled, ..through(&nuncio) };
+    assert_eq!(client.ask(&skip_ssl, WHO).answer(), KNOWN);
+    assert_eq!(Client::MariaDb.ask(&skip_ssl, WHO).answer(), KNOWN);
+    let parsec = skip_ssl.user(mysql::PARSEC);
+    assert_eq!(client.ask(&parsec, WHO).answer(), "Ssl_version\tTLSv1.3\nparsec@%");
+    let ran = client.ask(&Login { password: "wrong", ..parsec }, WHO);
+    assert!(ran.refusal().contains("ERROR 1045 (28000): Access denied for user 'parsec'"), "{ran:#?}");
+    let ran = client.ask(&through(&nuncio), WHO);
+    let record = nuncio.wait_records(5).pop().unwrap();
+    insta::assert_snapshot!(format!("{}\n{}", ran.refusal(), told(&record)), @r#"
+ERROR 2026 (HY000): TLS/SSL error: SSL is required, but the server does not support it
+  cancelled greet/bad_preface/client by client; ok
+  the client left after the server's greeting: it only looked whether somebody is there, or insists on TLS of its own
+  switch TLS off in the client (mariadb --skip-ssl, mysql --ssl-mode=DISABLED, sslMode=DISABLED): nuncio speaks it to the server
+"#);
+}
+
 /// A wrong password is the server's to refuse, in its own words; to nuncio that connection was a good one.
 #[test]
 #[ignore = "needs mariadb-server and the newest mysql-server: tests/run brings them"]

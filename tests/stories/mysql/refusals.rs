@@ -52,7 +52,7 @@ fn ask(nuncio: &mut Ambassador, client: Client, login: &Login) -> [String; 2] {
     let id = record["id"].as_str().unwrap();
     let words = ran.refusal();
     if words.contains("nuncio: ") {
-        assert!(words.contains(&format!("record {id}")), "{ran:#?} {record}");
+        assert!(words.contains(&format!("connection {id}")), "{ran:#?} {record}");
     }
     [words.replace(id, "ID"), story(&record)]
 }
@@ -75,7 +75,7 @@ fn the_server_is_down() {
     let pki = Pki::generate();
     let mut nuncio = Ambassador::start(&behind(&pki, &[free_address()], ALONE));
     insta::assert_snapshot!(told(&mut nuncio, &pki), @r#"
-ERROR 1158 (HY000): 127.0.0.1:PORT refused the connection; is the server running, and does it listen on this address and port? (nuncio: connection_refused, record ID)
+ERROR 1158 (HY000): nuncio: 127.0.0.1:PORT refused the connection; is the server running, and does it listen on this address and port? (connection_refused, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - ...
 PyMysql: OperationalError: (1158, '...
 failed connect/connection_refused/upstream by ambassador; connect/connection_refused, connect/connection_refused, connect/connection_refused
@@ -92,7 +92,7 @@ fn the_circuit_is_open() {
     let login = through(&nuncio);
     ask(&mut nuncio, Client::MariaDb, &login);
     insta::assert_snapshot!(told(&mut nuncio, &pki), @r#"
-ERROR 1158 (HY000): 127.0.0.1:PORT: circuit open after 1 x connection refused, tries again in N s; mend the endpoint's own failure, named in /api/v1/upstreams; the circuit closes by itself (nuncio: circuit_open, record ID)
+ERROR 1158 (HY000): nuncio: 127.0.0.1:PORT: circuit open after 1 x connection refused, tries again in N s; mend the endpoint's own failure, named in /api/v1/upstreams; the circuit closes by itself (circuit_open, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - ...
 PyMysql: OperationalError: (1158, "...
 refused route/circuit_open/upstream by ambassador
@@ -108,7 +108,7 @@ fn the_server_has_a_certificate_of_another_ca() {
     let server = Mysql::with(&pki, &Setup { server: Some(&foreign), ..Setup::default() });
     let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], ALONE));
     insta::assert_snapshot!(told(&mut nuncio, &pki), @r#"
-ERROR 1158 (08S01): the server's certificate CN=upstream.test was not signed by the CN=nuncio test CA in /etc/nuncio/ca.pem: there are two of that name; put the newer CA certificate into /etc/nuncio/ca.pem, beside the old one (nuncio: tls_certificate_error, record ID)
+ERROR 1158 (08S01): nuncio: the server's certificate CN=upstream.test was not signed by the CN=nuncio test CA in /etc/nuncio/ca.pem: there are two of that name; put the newer CA certificate into /etc/nuncio/ca.pem, beside the old one (tls_certificate_error, connection ID)
 MariaDb: ERROR 1158 (08S01): ...
 PyMysql: OperationalError: (1158, "...
 failed handshake/tls_certificate_error/upstream by ambassador; handshake/tls_certificate_error
@@ -133,25 +133,25 @@ fn the_server_refuses_our_certificate() {
     }
     insta::assert_snapshot!(all, @r#"
 MariaDb, TLS 1.3
-ERROR 1158 (08S01): the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (nuncio: client_certificate_refused, record ID)
+ERROR 1158 (08S01): nuncio: the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (client_certificate_refused, connection ID)
 MariaDb: ERROR 1158 (08S01): ...
 PyMysql: OperationalError: (1158, '...
 failed greet/client_certificate_refused/upstream by upstream; ok
 
 MariaDb, TLS 1.2
-ERROR 1158 (08S01): the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (nuncio: client_certificate_refused, record ID)
+ERROR 1158 (08S01): nuncio: the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (client_certificate_refused, connection ID)
 MariaDb: ERROR 1158 (08S01): ...
 PyMysql: OperationalError: (1158, '...
 failed handshake/client_certificate_refused/upstream by ambassador; handshake/client_certificate_refused
 
 Oracle, TLS 1.3
-ERROR 1158 (08S01): the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (nuncio: client_certificate_refused, record ID)
+ERROR 1158 (08S01): nuncio: the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (client_certificate_refused, connection ID)
 MariaDb: ERROR 1158 (08S01): ...
 PyMysql: OperationalError: (1158, '...
 failed greet/client_certificate_refused/upstream by upstream; ok
 
 Oracle, TLS 1.2
-ERROR 1158 (08S01): the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (nuncio: client_certificate_refused, record ID)
+ERROR 1158 (08S01): nuncio: the server refused our certificate CN=app, issued by CN=nuncio test CA, with the alert unknown_ca (48); add CN=nuncio test CA to the CA file that the server checks clients against, or present a certificate of an issuer that is in it; if there are issuers between, add theirs behind ours in /etc/nuncio/stranger.pem (client_certificate_refused, connection ID)
 MariaDb: ERROR 1158 (08S01): ...
 PyMysql: OperationalError: (1158, '...
 failed handshake/client_certificate_refused/upstream by ambassador; handshake/client_certificate_refused
@@ -171,13 +171,13 @@ fn the_server_has_no_tls() {
     }
     insta::assert_snapshot!(all, @r#"
 MariaDb
-ERROR 1158 (HY000): the server does not offer TLS (its greeting has no CLIENT_SSL); give it ssl_cert, ssl_key and ssl_ca in its my.cnf; or, where the network is trusted, tls = "off" here (nuncio: negotiation_refused, record ID)
+ERROR 1158 (HY000): nuncio: the server does not offer TLS (its greeting has no CLIENT_SSL); give it ssl_cert, ssl_key and ssl_ca in its my.cnf; or, where the network is trusted, tls = "off" here (negotiation_refused, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - ...
 PyMysql: OperationalError: (1158, '...
 failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
 
 Oracle
-ERROR 1158 (HY000): the server does not offer TLS (its greeting has no CLIENT_SSL); give it ssl_cert, ssl_key and ssl_ca in its my.cnf; or, where the network is trusted, tls = "off" here (nuncio: negotiation_refused, record ID)
+ERROR 1158 (HY000): nuncio: the server does not offer TLS (its greeting has no CLIENT_SSL); give it ssl_cert, ssl_key and ssl_ca in its my.cnf; or, where the network is trusted, tls = "off" here (negotiation_refused, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - ...
 PyMysql: OperationalError: (1158, '...
 failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
@@ -202,13 +202,13 @@ fn the_server_is_none() {
     }
     insta::assert_snapshot!(all, @r#"
 ""
-ERROR 1159 (HY000): the server's greeting did not come within 300ms; is it a MySQL or MariaDB server? One that looks up our host's name first may hang in its DNS (skip_name_resolve = ON there) (nuncio: negotiation_timeout, record ID)
+ERROR 1159 (HY000): nuncio: the server's greeting did not come within 300ms; is it a MySQL or MariaDB server? One that looks up our host's name first may hang in its DNS (skip_name_resolve = ON there) (negotiation_timeout, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1159 - ...
 PyMysql: OperationalError: (1159, "...
 failed negotiate/negotiation_timeout/upstream by ambassador; negotiate/negotiation_timeout, negotiate/negotiation_timeout, negotiate/negotiation_timeout
 
 "220 mx.upstream.test ESMTP\r\n"
-ERROR 1158 (HY000): no MySQL server answers there: it began with "220 "; is `protocol` the one that this server speaks? (nuncio: negotiation_error, record ID)
+ERROR 1158 (HY000): nuncio: no MySQL server answers there: it began with "220 "; is `protocol` the one that this server speaks? (negotiation_error, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - ...
 PyMysql: OperationalError: (1158, '...
 failed negotiate/negotiation_error/upstream by ambassador; negotiate/negotiation_error, negotiate/negotiation_error, negotiate/negotiation_error
@@ -252,13 +252,13 @@ fn what_the_server_refuses_is_in_its_own_words() {
     insta::assert_snapshot!(all, @r#"
 too many: ERROR 1040 (08004): Too many connections
 success by upstream; ok
-blocked: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - the server answered with error 1129 instead of its greeting: Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mariadb-admin flush-hosts'; run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this host, and raise its max_connect_errors (nuncio: negotiation_refused, record ID)
+blocked: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - nuncio: the server answered with error 1129 instead of its greeting: Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mariadb-admin flush-hosts'; run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this host, and raise its max_connect_errors (negotiation_refused, connection ID)
 failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
 another user: ERROR 1045 (28000): Access denied for user 'app'@'localhost' (using password: YES)
 success by upstream; ok
 too many: ERROR 1040 (08004): Too many connections
 success by upstream; ok
-blocked: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - the server answered with error 1129 instead of its greeting: Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mysqladmin flush-hosts'; run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this host, and raise its max_connect_errors (nuncio: negotiation_refused, record ID)
+blocked: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - nuncio: the server answered with error 1129 instead of its greeting: Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mysqladmin flush-hosts'; run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this host, and raise its max_connect_errors (negotiation_refused, connection ID)
 failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
 another user: ERROR 1045 (28000): Access denied for user 'app'@'localhost' (using password: YES)
 success by upstream; ok
@@ -275,7 +275,7 @@ fn the_upstream_has_no_place_left() {
     let mut nuncio = Ambassador::start(&behind(&pki, &[server.address()], &keys));
     let _only = holding(&through(&nuncio), &server);
     insta::assert_snapshot!(told(&mut nuncio, &pki), @r#"
-ERROR 1040 (HY000): none of the 1 places (limits.connections) came free within N s (limits.queue_timeout); raise limits.connections, or find out why connections are held so long (nuncio: queue_timeout, record ID)
+ERROR 1040 (HY000): nuncio: none of the 1 places (limits.connections) came free within N s (limits.queue_timeout); raise limits.connections, or find out why connections are held so long (queue_timeout, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1040 - ...
 PyMysql: OperationalError: (1040, '...
 failed queue/queue_timeout/ambassador by ambassador
@@ -293,7 +293,7 @@ fn the_listener_has_no_place_left() {
     let mut nuncio = Ambassador::start(&file);
     let _only = holding(&through(&nuncio), &server);
     insta::assert_snapshot!(told(&mut nuncio, &pki), @r#"
-ERROR 1040 (HY000): as many connections of this listener are open as may be: 1 (`connections`); raise the limit that the detail names, or find who holds the connections (nuncio: connection_limit_reached, record ID)
+ERROR 1040 (HY000): nuncio: as many connections of this listener are open as may be: 1 (`connections`); raise the limit that the detail names, or find who holds the connections (connection_limit_reached, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1040 - ...
 PyMysql: OperationalError: (1040, '...
 refused admit/connection_limit_reached/ambassador by ambassador
@@ -311,7 +311,7 @@ fn the_client_may_not_come_in() {
     let told = told(&mut nuncio, &pki);
     let us = told.split("user ").nth(1).unwrap().split(" may not").next().unwrap().to_owned();
     insta::assert_snapshot!(told.replace(&us, "USER (uid N)"), @r#"
-ERROR 1130 (HY000): user USER (uid N) may not use this listener; add the user to the listener's `allow_users` (or `allow_groups`): USER (uid N) (nuncio: admission_denied, record ID)
+ERROR 1130 (HY000): nuncio: user USER (uid N) may not use this listener; add the user to the listener's `allow_users` (or `allow_groups`): USER (uid N) (admission_denied, connection ID)
 MariaDb: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1130 - ...
 PyMysql: OperationalError: (1130, "...
 refused admit/admission_denied/client by ambassador
@@ -349,7 +349,7 @@ fn nuncio_is_stopping() {
     let words = waiting.refusal().replace(record["id"].as_str().unwrap(), "ID");
     let whole = format!("{}\n\n{}\n{}", redacted(&words), only.refusal(), story(find(true)));
     insta::assert_snapshot!(whole, @r#"
-ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1053 - shutting down: no new connections are taken; connect again: another instance, or this one after its restart, will answer (nuncio: draining, record ID)
+ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1053 - nuncio: shutting down: no new connections are taken; connect again: another instance, or this one after its restart, will answer (draining, connection ID)
 
 --------------
 select sleep(60)

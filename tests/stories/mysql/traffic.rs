@@ -227,18 +227,14 @@ fn long_five_idle_minutes_are_survived() {
     let pki = Pki::generate();
     let worlds = Make::BOTH.map(|make| world(&pki, make));
     let script = "set @x = 'still here';\n\\! sleep 300\nselect @x;\n";
-    let clients = [Client::MariaDb, Client::Oracle];
-    let waiting: Vec<_> = worlds
-        .iter()
-        .flat_map(|(_, nuncio)| clients.map(|client| client.start(&through(nuncio), script)))
-        .collect();
+    let waiting: Vec<_> =
+        worlds.iter().map(|(_, nuncio)| Client::MariaDb.start(&through(nuncio), script)).collect();
     for client in waiting {
         assert_eq!(client.finish(Duration::from_secs(360)).answer(), "still here");
     }
     for (_, mut nuncio) in worlds {
-        for record in nuncio.wait_records(clients.len()) {
-            assert!(record["duration_ms"].as_f64().unwrap() > 299_000.0, "{record}");
-        }
-        assert_all_succeeded(&mut nuncio, clients.len());
+        let record = nuncio.wait_records(1).remove(0);
+        assert!(record["duration_ms"].as_f64().unwrap() > 299_000.0, "{record}");
+        assert_all_succeeded(&mut nuncio, 1);
     }
 }

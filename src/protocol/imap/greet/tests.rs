@@ -433,6 +433,8 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
         "* PREAUTH x\r\n",
         "e OK\n",
     ];
+    let many = "x X\r\n".repeat(MAX_AWAITED);
+    let client = [&client[..], &[&many]].concat();
     for seed in 0..20_000 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let turns: Vec<(Party, &str)> = (0..rng.usize(1..16))
@@ -451,6 +453,13 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
             (split.objection, split.greeter.is_done()),
             (whole.objection, whole.greeter.is_done()),
             "seed {seed}"
+        );
+        let plain = say(greeted("", false), &turns, longest, &mut rng);
+        let all: String =
+            turns.iter().filter(|(party, _)| *party == Upstream).map(|(_, words)| *words).collect();
+        assert!(
+            all.starts_with(&plain.down) && (!plain.greeter.is_done() || plain.down == all),
+            "seed {seed}: {turns:?}"
         );
         if whole.objection.is_none() {
             let said = turns.iter().filter(|(party, _)| *party == Client).map(|(_, words)| *words);

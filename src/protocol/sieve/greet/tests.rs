@@ -319,6 +319,8 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
         "OK (TAG {6}\r\nnuncio)\r\n",
         "\"VERSION\" \"1.0\"\r\n",
     ];
+    let many = "X\r\n".repeat(MAX_AWAITED);
+    let client = [&client[..], &[&many]].concat();
     for seed in 0..20_000 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let turns: Vec<(Party, &str)> = (0..rng.usize(1..16))
@@ -333,6 +335,13 @@ fn anything_said_in_any_pieces_goes_on_the_same() {
         let split = say(greeted(greeting, true), &turns, longest, &mut rng);
         assert_eq!((&split.up, &split.down), (&whole.up, &whole.down), "seed {seed}: {turns:?}");
         assert_eq!(split.greeter.is_done(), whole.greeter.is_done(), "seed {seed}");
+        let plain = say(greeted("", false), &turns, longest, &mut rng);
+        let all: String =
+            turns.iter().filter(|(party, _)| *party == Upstream).map(|(_, words)| *words).collect();
+        assert!(
+            all.starts_with(&plain.down) && (!plain.greeter.is_done() || plain.down == all),
+            "seed {seed}: {turns:?}"
+        );
         let said: String =
             turns.iter().filter(|(party, _)| *party == Client).map(|(_, words)| *words).collect();
         let ours = whole.up.replacen(NOOP, "", 1).replacen("CAPABILITY\r\n", "", 1);

@@ -83,36 +83,6 @@ fn leaving_is_a_failure_only_of_who_has_begun() {
     assert!(preface.ended(b"<str").unwrap().detail.contains("left after 4 bytes"));
 }
 
-/// Where nobody is served without TLS, it is all that there is on offer.
-#[test]
-fn who_has_to_ask_for_tls_is_offered_nothing_else() {
-    let required = || Protocol::Xmpp.preface(Offer::Required).unwrap();
-    let wants_tls = Opening { wants_tls: true, ..Opening::default() };
-    let asks = [OPENING, " ", STARTTLS].concat();
-    let offer = "from='example.com' id='nuncio' version='1.0' xml:lang='en' xmlns='jabber:client' \
-                 xmlns:stream='http://etherx.jabber.org/streams'><stream:features><starttls \
-                 xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>";
-    for at in 0..asks.len() {
-        let (first, rest) = asks.as_bytes().split_at(at);
-        let (said, outcome) = hear(&mut *required(), [first, rest]);
-        assert!(said.ends_with(&[offer, PROCEED].concat()), "{said}");
-        assert_eq!(outcome, Ok(Some(wants_tls.clone())), "at {at}");
-    }
-    let (said, slipped_in) = hear(&mut *required(), [[&asks, "<iq/>"].concat().as_bytes()]);
-    assert!(said.ends_with(offer), "{said}");
-    assert!(slipped_in.unwrap_err().detail.contains("tries to slip it in"));
-    for (goes_on, told) in [("<iq/><iq/>", "serves nobody without TLS"), ("</stream:stream>", "")] {
-        let mut preface = required();
-        let (said, outcome) = hear(&mut *preface, [[OPENING, goes_on].concat().as_bytes()]);
-        assert_eq!(outcome, Ok(None));
-        assert!(said.contains(told) && said.ends_with("</stream:stream>"), "{said}");
-        assert_eq!(said.matches("</stream:stream>").count(), 1, "{said}");
-        let failure = preface.ended(b"").unwrap();
-        assert_eq!(failure.reason, Reason::AdmissionDenied);
-    }
-    assert_eq!(required().ended(b""), None);
-}
-
 #[test]
 fn any_words_in_any_pieces_come_to_the_same() {
     let parts =
