@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use crate::converse::{Trouble, converse};
 use crate::failure::{Failure, Reason, Side, Stage};
-use crate::protocol::{Offer, Opening, Protocol, Talk};
-use crate::relay::Leg;
+use crate::protocol::{Offer, Opening, Protocol, Talk, Wrapping};
+use crate::relay::{Leg, Packets};
 
 /// A client whose preface came to nothing.
 #[derive(Debug)]
@@ -43,18 +43,23 @@ pub async fn read<C: Leg>(
         if !opening.wants_tls {
             return Ok(opening);
         }
-        secure(client, Stage::Admit, limit).await?;
+        secure(client, protocol.wrapping(), Stage::Admit, limit).await?;
         offer = Offer::Taken;
     }
 }
 
-/// Lets the client's TLS begin, up to the end of the handshake.
+/// Lets the client's TLS begin, up to the end of the handshake, which may travel in the protocol's own packets.
 ///
 /// # Errors
 /// It came to nothing.
-pub async fn secure<C: Leg>(client: &mut C, stage: Stage, limit: Duration) -> Result<(), Unopened> {
+pub async fn secure<C: Leg>(
+    client: &mut C,
+    wrapping: Option<Box<dyn Wrapping>>,
+    stage: Stage,
+    limit: Duration,
+) -> Result<(), Unopened> {
     let failure = |reason, side, detail| Unopened::Unsecured(Failure::new(stage, reason, side, detail));
-    if let Err(error) = client.start_tls() {
+    if let Err(error) = client.start_tls(packets(wrapping)) {
         let detail = format!("TLS for the client cannot begin: {error}");
         return Err(failure(Reason::ProxyInternalError, Side::Ambassador, detail));
     }
@@ -70,6 +75,10 @@ pub async fn secure<C: Leg>(client: &mut C, stage: Stage, limit: Duration) -> Re
             Err(failure(Reason::PrefaceTimeout, Side::Client, detail))
         }
     }
+}
+
+fn packets(wrapping: Option<Box<dyn Wrapping>>) -> Option<Box<dyn Packets>> {
+    wrapping.map(|wrapping| Box::new(wrapping) as Box<dyn Packets>)
 }
 
 /// Hears a client out within `limit`.

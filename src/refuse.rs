@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::converse::converse;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Offer, Opening, Protocol, Refusal};
-use crate::relay::Leg;
+use crate::relay::{Leg, Packets};
 
 /// How far the conversation with the client has come.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,7 +118,8 @@ async fn opening<C: Leg>(client: &mut C, protocol: Protocol, offer: Offer) -> Op
         if !opening.wants_tls {
             return Some(opening);
         }
-        client.start_tls().ok()?;
+        let packets = protocol.wrapping().map(|wrapping| Box::new(wrapping) as Box<dyn Packets>);
+        client.start_tls(packets).ok()?;
         offer = Offer::Taken;
     }
 }

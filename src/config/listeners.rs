@@ -11,7 +11,7 @@ use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::ListenAddr;
 use crate::protocol::{First, Protocol};
-use crate::tls::ListenerSettings;
+use crate::tls::{self, ListenerSettings};
 use crate::{accept, admit, route};
 
 /// One listener, with the problems of its keys among themselves noted, and of its TLS with the rest of the file.
@@ -75,14 +75,14 @@ fn client_tls(
         ClientTls::Optional => false,
         ClientTls::Required => true,
     };
-    let protocol = match written.upstream.value() {
-        Some(UpstreamOf::Inline(upstream)) => upstream.protocol.or(Protocol::default()),
-        Some(UpstreamOf::Name(name)) => upstreams
-            .iter()
-            .find(|known| known.name == *name)
-            .map_or(Protocol::default(), |known| known.section.protocol.or(Protocol::default())),
-        None => Protocol::default(),
+    // One that stands within its listener was moved to the others before.
+    let upstream = match written.upstream.value() {
+        Some(UpstreamOf::Name(name)) => {
+            upstreams.iter().find(|known| known.name == *name).map(|known| &known.section)
+        }
+        Some(UpstreamOf::Inline(_)) | None => None,
     };
+    let protocol = upstream.map_or(Protocol::default(), |upstream| upstream.protocol.or(Protocol::default()));
     let direct = match written.tls_mode.given() {
         None => !protocol.negotiates(),
         Some(At { value: TlsMode::Direct, .. }) => true,
@@ -110,6 +110,19 @@ fn client_tls(
             protocol.name()
         );
         reader.problem(place, message, "write tls = \"required\", or tls_mode = \"negotiate\"");
+    }
+    let asks_through_us = upstream
+        .is_some_and(|upstream| upstream.tls.value().is_some_and(|mode| *mode != tls::Mode::Negotiate));
+    if !direct
+        && protocol.interviews()
+        && asks_through_us
+        && let Some(At { place, .. }) = written.tls.given()
+    {
+        let message = format!(
+            "clients of {} are offered TLS in the server's own greeting, which is read only where TLS is asked for there too",
+            protocol.name()
+        );
+        reader.problem(place, message, "write tls = \"negotiate\" in the upstream, or remove it there");
     }
     let client_names = client_names(written, required, reader);
     shows_a_certificate(written, identities, reader);

@@ -32,7 +32,7 @@ const HANDSHAKE: u8 = 0x16;
 /// How a client's stream is served: where the listener has TLS, it may turn to it.
 pub(super) fn client_stream(stream: Stream, listener: &Listener) -> Stream {
     match &listener.tls {
-        Some(tls) => stream.upgradable(tls.server.config().clone()),
+        Some(tls) => stream.upgradable(tls.server.configs().clone()),
         None => stream,
     }
 }
@@ -60,7 +60,7 @@ pub(super) async fn from_the_first_byte(client: &mut Stream, listener: &Listener
         (true, false) | (false, _) => begins_with_tls(client, limit).await?,
     };
     match begins {
-        true => preface::secure(client, Stage::Admit, limit).await,
+        true => preface::secure(client, None, Stage::Admit, limit).await,
         false => Ok(()),
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn before_a_word(client: &mut Stream, listener: &Listener) {
     let begins = listener.tls.as_ref().is_some_and(|tls| tls.direct && tls.required);
     if begins
         && client.tls().is_none()
-        && let Err(error) = client.start_tls()
+        && let Err(error) = client.start_tls(None)
     {
         tracing::debug!(%error, "TLS for a client that is refused");
     }

@@ -13,6 +13,7 @@ mod negotiate;
 mod refuse;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Ports, Refusal, Talk};
 use crate::relay::Greeting;
@@ -29,7 +30,7 @@ const FACTS: Facts = Facts {
     alpn: None,
     ports: Ports { plain: Some(389), direct: Some(636) },
     refuses_with: "resultCode 52 unavailable (51 busy at limits) and diagnosticMessage, in the response to the first request",
-    limits: "the client's own StartTLS (the server answers operationsError); the rootDSE passes as it is, with what it says \
+    limits: "the client's own StartTLS (the server answers operationsError), but where its listener has TLS; the rootDSE passes as it is, with what it says \
              of StartTLS and SASL; Active Directory inside TLS neither signs nor seals (SASL_SECPROPS maxssf=0), and with \
              LdapEnforceChannelBinding = 2 takes simple binds only; referrals lead clients past nuncio",
 };
@@ -46,7 +47,7 @@ impl Dialect for Ldap {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(meeting.opening, meeting.secured)
+        greet(meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

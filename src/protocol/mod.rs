@@ -35,13 +35,14 @@ mod upgrade;
 mod xmpp;
 
 use std::fmt;
+use std::io;
 
 use zeroize::Zeroizing;
 
 pub use beyond::{BEYOND, Beyond};
 
 use crate::failure::Failure;
-use crate::relay::Greeting;
+use crate::relay::{Greeting, Packets};
 
 /// What is spoken on a connection, as far as that concerns its TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -149,7 +150,7 @@ pub trait Talk: Send {
 }
 
 /// A TLS handshake that travels inside a protocol's own packets. Behind it TLS goes alone.
-pub trait Wrapping: Send {
+pub trait Wrapping: Send + Sync {
     /// Puts a flight of ours into packets.
     fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>);
 
@@ -158,6 +159,17 @@ pub trait Wrapping: Send {
     /// # Errors
     /// It is none of those that carry TLS.
     fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> Result<bool, Failure>;
+}
+
+impl Packets for Box<dyn Wrapping> {
+    fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>) {
+        (**self).wrap(flight, to);
+    }
+
+    fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> io::Result<bool> {
+        let odd = |failure: Failure| io::Error::new(io::ErrorKind::InvalidData, String::from(failure.detail));
+        (**self).unwrap(heard, to).map_err(odd)
+    }
 }
 
 /// What a client said before anything was dialled.
@@ -302,7 +314,7 @@ trait Dialect: Sync {
         None
     }
 
-    /// How the handshake travels that was asked for; `None`: as it is. TLS 1.2 is the most for one that is wrapped: where TLS
+    /// How the handshake travels that was asked for, on either side; `None`: as it is. TLS 1.2 is the most for one that is wrapped: where TLS
     /// 1.3 goes on behind its handshake (tickets, a late alert), nobody could tell what is still inside a packet.
     fn wrapping(&self) -> Option<Box<dyn Wrapping>> {
         None
@@ -439,7 +451,7 @@ impl Protocol {
         self.dialect().negotiation(asking)
     }
 
-    /// How the handshake travels that was asked for; `None`: as it is.
+    /// How the handshake travels that was asked for, on either side; `None`: as it is.
     pub fn wrapping(self) -> Option<Box<dyn Wrapping>> {
         self.dialect().wrapping()
     }

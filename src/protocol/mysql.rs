@@ -45,7 +45,8 @@ const FACTS: Facts = Facts {
     alpn: None,
     ports: Ports { plain: Some(3306), direct: None },
     refuses_with: "ERR packet: 1040 (limits), 1053 (draining), 1130 (not allowed), 1159 (too slow) or 1158",
-    limits: "the client's own TLS (--skip-ssl, sslmode=DISABLED or PREFERRED); over TCP, a client with caching_sha2_password \
+    limits: "the client's own TLS (--skip-ssl, sslmode=DISABLED or PREFERRED), but where its listener has TLS; over TCP, a \
+             client without it that has caching_sha2_password \
              or sha256_password has to ask for the server's RSA key (--get-server-public-key, \
              allowPublicKeyRetrieval=true); COM_CHANGE_USER to an account of these two plugins that is not in the \
              server's cache; clients of before 4.1",
@@ -62,8 +63,12 @@ impl Dialect for Mysql {
         Some(Box::new(Negotiation::new(asking.alone)))
     }
 
-    fn interview(&self, negotiated: &Negotiated, _: Offer) -> Option<Box<dyn Talk<Outcome = Interviewed>>> {
-        Some(Box::new(Interview::new(&negotiated.greeting)))
+    fn interview(
+        &self,
+        negotiated: &Negotiated,
+        offer: Offer,
+    ) -> Option<Box<dyn Talk<Outcome = Interviewed>>> {
+        Some(Box::new(Interview::new(&negotiated.greeting, offer)))
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {

@@ -30,7 +30,8 @@ const FACTS: Facts = Facts {
     alpn: Some("tds/8.0"),
     ports: Ports { plain: Some(1433), direct: Some(1433) },
     refuses_with: "an error (class 20) in answer to the login",
-    limits: "a client's own encryption (Encrypt=no or optional); clients of TDS 4.2 and 5.0; TLS 1.3 where TLS is asked \
+    limits: "a client's own encryption (Encrypt=no or optional), but where its listener has TLS (and then neither MARS nor \
+             federated logins); clients of TDS 4.2 and 5.0; TLS 1.3 where TLS is asked \
              for (TDS 7 has none); what leads a client to other addresses (Azure's redirect, read-only routing, the SQL \
              Browser's ports of named instances); Windows logins where Extended Protection is required. Proven with FreeTDS \
              and Microsoft's mock server: no real one has seen a certificate of ours, and it may log health checks (17830)",
@@ -43,8 +44,8 @@ impl Dialect for Sqlserver {
         &FACTS
     }
 
-    fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
-        Some(Box::new(preface::Preface))
+    fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
+        Some(Box::new(preface::Preface { offer }))
     }
 
     fn negotiation(&self, asking: &Asking<'_>) -> Option<Box<dyn Talk<Outcome = Negotiated>>> {

@@ -1,20 +1,300 @@
-//! upgrade: a client that may ask for TLS of its own, in a protocol of lines (STARTTLS, STLS): heard before the protocol's own
-//! greeter, which goes on for it inside.
+//! upgrade: a client that may ask for TLS of its own (STARTTLS, STLS, StartTLS), heard before its protocol's own greeter, which
+//! goes on for it inside.
 //!
-//! A line goes on only once it is known what it is. What comes before TLS may be anybody's (CVE-2011-0411): nothing but what
-//! asks and greets goes on to the server where TLS is demanded, and what stands behind the request ends the conversation.
-//! Answers of ours wait until the server has answered all that was asked before. What a server's list says of TLS is the
-//! greeter's to mend, by the [`Offer`] that it is given.
+//! What the client says goes on only once it is known what it is ([`Grammar`]; of lines, by [`Words`]). What comes before TLS
+//! may be anybody's (CVE-2011-0411): nothing but what asks and greets goes on to the server where TLS is demanded, and what
+//! stands behind the request ends the conversation. Answers of ours wait until the server has answered all that was asked
+//! before. What a server's list says of TLS is the greeter's to mend, by the [`Offer`] that it is given.
 
 use super::Offer;
 use crate::relay::{Greeter, Objection, Onward, Party, Remark, Upgrade};
+
+/// How a protocol's client speaks before its TLS.
+pub(super) trait Grammar: Send {
+    /// What stands at the front of what was heard, which may only grow until that is told. Told by the first byte that decides
+    /// it, so that no cut changes it.
+    fn see(&mut self, heard: &[u8], is_required: bool) -> Seen;
+
+    /// A client that begins with TLS.
+    fn began_with_tls(&self) -> &'static str;
+}
+
+/// What the client's words begin with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Not to be told yet.
+    Part,
+    /// So many bytes that go on, which need not all be there yet.
+    GoesOn(usize),
+    /// Something that is answered here.
+    Answered {
+        /// How long it is.
+        by: Length,
+        /// Our answer.
+        words: Vec<u8>,
+        /// It is a yes to the request for TLS.
+        starts_tls: bool,
+    },
+    /// Anything else: where TLS is demanded it is answered so, and else the client goes on without.
+    Other {
+        /// How long it is.
+        by: Length,
+        /// Our answer.
+        words: Vec<u8>,
+    },
+    /// The same, where there is no answer to it.
+    Unanswerable,
+}
+
+/// How long something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// So many bytes.
+    Bytes(usize),
+    /// Up to the line's end.
+    Line,
+}
+
+/// A greeter that can tell when nothing is open between client and server.
+pub(super) trait Beginning: Greeter {
+    /// All that the client has said is answered, and the server has greeted.
+    fn is_settled(&self) -> bool;
+
+    /// The client will not ask for TLS any more.
+    fn goes_without(&mut self) {}
+}
+
+/// Begins anew inside the client's TLS, after the greeter that was there before, with first words of its own.
+pub(super) type Inside<G> = Box<dyn FnOnce(G, &mut Onward) -> G + Send>;
+
+/// Who reads along: `outside`, or, where the client may ask for TLS, somebody before it, and then `inside`. `said`: what the
+/// client has said already; it is judged when the server has said something.
+pub(super) fn upgradable<G: Beginning + 'static>(
+    grammar: impl Grammar + 'static,
+    offer: Offer,
+    said: &[u8],
+    outside: G,
+    inside: Inside<G>,
+) -> Box<dyn Greeter> {
+    match offer.is_open() {
+        false => Box::new(outside),
+        true => Box::new(Asking {
+            grammar: Box::new(grammar),
+            is_required: offer == Offer::Required,
+            greeter: Some(outside),
+            inside: Some(inside),
+            has_begun: !said.is_empty(),
+            rest: said.to_vec(),
+            passing: 0,
+            skipping: None,
+            answer: None,
+            upgrade: Upgrade::None,
+            was_told: false,
+        }),
+    }
+}
+
+/// Hears a client that may ask for TLS.
+struct Asking<G> {
+    grammar: Box<dyn Grammar>,
+    is_required: bool,
+    /// Always there, but while it is exchanged.
+    greeter: Option<G>,
+    /// `None`: the client has its TLS, or goes on without.
+    inside: Option<Inside<G>>,
+    has_begun: bool,
+    /// What the client said that has not been judged yet.
+    rest: Vec<u8>,
+    /// So much of what it says next goes on.
+    passing: usize,
+    /// So much of it goes nowhere, since it is answered here.
+    skipping: Option<Length>,
+    /// Our answer, until it is its turn.
+    answer: Option<Answer>,
+    upgrade: Upgrade,
+    /// The client was told to ask for TLS first.
+    was_told: bool,
+}
+
+struct Answer {
+    words: Vec<u8>,
+    starts_tls: bool,
+}
+
+impl<G: Beginning> Greeter for Asking<G> {
+    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        if self.inside.is_none() {
+            return self.pass(heard, onward);
+        }
+        if !self.has_begun && heard.first() == Some(&0x16) {
+            let detail = self.grammar.began_with_tls();
+            return Err(Objection { to: Party::Client, detail, mend: ASK });
+        }
+        self.has_begun |= !heard.is_empty();
+        self.rest.extend_from_slice(heard);
+        self.work(onward)
+    }
+
+    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        if let Some(greeter) = &mut self.greeter {
+            greeter.upstream_said(heard, onward)?;
+        }
+        match self.inside {
+            Some(_) => self.work(onward),
+            None => Ok(()),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.inside.is_none() && self.greeter.as_ref().is_none_or(Greeter::is_done)
+    }
+
+    fn may_refuse(&self) -> bool {
+        self.upgrade != Upgrade::Answered && self.greeter.as_ref().is_some_and(Greeter::may_refuse)
+    }
+
+    fn unanswered(&self) -> Vec<u8> {
+        self.greeter.as_ref().map_or_else(Vec::new, Greeter::unanswered)
+    }
+
+    fn upgrade(&self) -> Upgrade {
+        self.upgrade
+    }
+
+    fn upgraded(&mut self, onward: &mut Onward) {
+        self.upgrade = Upgrade::None;
+        if let (Some(inside), Some(outside)) = (self.inside.take(), self.greeter.take()) {
+            // As if it had just connected: what it said before counts for nothing.
+            self.greeter = Some(inside(outside, onward));
+        }
+    }
+
+    fn why_ended(&self) -> Option<Remark> {
+        let remark = self.greeter.as_ref().and_then(Greeter::why_ended);
+        if self.inside.is_none() {
+            return remark;
+        }
+        let of_server = remark.filter(|remark| remark.of == Party::Upstream);
+        of_server.or_else(|| {
+            self.was_told.then(|| Remark {
+                of: Party::Client,
+                detail: "the client does not ask for TLS, and this listener serves nobody without".into(),
+                mend: ASK_OR,
+            })
+        })
+    }
+}
+
+impl<G: Beginning> Asking<G> {
+    fn pass(&mut self, said: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        match &mut self.greeter {
+            Some(greeter) => greeter.client_said(said, onward),
+            None => Ok(()),
+        }
+    }
+
+    fn work(&mut self, onward: &mut Onward) -> Result<(), Objection> {
+        loop {
+            if self.greeter.as_ref().is_none_or(Greeter::is_done) {
+                return self.cannot_follow(onward);
+            }
+            if self.passing > 0 {
+                let said: Vec<u8> = self.rest.drain(..self.passing.min(self.rest.len())).collect();
+                self.passing -= said.len();
+                self.pass(&said, onward)?;
+                if self.passing > 0 {
+                    return Ok(());
+                }
+                continue;
+            }
+            if let Some(length) = self.skipping {
+                self.skipping = self.skip(length);
+                if self.skipping.is_some() {
+                    return Ok(());
+                }
+            }
+            if let Some(Answer { words, starts_tls }) = &mut self.answer {
+                if *starts_tls && !self.rest.is_empty() {
+                    return Err(SLIPPED_IN);
+                }
+                if !self.greeter.as_ref().is_some_and(Beginning::is_settled) {
+                    return Ok(());
+                }
+                onward.down.append(words);
+                let starts_tls = *starts_tls;
+                self.answer = None;
+                self.upgrade = if starts_tls { Upgrade::Answered } else { Upgrade::None };
+                if starts_tls {
+                    return Ok(());
+                }
+            }
+            match self.grammar.see(&self.rest, self.is_required) {
+                Seen::Part => return Ok(()),
+                Seen::GoesOn(length) => self.passing = length,
+                Seen::Answered { by, words, starts_tls } => {
+                    self.was_told = false;
+                    self.will_answer(by, words, starts_tls);
+                }
+                Seen::Other { by, words } if self.is_required => {
+                    self.was_told = true;
+                    self.will_answer(by, words, false);
+                }
+                Seen::Unanswerable if self.is_required => return Err(WITHOUT),
+                Seen::Other { .. } | Seen::Unanswerable => {
+                    self.inside = None;
+                    let rest = std::mem::take(&mut self.rest);
+                    if let Some(greeter) = &mut self.greeter {
+                        greeter.goes_without();
+                    }
+                    return self.pass(&rest, onward);
+                }
+            }
+        }
+    }
+
+    fn will_answer(&mut self, by: Length, words: Vec<u8>, starts_tls: bool) {
+        self.skipping = Some(by);
+        self.answer = Some(Answer { words, starts_tls });
+        self.upgrade = Upgrade::Asked;
+    }
+
+    /// What of it is still to come.
+    fn skip(&mut self, length: Length) -> Option<Length> {
+        let (now, left) = match length {
+            Length::Bytes(count) => {
+                let now = count.min(self.rest.len());
+                (now, Some(Length::Bytes(count - now)).filter(|_| now < count))
+            }
+            Length::Line => match self.rest.iter().position(|byte| *byte == b'\n') {
+                Some(end) => (end + 1, None),
+                None => (self.rest.len(), Some(Length::Line)),
+            },
+        };
+        self.rest.drain(..now);
+        left
+    }
+
+    /// The greeter follows no more: the server is not understood, or has let the client in already.
+    fn cannot_follow(&mut self, onward: &mut Onward) -> Result<(), Objection> {
+        if self.is_required || self.answer.is_some() {
+            return Err(Objection {
+                to: Party::Upstream,
+                detail: "the server goes on before the client could ask for TLS, or in words that cannot be followed",
+                mend: "is `protocol` the one that this server speaks, and does it await a login?",
+            });
+        }
+        self.inside = None;
+        onward.up.append(&mut self.rest);
+        Ok(())
+    }
+}
 
 /// Of a line that goes on, or asks for TLS. A longer one is none of these.
 const MAX_LINE: usize = 2048;
 /// Of a command's tag.
 const MAX_TAG: usize = 64;
 
-/// A protocol's words.
+/// The words of a protocol of lines.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Words {
     /// Asks for TLS.
@@ -33,249 +313,58 @@ pub(super) struct Words {
     pub(super) began_with_tls: &'static str,
 }
 
-/// A greeter that can tell when nothing is open between client and server.
-pub(super) trait Beginning: Greeter {
-    /// All that the client has said is answered, and the server has greeted.
-    fn is_settled(&self) -> bool;
-}
-
-/// Begins anew inside the client's TLS, with first words of its own.
-pub(super) type Inside<G> = Box<dyn FnOnce(&mut Onward) -> G + Send>;
-
-/// Who reads along: `outside`, or, where the client may ask for TLS, somebody before it, and then `inside`.
-pub(super) fn upgradable<G: Beginning + 'static>(
-    words: &'static Words,
-    offer: Offer,
-    outside: G,
-    inside: Inside<G>,
-) -> Box<dyn Greeter> {
-    match offer.is_open() {
-        false => Box::new(outside),
-        true => Box::new(Asking {
-            words,
-            is_required: offer == Offer::Required,
-            greeter: outside,
-            inside: Some(inside),
-            has_begun: false,
-            rest: Vec::new(),
-            is_skipping: false,
-            answer: None,
-            upgrade: Upgrade::None,
-            was_told: false,
-        }),
-    }
-}
-
-/// Hears a client that may ask for TLS.
-struct Asking<G> {
-    words: &'static Words,
-    is_required: bool,
-    greeter: G,
-    /// `None`: the client has its TLS, or goes on without.
-    inside: Option<Inside<G>>,
-    has_begun: bool,
-    /// What the client said that has not been judged yet.
-    rest: Vec<u8>,
-    /// The line at its front is answered here, and goes nowhere.
-    is_skipping: bool,
-    /// Our answer, until it is its turn.
-    answer: Option<Answer>,
-    upgrade: Upgrade,
-    /// The client was told to ask for TLS first.
-    was_told: bool,
-}
-
-struct Answer {
-    words: Vec<u8>,
-    starts_tls: bool,
-}
-
-/// What the client's words begin with.
-#[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    /// Not to be told yet.
-    Part,
-    /// A line of this length that goes on.
-    GoesOn(usize),
-    /// A line of this length that asks for TLS.
-    Request { length: usize, tag: Vec<u8>, is_bare: bool },
-    /// Anything else.
-    Other { tag: Vec<u8> },
-}
-
-impl<G: Beginning> Greeter for Asking<G> {
-    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.inside.is_none() {
-            return self.greeter.client_said(heard, onward);
+impl Grammar for &'static Words {
+    fn see(&mut self, heard: &[u8], _: bool) -> Seen {
+        let ends_word = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        let (tag, behind) = match self.is_tagged {
+            false => (&b""[..], heard),
+            true => match heard.iter().take(MAX_TAG).position(ends_word) {
+                Some(end) if heard[end] == b' ' && is_tag(&heard[..end]) => {
+                    (&heard[..end], &heard[end + 1..])
+                }
+                None if heard.len() < MAX_TAG => return Seen::Part,
+                _ => return Seen::Other { by: Length::Line, words: self.said(b"*", self.first) },
+            },
+        };
+        let end = behind.iter().position(ends_word);
+        let word = &behind[..end.unwrap_or(behind.len())];
+        let is = |known: &str| match end {
+            Some(_) => known.as_bytes().eq_ignore_ascii_case(word),
+            None => known.as_bytes().get(..word.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(word)),
+        };
+        let other = || Seen::Other { by: Length::Line, words: self.said(tag, self.first) };
+        let (goes_on, asks) = (self.goes_on.iter().any(|known| is(known)), is(self.request));
+        if !goes_on && !asks {
+            return other();
         }
-        if !self.has_begun && heard.first() == Some(&0x16) {
-            let detail = self.words.began_with_tls;
-            return Err(Objection { to: Party::Client, detail, mend: ASK });
-        }
-        self.has_begun |= !heard.is_empty();
-        self.rest.extend_from_slice(heard);
-        self.work(onward)
-    }
-
-    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        self.greeter.upstream_said(heard, onward)?;
-        match self.inside {
-            Some(_) => self.work(onward),
-            None => Ok(()),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.inside.is_none() && self.greeter.is_done()
-    }
-
-    fn may_refuse(&self) -> bool {
-        self.upgrade != Upgrade::Answered && self.greeter.may_refuse()
-    }
-
-    fn unanswered(&self) -> Vec<u8> {
-        self.greeter.unanswered()
-    }
-
-    fn upgrade(&self) -> Upgrade {
-        self.upgrade
-    }
-
-    fn upgraded(&mut self, onward: &mut Onward) {
-        self.upgrade = Upgrade::None;
-        if let Some(inside) = self.inside.take() {
-            // As if it had just connected: what it said before counts for nothing.
-            self.greeter = inside(onward);
-        }
-    }
-
-    fn why_ended(&self) -> Option<Remark> {
-        let remark = self.greeter.why_ended();
-        if self.inside.is_none() {
-            return remark;
-        }
-        let of_server = remark.filter(|remark| remark.of == Party::Upstream);
-        of_server.or_else(|| {
-            self.was_told.then(|| Remark {
-                of: Party::Client,
-                detail: "the client does not ask for TLS, and this listener serves nobody without".into(),
-                mend: ASK_OR,
-            })
-        })
-    }
-}
-
-impl<G: Beginning> Asking<G> {
-    fn work(&mut self, onward: &mut Onward) -> Result<(), Objection> {
-        loop {
-            if self.greeter.is_done() {
-                return self.cannot_follow(onward);
+        let within = &heard[..heard.len().min(MAX_LINE)];
+        let Some(length) = within.iter().position(|byte| *byte == b'\n').map(|end| end + 1) else {
+            return if within.len() == MAX_LINE { other() } else { Seen::Part };
+        };
+        let parameters = heard[heard.len() - behind.len() + word.len()..length].trim_ascii();
+        match asks {
+            true => {
+                let starts_tls = parameters.is_empty();
+                let words = self.said(tag, if starts_tls { self.ready } else { self.not_bare });
+                Seen::Answered { by: Length::Bytes(length), words, starts_tls }
             }
-            if let Some(Answer { words, starts_tls }) = &mut self.answer {
-                if *starts_tls && !self.rest.is_empty() {
-                    return Err(SLIPPED_IN);
-                }
-                if !self.greeter.is_settled() {
-                    return Ok(());
-                }
-                onward.down.append(words);
-                let starts_tls = *starts_tls;
-                self.answer = None;
-                self.upgrade = if starts_tls { Upgrade::Answered } else { Upgrade::None };
-                if starts_tls {
-                    return Ok(());
-                }
-            }
-            if self.is_skipping {
-                let end = self.rest.iter().position(|byte| *byte == b'\n');
-                self.rest.drain(..end.map_or(self.rest.len(), |end| end + 1));
-                if end.is_none() {
-                    return Ok(());
-                }
-                self.is_skipping = false;
-            }
-            match see(self.words, &self.rest) {
-                Seen::Part => return Ok(()),
-                Seen::GoesOn(length) => {
-                    let line: Vec<u8> = self.rest.drain(..length).collect();
-                    self.greeter.client_said(&line, onward)?;
-                }
-                Seen::Request { length, tag, is_bare } => {
-                    self.rest.drain(..length);
-                    self.was_told = false;
-                    self.will_answer(
-                        &tag,
-                        if is_bare { self.words.ready } else { self.words.not_bare },
-                        is_bare,
-                    );
-                }
-                Seen::Other { tag } if self.is_required => {
-                    self.is_skipping = true;
-                    self.was_told = true;
-                    self.will_answer(&tag, self.words.first, false);
-                }
-                Seen::Other { .. } => {
-                    self.inside = None;
-                    let rest = std::mem::take(&mut self.rest);
-                    return self.greeter.client_said(&rest, onward);
-                }
-            }
+            // A literal follows: no line, whatever it looks like.
+            false if parameters.ends_with(b"}") => other(),
+            false => Seen::GoesOn(length),
         }
     }
 
-    fn will_answer(&mut self, tag: &[u8], words: &str, starts_tls: bool) {
-        let tag = if self.words.is_tagged { [tag, b" "].concat() } else { Vec::new() };
-        self.answer = Some(Answer { words: [&tag, words.as_bytes()].concat(), starts_tls });
-        self.upgrade = Upgrade::Asked;
-    }
-
-    /// The greeter follows no more: the server is not understood, or has let the client in already.
-    fn cannot_follow(&mut self, onward: &mut Onward) -> Result<(), Objection> {
-        if self.is_required || self.answer.is_some() {
-            return Err(Objection {
-                to: Party::Upstream,
-                detail: "the server goes on before the client could ask for TLS, or in words that cannot be followed",
-                mend: "is `protocol` the one that this server speaks, and does it await a login?",
-            });
-        }
-        self.inside = None;
-        onward.up.append(&mut self.rest);
-        Ok(())
+    fn began_with_tls(&self) -> &'static str {
+        self.began_with_tls
     }
 }
 
-/// What stands at the front. Told by the first byte that decides it, so that no cut changes it.
-fn see(words: &Words, heard: &[u8]) -> Seen {
-    let ends_word = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-    let (tag, behind) = match words.is_tagged {
-        false => (&b""[..], heard),
-        true => match heard.iter().take(MAX_TAG).position(ends_word) {
-            Some(end) if heard[end] == b' ' && is_tag(&heard[..end]) => (&heard[..end], &heard[end + 1..]),
-            None if heard.len() < MAX_TAG => return Seen::Part,
-            _ => return Seen::Other { tag: b"*".to_vec() },
-        },
-    };
-    let end = behind.iter().position(ends_word);
-    let word = &behind[..end.unwrap_or(behind.len())];
-    let is = |known: &str| match end {
-        Some(_) => known.as_bytes().eq_ignore_ascii_case(word),
-        None => known.as_bytes().get(..word.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(word)),
-    };
-    let other = || Seen::Other { tag: tag.to_vec() };
-    let (goes_on, asks) = (words.goes_on.iter().any(|known| is(known)), is(words.request));
-    if !goes_on && !asks {
-        return other();
-    }
-    let within = &heard[..heard.len().min(MAX_LINE)];
-    let Some(length) = within.iter().position(|byte| *byte == b'\n').map(|end| end + 1) else {
-        return if within.len() == MAX_LINE { other() } else { Seen::Part };
-    };
-    let parameters = behind[word.len()..length - (heard.len() - behind.len())].trim_ascii();
-    match asks {
-        true => Seen::Request { length, tag: tag.to_vec(), is_bare: parameters.is_empty() },
-        // A literal follows: no line, whatever it looks like.
-        false if parameters.ends_with(b"}") => other(),
-        false => Seen::GoesOn(length),
+impl Words {
+    fn said(&self, tag: &[u8], words: &str) -> Vec<u8> {
+        match self.is_tagged {
+            true => [tag, b" ", words.as_bytes()].concat(),
+            false => words.into(),
+        }
     }
 }
 
@@ -287,6 +376,13 @@ fn is_tag(tag: &[u8]) -> bool {
 const ASK: &str = "let the client ask for TLS (STARTTLS, STLS), or set tls_mode = \"direct\" in its listener";
 const ASK_OR: &str =
     "let the client ask for TLS (STARTTLS, STLS), or write tls = \"optional\" in its listener";
+
+/// The client goes on without TLS where it is demanded.
+const WITHOUT: Objection = Objection {
+    to: Party::Client,
+    detail: "the client speaks plaintext, and this listener serves nobody without TLS",
+    mend: ASK_OR,
+};
 
 /// Somebody sent more in plaintext than the request for TLS.
 const SLIPPED_IN: Objection = Objection {

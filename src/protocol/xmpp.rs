@@ -14,6 +14,7 @@ mod refuse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod xml;
 
 use super::{Asking, Dialect, Facts, First, Meeting, Negotiated, Offer, Opening, Ports, Refusal, Say, Talk};
@@ -32,9 +33,10 @@ const FACTS: Facts = Facts {
     alpn: Some("xmpp-client"),
     ports: Ports { plain: Some(5222), direct: Some(5223) },
     refuses_with: "a stream error (remote-connection-failed, resource-constraint, system-shutdown) with the reason in words",
-    limits: "clients only, no streams between servers and no components; starttls and mechanisms bound to the server's TLS \
-             (SCRAM-…-PLUS) are taken out of what the server offers, which a client that checks the list (XEP-0474) takes \
-             for an attack; a server's see-other-host leads past nuncio; a check asks for the domain that server_name names",
+    limits: "clients only, no streams between servers and no components; starttls (but where the listener has TLS) and \
+             mechanisms bound to the server's TLS (SCRAM-…-PLUS) are taken out of what the server offers, which a client \
+             that checks the list (XEP-0474) takes for an attack; a server's see-other-host leads past nuncio; a check asks \
+             for the domain that server_name names",
 };
 
 pub(super) struct Xmpp;
@@ -53,7 +55,7 @@ impl Dialect for Xmpp {
     }
 
     fn greet(&self, meeting: Meeting) -> Greeting {
-        greet(meeting.opening, meeting.secured)
+        greet(meeting)
     }
 
     fn refusal(&self, refused: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {

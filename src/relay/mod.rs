@@ -80,13 +80,26 @@ pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
     fn has_farewell(&self) -> bool {
         false
     }
-    /// From now on it speaks TLS, as a server does. Whoever reads, writes or flushes drives the handshake.
+    /// From now on it speaks TLS, as a server does. Whoever reads, writes or flushes drives the handshake, which may travel
+    /// in packets.
     ///
     /// # Errors
     /// It has no TLS to give.
-    fn start_tls(&mut self) -> io::Result<()> {
+    fn start_tls(&mut self, _packets: Option<Box<dyn Packets>>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+}
+
+/// Packets that a TLS handshake travels in. Behind it TLS goes alone.
+pub trait Packets: Send + Sync {
+    /// Puts a flight of ours into packets.
+    fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>);
+
+    /// Takes one packet from the front of what was heard, and TLS out of it; `false`: there is no whole packet yet.
+    ///
+    /// # Errors
+    /// It is none of those that carry TLS.
+    fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> io::Result<bool>;
 }
 
 /// Somebody who can end a connection.

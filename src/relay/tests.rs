@@ -22,6 +22,7 @@ mod breaking;
 mod closing;
 mod greeting;
 mod limits;
+mod upgrading;
 
 /// A relay at work, and what the test looks at.
 struct Relay {

@@ -22,19 +22,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::ServerConnection;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-use crate::relay::Leg;
+use crate::relay::{Leg, Packets};
 
 #[cfg(target_os = "linux")]
 pub use owner::owner_of_peer;
 pub use sys::{forbid_core_dumps, raise_descriptor_limit};
-pub use upgrade::Upgradable;
+pub use upgrade::{TlsConfigs, Upgradable};
 
 /// Options of a TCP leg. TCP_NODELAY is always set.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,8 +176,8 @@ impl Stream {
     }
 
     /// It may turn to TLS from here on.
-    pub fn upgradable(self, config: Arc<ServerConfig>) -> Stream {
-        Stream::Upgradable(Box::new(Upgradable::new(self, config)))
+    pub fn upgradable(self, configs: Arc<TlsConfigs>) -> Stream {
+        Stream::Upgradable(Box::new(Upgradable::new(self, configs)))
     }
 
     /// The client's TLS; `None`: it speaks plaintext.
@@ -382,9 +382,9 @@ impl Leg for Stream {
         matches!(self, Stream::Upgradable(stream) if stream.has_farewell())
     }
 
-    fn start_tls(&mut self) -> io::Result<()> {
+    fn start_tls(&mut self, packets: Option<Box<dyn Packets>>) -> io::Result<()> {
         match self {
-            Stream::Upgradable(stream) => stream.start_tls(),
+            Stream::Upgradable(stream) => stream.start_tls(packets),
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }

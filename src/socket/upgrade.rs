@@ -4,6 +4,7 @@
 //! socket has it: the relay never flushes, and asks the kernel whether all has arrived. Reading, writing and flushing drive
 //! the handshake, whichever is asked first. Leaves certificates to `tls`, and when it is time to whoever knows the protocol.
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,23 +14,33 @@ use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Gone;
-use crate::relay::Leg;
+use crate::relay::{Leg, Packets};
 
 /// Sealed bytes that may wait for the socket: what a client that reads nothing takes beside the relay's own buffers.
 const WAITING: usize = 32 * 1024;
+
+/// The TLS that a listener has to give.
+#[derive(Debug)]
+pub struct TlsConfigs {
+    /// As it is.
+    pub usual: Arc<ServerConfig>,
+    /// Where the handshake travels in packets: without TLS 1.3, in which it has no certain end.
+    pub in_packets: Arc<ServerConfig>,
+}
 
 /// A stream in plaintext, until it turns to TLS.
 #[derive(Debug)]
 pub struct Upgradable<S> {
     plain: S,
-    config: Arc<ServerConfig>,
+    configs: Arc<TlsConfigs>,
     /// Boxed: many a client never asks for it.
     tls: Option<Box<Tls>>,
 }
 
-#[derive(Debug)]
 struct Tls {
     conn: ServerConnection,
+    /// While the handshake travels in packets, and for what came behind it.
+    packed: Option<Packed>,
     /// Bytes that rustls has taken from a writer who was not told yet: they are not all with the socket.
     held: usize,
     /// The peer has ended its direction, with close_notify or without.
@@ -41,10 +52,17 @@ struct Tls {
     failure: Option<rustls::Error>,
 }
 
+/// Never what is said.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("conn", &self.conn).finish_non_exhaustive()
+    }
+}
+
 impl<S: Leg> Upgradable<S> {
     /// In plaintext, for now.
-    pub fn new(plain: S, config: Arc<ServerConfig>) -> Upgradable<S> {
-        Upgradable { plain, config, tls: None }
+    pub fn new(plain: S, configs: Arc<TlsConfigs>) -> Upgradable<S> {
+        Upgradable { plain, configs, tls: None }
     }
 
     /// The socket itself.
@@ -59,8 +77,8 @@ impl<S: Leg> Upgradable<S> {
 
     /// With another socket in the place of this one.
     pub fn try_map<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Upgradable<T>> {
-        let Upgradable { plain, config, tls } = self;
-        Ok(Upgradable { plain: change(plain)?, config, tls })
+        let Upgradable { plain, configs, tls } = self;
+        Ok(Upgradable { plain: change(plain)?, configs, tls })
     }
 
     /// What was agreed, or is being; `None`: it is in plaintext.
@@ -103,7 +121,9 @@ impl Tls {
             return Poll::Ready(Err(broken(failure)));
         }
         self.answer(plain, cx);
-        match self.conn.read_tls(&mut Sync { plain, cx }) {
+        let mut socket =
+            Sync { plain, cx, packed: self.packed.as_mut(), is_packed: self.conn.is_handshaking() };
+        match self.conn.read_tls(&mut socket) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             // A client that has what it wanted and hangs up resets what our goodbye meets then.
             Err(_) if self.closing => {
@@ -146,13 +166,28 @@ impl Tls {
     }
 
     fn poll_send<S: Leg>(&mut self, plain: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.conn.wants_write() && self.unwritable.is_none() {
-            match self.conn.write_tls(&mut Sync { plain, cx }) {
+        while self.unwritable.is_none() {
+            let is_packed = self.packed.as_ref().is_some_and(|packed| packed.packets.is_some());
+            let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
+            let sent = match self.conn.wants_write() {
+                true => self.conn.write_tls(&mut socket).map(|sent| sent > 0),
+                false => match socket.flush() {
+                    Ok(()) => break,
+                    Err(error) => Err(error),
+                },
+            };
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Ok(0) => self.unwritable = Some(io::ErrorKind::WriteZero),
+                Ok(false) => self.unwritable = Some(io::ErrorKind::WriteZero),
                 Err(error) => self.unwritable = Some(error.kind()),
-                Ok(_) => {}
+                Ok(true) => {}
             }
+        }
+        // All that belongs to the handshake is on its way.
+        if let Some(packed) = &mut self.packed
+            && !self.conn.is_handshaking()
+        {
+            packed.packets = None;
         }
         Poll::Ready(self.unwritable.map_or(Ok(()), |kind| Err(kind.into())))
     }
@@ -263,22 +298,44 @@ impl<S: Leg> Leg for Upgradable<S> {
         self.tls.is_some()
     }
 
-    fn start_tls(&mut self) -> io::Result<()> {
+    fn start_tls(&mut self, packets: Option<Box<dyn Packets>>) -> io::Result<()> {
         if self.tls.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let mut conn = ServerConnection::new(self.config.clone()).map_err(io::Error::other)?;
+        let config = if packets.is_some() { &self.configs.in_packets } else { &self.configs.usual };
+        let mut conn = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
         conn.set_buffer_limit(Some(WAITING));
-        let tls = Tls { conn, held: 0, ended: false, closing: false, unwritable: None, failure: None };
+        let packed = packets.map(|packets| Packed { packets: Some(packets), ..Packed::default() });
+        let tls =
+            Tls { conn, packed, held: 0, ended: false, closing: false, unwritable: None, failure: None };
         self.tls = Some(Box::new(tls));
         Ok(())
     }
 }
 
+/// A handshake in packets.
+#[derive(Default)]
+struct Packed {
+    /// Until it is over.
+    packets: Option<Box<dyn Packets>>,
+    /// Packets of the client's, or parts of one.
+    heard: Vec<u8>,
+    /// TLS out of them that rustls has not seen.
+    opened: Vec<u8>,
+    /// Packets of ours that the socket has not taken.
+    out: Vec<u8>,
+}
+
+/// A client's flight fits into few reads of this size.
+const READ: usize = 4 * 1024;
+
 /// A socket as rustls wants it: what would wait says so, and has arranged to be woken.
 struct Sync<'a, 'c, S> {
     plain: &'a mut S,
     cx: &'a mut Context<'c>,
+    packed: Option<&'a mut Packed>,
+    /// What goes this way now does so in packets.
+    is_packed: bool,
 }
 
 fn now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
@@ -288,24 +345,94 @@ fn now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
     }
 }
 
-impl<S: Leg> Read for Sync<'_, '_, S> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+/// As much as fits, from the front.
+fn take(from: &mut Vec<u8>, into: &mut [u8]) -> usize {
+    let now = from.len().min(into.len());
+    into[..now].copy_from_slice(&from[..now]);
+    from.drain(..now);
+    now
+}
+
+impl<S: Leg> Sync<'_, '_, S> {
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut into = ReadBuf::new(into);
         now(Pin::new(&mut *self.plain).poll_read(self.cx, &mut into)).map(|()| into.filled().len())
+    }
+
+    /// Opens one packet at a time, and only when TLS asks for more: what stands behind the packet that ends the handshake is
+    /// TLS as it is.
+    fn open(&mut self) -> io::Result<()> {
+        loop {
+            let Some(Packed { packets: Some(packets), heard, opened, .. }) = self.packed.as_deref_mut()
+            else {
+                return Ok(());
+            };
+            if !opened.is_empty() {
+                return Ok(());
+            }
+            if packets.unwrap(heard, opened)? {
+                continue;
+            }
+            let mut room = [0; READ];
+            let read = self.receive(&mut room)?;
+            if read == 0 {
+                return Ok(());
+            }
+            if let Some(packed) = self.packed.as_deref_mut() {
+                packed.heard.extend_from_slice(&room[..read]);
+            }
+        }
+    }
+}
+
+impl<S: Leg> Read for Sync<'_, '_, S> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.is_packed {
+            self.open()?;
+        }
+        if let Some(Packed { heard, opened, .. }) = self.packed.as_deref_mut() {
+            if !opened.is_empty() {
+                return Ok(take(opened, into));
+            }
+            if self.is_packed {
+                return Ok(0);
+            }
+            if !heard.is_empty() {
+                return Ok(take(heard, into));
+            }
+        }
+        self.receive(into)
     }
 }
 
 impl<S: Leg> Write for Sync<'_, '_, S> {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        now(Pin::new(&mut *self.plain).poll_write(self.cx, from))
+        self.write_vectored(&[IoSlice::new(from)])
     }
 
     fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        now(Pin::new(&mut *self.plain).poll_write_vectored(self.cx, from))
+        if !self.is_packed {
+            return now(Pin::new(&mut *self.plain).poll_write_vectored(self.cx, from));
+        }
+        // A flight goes as a whole, once the one before is sent.
+        self.flush()?;
+        let flight: Vec<u8> = from.iter().flat_map(|part| part.iter().copied()).collect();
+        if let Some(Packed { packets: Some(packets), out, .. }) = self.packed.as_deref_mut() {
+            packets.wrap(&flight, out);
+        }
+        Ok(flight.len())
     }
 
+    /// Sends what is left of our packets.
     fn flush(&mut self) -> io::Result<()> {
-        now(Pin::new(&mut *self.plain).poll_flush(self.cx))
+        let Some(Packed { out, .. }) = self.packed.as_deref_mut() else { return Ok(()) };
+        while !out.is_empty() {
+            match now(Pin::new(&mut *self.plain).poll_write(self.cx, out))? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => drop(out.drain(..written)),
+            }
+        }
+        Ok(())
     }
 }
 

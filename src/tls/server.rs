@@ -15,12 +15,13 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    ServerConfig, SignatureScheme,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::peer::{PeerFacts, names_of};
 use super::{Identity, SelfMade};
+use crate::socket::TlsConfigs;
 
 /// `listener.tls`, where it is not off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct ListenerSettings {
 
 /// TLS towards the clients of a listener.
 pub struct ServerTls {
-    config: Arc<ServerConfig>,
+    configs: Arc<TlsConfigs>,
     generation: Option<u64>,
     pub(super) shown: Shown,
     pub(super) asked: Option<Asked>,
@@ -99,18 +100,25 @@ impl ServerTls {
             return Err(problems);
         };
         let refused = |error: Error| vec![format!("TLS cannot be set up: {error}")];
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(refused)?;
-        let config = match verifier {
-            Some(verifier) => config.with_client_cert_verifier(verifier),
-            None => config.with_no_client_auth(),
-        };
-        let mut config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(refused)?;
+        let resolver = Arc::new(SingleCertAndKey::from(certified));
+        let ticketer = aws_lc_rs::Ticketer::new().map_err(refused)?;
+        let configured =
+            |versions: &[&'static SupportedProtocolVersion]| -> Result<Arc<ServerConfig>, Error> {
+                let config =
+                    ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+                let config = match verifier.clone() {
+                    Some(verifier) => config.with_client_cert_verifier(verifier),
+                    None => config.with_no_client_auth(),
+                };
+                let mut config = config.with_cert_resolver(resolver.clone());
+                config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+                config.ticketer = ticketer.clone();
+                Ok(Arc::new(config))
+            };
+        let usual = configured(&[&TLS13, &TLS12]).map_err(refused)?;
+        let in_packets = configured(&[&TLS12]).map_err(refused)?;
         Ok(ServerTls {
-            config: Arc::new(config),
+            configs: Arc::new(TlsConfigs { usual, in_packets }),
             generation: identity.map(|identity| identity.generation),
             shown,
             asked: asked.map(|(asked, _)| asked),
@@ -119,8 +127,8 @@ impl ServerTls {
     }
 
     /// For the listener's connections.
-    pub fn config(&self) -> &Arc<ServerConfig> {
-        &self.config
+    pub fn configs(&self) -> &Arc<TlsConfigs> {
+        &self.configs
     }
 
     /// The generation of the identity that it was made with.

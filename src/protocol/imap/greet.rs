@@ -39,9 +39,11 @@ pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
         let greeting = negotiated.greeting;
         reading.question = Some(Question { greeting, offer: None, later: Vec::new() });
     }
-    let inside =
-        Box::new(move |_: &mut Onward| Reading { has_answered: true, ..Reading::new(secured, Offer::Taken) });
-    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, reading, inside)) }
+    let inside = Box::new(move |_, _: &mut Onward| Reading {
+        has_answered: true,
+        ..Reading::new(secured, Offer::Taken)
+    });
+    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, b"", reading, inside)) }
 }
 
 /// Reads along.

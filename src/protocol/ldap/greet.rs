@@ -5,8 +5,12 @@
 //! A login may take several messages, and end with a layer of its own (SASL) behind which there are no LDAP messages any
 //! more: with the response that lets the client in, nobody reads along.
 
-use super::message::{BIND_RESPONSE, EXTENDED_RESPONSE, LdapResult, Message, Reader, UNBIND_REQUEST, stub};
-use crate::protocol::Opening;
+use super::message::{
+    BIND_RESPONSE, EXTENDED_RESPONSE, LdapResult, Message, Reader, UNBIND_REQUEST, answered_by, stub,
+};
+use super::upgrade::BeforeTls;
+use crate::protocol::upgrade::{Beginning, upgradable};
+use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 /// Requests whose answers are awaited. Who asks for more at once is told about these.
@@ -16,18 +20,23 @@ const SUCCESS: u32 = 0;
 const SWITCH_OFF: &str = "switch TLS and StartTLS off in the client (ldapsearch: without -Z; SSSD: ldap_id_use_start_tls = \
                           false; nslcd: ssl off): nuncio speaks TLS to the server";
 
-/// The client's first words go up, if they were read; and somebody reads along. `secured`: the server is reached through
-/// TLS.
-pub(in crate::protocol) fn greet(opening: Opening, secured: bool) -> Greeting {
-    let mut reading = Reading { secured, ..Reading::default() };
+/// The client's first words go up, if they were read; and somebody reads along.
+pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
+    let Meeting { opening, secured, offer, .. } = meeting;
+    let mut reading = Reading { secured, offer, ..Reading::default() };
     reading.hear_client(&opening.bytes);
-    Greeting { onward: Onward { up: opening.bytes, down: Vec::new() }, greeter: Some(Box::new(reading)) }
+    let inside =
+        Box::new(move |_, _: &mut Onward| Reading { secured, offer: Offer::Taken, ..Reading::default() });
+    let greeter = upgradable(BeforeTls, offer, b"", reading, inside);
+    Greeting { onward: Onward { up: opening.bytes, down: Vec::new() }, greeter: Some(greeter) }
 }
 
 /// The time up to the first answer that serves the client.
 #[derive(Default)]
 struct Reading {
     secured: bool,
+    /// The client's own TLS. As long as it may ask for that, it is read along for.
+    offer: Offer,
     client: Reader,
     server: Reader,
     /// Number and kind of each request without an answer.
@@ -60,7 +69,10 @@ enum Why {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if self.secured && !self.has_begun && heard.first() == Some(&0x16) {
+        let begins = !self.has_begun && self.offer == Offer::No;
+        if self.secured && begins && heard.first() == Some(&0x16) {
+            // For a refusal, which need not wait for a request then.
+            drop(self.client.next(&mut &heard[..1]));
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client began with TLS where plaintext LDAP is expected",
@@ -137,6 +149,16 @@ impl Greeter for Reading {
     }
 }
 
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.awaited.is_empty() && !self.server.is_inside() && !self.client.is_inside()
+    }
+
+    fn goes_without(&mut self) {
+        self.offer = Offer::No;
+    }
+}
+
 impl Reading {
     fn hear_client(&mut self, mut heard: &[u8]) {
         self.has_begun |= !heard.is_empty();
@@ -163,8 +185,11 @@ impl Reading {
         if message.is_start_tls() {
             self.start_tls = Some(message.id);
         }
-        if message.answered_by().is_some() && self.awaited.len() < MAX_AWAITED {
-            self.awaited.push((message.id, message.kind));
+        if message.answered_by().is_some() {
+            match self.awaited.len() < MAX_AWAITED {
+                true => self.awaited.push((message.id, message.kind)),
+                false => self.done |= self.offer.is_open(),
+            }
         }
     }
 
@@ -175,7 +200,9 @@ impl Reading {
             self.done = self.has_ended.is_none();
             return;
         }
-        self.awaited.retain(|(awaited, _)| *awaited != message.id);
+        // A search is answered by many, of which only the last one ends it: as long as that matters.
+        let ends = |kind| !self.offer.is_open() || answered_by(kind) == Some(message.kind);
+        self.awaited.retain(|(awaited, kind)| *awaited != message.id || !ends(*kind));
         let is_start_tls =
             message.kind == EXTENDED_RESPONSE && self.start_tls.take_if(|id| *id == message.id).is_some();
         match result {
@@ -183,7 +210,7 @@ impl Reading {
             Some(result) if message.kind == BIND_RESPONSE && result.code != SUCCESS => {
                 self.refused = why_not_bound(&result);
             }
-            _ => self.done = true,
+            _ => self.done = !self.offer.is_open(),
         }
     }
 }

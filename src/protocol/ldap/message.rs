@@ -6,7 +6,7 @@ use super::ber::{self, Header, Odd};
 use crate::protocol::reply::quoted;
 
 /// Of a message, what is kept of it.
-const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 
 /// The tags of requests and responses that matter by name.
 pub(super) const BIND_REQUEST: u8 = 0x60;
@@ -43,7 +43,7 @@ pub(super) struct Message {
 
 impl Message {
     /// From its first byte on, as far as it is there; `None`: too little of it to tell.
-    fn read(bytes: &[u8]) -> Result<Option<Message>, Odd> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<Message>, Odd> {
         if let Some(tag) = bytes.first()
             && *tag != SEQUENCE
         {
@@ -110,7 +110,7 @@ impl Message {
 }
 
 /// By what kind of message a kind of request is answered; `None`: it is not, or is no request.
-fn answered_by(kind: u8) -> Option<u8> {
+pub(super) fn answered_by(kind: u8) -> Option<u8> {
     Some(match kind {
         BIND_REQUEST => BIND_RESPONSE,
         // Search, modify, add, delete, modify DN, compare.

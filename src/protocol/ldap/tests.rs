@@ -3,6 +3,7 @@
 mod negotiation;
 mod reading;
 mod refusing;
+mod upgrade;
 
 use fastrand::Rng;
 

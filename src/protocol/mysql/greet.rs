@@ -9,13 +9,13 @@
 
 use zeroize::Zeroizing;
 
-use super::super::Meeting;
+use super::super::{Meeting, Offer};
 use super::asked::{Asked, NO_KEY, NOT_OPENED, too_long};
 use super::auth::{Answer, Plugin, SEALED};
 use super::first_word::{BEFORE_THE_FIRST, FirstWord};
 use super::greeting::{HandshakeV10, NONCE, with_ssl};
 use super::interview::{take_ssl, why_unfit};
-use super::response::{Response, SSL_AT, Unfit};
+use super::response::{Response, SSL_AT, Unfit, with_proof};
 use super::{
     ERR, FACTORS, HEADER, Kept, LONGEST, MORE, NEXT_FACTOR, OK, Packet, SWITCH, TooLong, first_packet,
     put_packet, rsa, up_to_zero,
@@ -24,16 +24,18 @@ use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 /// The client's answer goes up; towards a server without TLS nothing is changed.
 pub(super) fn greet(meeting: Meeting) -> Greeting {
-    let Meeting { opening, negotiated, secured, .. } = meeting;
+    let Meeting { opening, negotiated, secured, offer, .. } = meeting;
     if !secured {
         return Greeting { onward: Onward::default(), greeter: Some(Box::new(FirstWord::default())) };
     }
     let client = Kept { bytes: Zeroizing::new(opening.bytes), taken: 0 };
-    let mut login = Login { client, ..Login::default() };
+    let is_inside = offer == Offer::Taken;
+    let mut login = Login { client, is_inside, ..Login::default() };
     let mut onward = Onward::default();
     if !negotiated.greeting.is_empty() {
         login.is_behind_ssl_request = true;
-        login.server_is_ahead = 1;
+        // A client that asked for TLS has counted its request, as the server has ours.
+        login.server_is_ahead = u8::from(!is_inside);
         login.hear_greeting(negotiated.greeting.get(HEADER..).unwrap_or_default());
         login.begin(&mut onward);
     }
@@ -51,6 +53,8 @@ struct Login {
     is_behind_ssl_request: bool,
     /// The server's count is ahead of the client's.
     server_is_ahead: u8,
+    /// The client speaks TLS to nuncio, and its answer says so.
+    is_inside: bool,
     /// The last packet's number, as the client counts.
     last: Option<u8>,
     plugin: Plugin,
@@ -236,7 +240,11 @@ impl Login {
     }
 
     fn take_response(&mut self, packet: &Packet<'_>, onward: &mut Onward) -> Result<(), Objection> {
-        let response = match Response::read(packet.body) {
+        let response = match self.is_inside {
+            true => Response::read_any(packet.body),
+            false => Response::read(packet.body),
+        };
+        let response = match response {
             Ok(response) => response,
             // Behind TLS that is none of MySQL's, a server may well have use for it.
             Err(Unfit::Old | Unfit::Odd) if !self.is_behind_ssl_request => {
@@ -300,14 +308,7 @@ impl Login {
         match sealed_for {
             SealedFor::Answer => self.forward(&Packet { number, body: &password }, onward),
             SealedFor::Response(response) => {
-                let proof_at = Response::read_any(&response).map_err(|_| NOT_OPENED)?.proof_at;
-                let (Some((before, behind)), Ok(length)) = (
-                    response.get(..proof_at.start).zip(response.get(proof_at.end..)),
-                    u8::try_from(password.len()),
-                ) else {
-                    return Err(NOT_OPENED);
-                };
-                let body = Zeroizing::new([before, &[length], &password, behind].concat());
+                let body = with_proof(&response, &password).ok_or(NOT_OPENED)?;
                 self.forward(&Packet { number, body: &body }, onward);
             }
         }

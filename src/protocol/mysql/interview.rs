@@ -3,7 +3,7 @@
 //! Servers read capabilities, packet size and character set before TLS and not again inside it. So they have to be the
 //! client's own, and the client has to be greeted, and heard, first.
 
-use super::super::{Interviewed, Opening, Talk};
+use super::super::{Interviewed, Offer, Opening, Talk};
 use super::auth::{Answer, Plugin};
 use super::greeting::{HandshakeV10, with_ssl, without_ssl};
 use super::response::{HEAD, Response, SSL_AT, Unfit};
@@ -18,14 +18,25 @@ pub(super) const SWITCH_OFF: &str = "switch TLS off in the client (mariadb --ski
 pub(super) struct Interview {
     /// The greeting, until it is said.
     greeting: Vec<u8>,
+    /// TLS that the client may ask for, as the greeting says; inside, it goes on behind its request.
+    offer: Offer,
 }
 
 impl Interview {
     /// `greeting`: the server's packet as it came.
-    pub(super) fn new(greeting: &[u8]) -> Interview {
+    pub(super) fn new(greeting: &[u8], offer: Offer) -> Interview {
         let mut greeting = greeting.to_vec();
-        take_ssl(&mut greeting);
-        Interview { greeting }
+        match offer {
+            Offer::No => take_ssl(&mut greeting),
+            Offer::Optional | Offer::Required => {}
+            Offer::Taken => greeting.clear(),
+        }
+        Interview { greeting, offer }
+    }
+
+    /// The number of the client's next packet.
+    fn number(&self) -> u8 {
+        if self.offer == Offer::Taken { 2 } else { 1 }
     }
 }
 
@@ -47,12 +58,35 @@ impl Talk for Interview {
         }
         // Its number is told before its length: what comes first may be no MySQL at all.
         let packet = match (heard.get(3), first_packet(heard, LONGEST)) {
-            (Some(1), Ok(Some(packet))) => packet,
-            (Some(1) | None, Ok(None)) => return Ok(None),
-            (None, Err(TooLong)) => return Ok(None),
+            (Some(number), Ok(packet)) if *number == self.number() => match packet {
+                Some(packet) => packet,
+                None => return Ok(None),
+            },
+            (None, Ok(None) | Err(TooLong)) => return Ok(None),
             _ => return Err(unfit(Unfit::Odd)),
         };
-        let response = Response::read(packet.body).map_err(unfit)?;
+        if self.offer.is_open() && is_ssl_request(&packet) {
+            if heard.len() > packet.length() {
+                return Err(failed(
+                    "the client sent plaintext behind its request for TLS, where only TLS may follow: it, or somebody on the way, tries to slip it in",
+                ));
+            }
+            heard.clear();
+            let opening = Opening { wants_tls: true, ..Opening::default() };
+            return Ok(Some(Interviewed { request: Vec::new(), opening }));
+        }
+        let response = match self.offer {
+            // What it said before TLS it says again.
+            Offer::Taken => Response::read_any(packet.body),
+            Offer::No | Offer::Optional | Offer::Required => Response::read(packet.body),
+        };
+        let response = response.map_err(unfit)?;
+        if self.offer == Offer::Required {
+            let detail = "the client speaks plaintext, and this listener serves nobody without TLS";
+            return Err(Failure::new(Stage::Greet, Reason::AdmissionDenied, Side::Client, detail).mend(
+                "switch TLS on in the client (mariadb --ssl, mysql --ssl-mode=REQUIRED, sslMode=REQUIRED), or write tls = \"optional\" in its listener",
+            ));
+        }
         if Plugin::of(response.plugin).answers(response.proof) == Answer::Sealed {
             return Err(failed(super::auth::SEALED.0).mend(super::auth::SEALED.1));
         }
@@ -79,11 +113,16 @@ impl Talk for Interview {
 /// The front of the client's own words, with the wish for TLS.
 fn ssl_request(packet: &Packet<'_>) -> Vec<u8> {
     let mut request = Vec::with_capacity(HEADER + HEAD);
-    put_packet(packet.number, packet.body.get(..HEAD).unwrap_or_default(), &mut request);
+    put_packet(1, packet.body.get(..HEAD).unwrap_or_default(), &mut request);
     if let Some(byte) = request.get_mut(HEADER + SSL_AT) {
         *byte = with_ssl(*byte);
     }
     request
+}
+
+/// The front of a client's answer, with its own wish for TLS.
+fn is_ssl_request(packet: &Packet<'_>) -> bool {
+    packet.body.len() == HEAD && packet.body.get(SSL_AT).is_some_and(|byte| with_ssl(*byte) == *byte)
 }
 
 fn failed(detail: &str) -> Failure {

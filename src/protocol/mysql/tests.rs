@@ -5,6 +5,7 @@ mod check;
 mod login;
 mod refused;
 mod sealed;
+mod upgrade;
 
 use super::*;
 use crate::failure::{Failure, Reason, Side, Stage};

@@ -50,11 +50,11 @@ pub(in crate::protocol) fn greet(meeting: &Meeting) -> Greeting {
         }
     }
     // When its TLS has begun the client is told unasked what the server can do.
-    let inside = Box::new(move |onward: &mut Onward| {
+    let inside = Box::new(move |_, onward: &mut Onward| {
         onward.up.extend_from_slice(CAPABILITY);
         Reading::new(secured, Offer::Taken)
     });
-    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, reading, inside)) }
+    Greeting { onward, greeter: Some(upgradable(&UPGRADE, offer, b"", reading, inside)) }
 }
 
 const CAPABILITY: &[u8] = b"CAPABILITY\r\n";

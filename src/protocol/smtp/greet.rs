@@ -30,8 +30,8 @@ pub(in crate::protocol) fn greet(kin: &'static Kin, meeting: Meeting) -> Greetin
         // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
     }
-    let inside = Box::new(move |_: &mut Onward| Reading::new(kin, secured, Offer::Taken));
-    let greeter = upgradable(&kin.upgrade, offer, reading, inside);
+    let inside = Box::new(move |_, _: &mut Onward| Reading::new(kin, secured, Offer::Taken));
+    let greeter = upgradable(&kin.upgrade, offer, b"", reading, inside);
     Greeting { onward: Onward { up: Vec::new(), down: negotiated.greeting }, greeter: Some(greeter) }
 }
 

@@ -83,6 +83,13 @@ impl Prelogin {
         answered
     }
 
+    /// No to several statements at a time on one connection: the server has not been asked.
+    pub(super) fn without_mars(&mut self) {
+        for (_, said) in self.options.iter_mut().filter(|(option, _)| *option == MARS) {
+            *said = vec![0];
+        }
+    }
+
     pub(super) fn encryption(&self) -> Option<Encryption> {
         let (_, value) = self.options.iter().find(|(option, _)| *option == ENCRYPTION)?;
         match value[..] {

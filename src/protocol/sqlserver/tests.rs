@@ -7,6 +7,7 @@ use crate::relay::{Greeter, Onward, Party};
 
 mod messages;
 mod refusals;
+mod upgrade;
 
 /// Options by their codes, with the values right behind the table.
 fn payload(options: &[(u8, &[u8])]) -> Vec<u8> {

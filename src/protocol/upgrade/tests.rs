@@ -305,7 +305,7 @@ fn every_protocol_of_lines_has_its_own_words_for_it() {
         ),
         (
             Protocol::Sieve,
-            "\"IMPLEMENTATION\" \"x\"\r\n\"VERSION\" \"1.0\"\r\nOK\r\n",
+            "\"IMPLEMENTATION\" \"Cyrus timsieved v2.3.16\"\r\n\"STARTTLS\"\r\nOK\r\n",
             &[
                 (Upstream, "\"SASL\" \"PLAIN\"\r\nOK\r\nOK (TAG {6}\r\nnuncio) \"Done\"\r\n"),
                 (Client, "AUTHENTICATE \"PLAIN\" \"AA==\"\r\n"),

@@ -4,8 +4,10 @@
 use std::mem;
 
 use super::mend::mended;
-use super::stream::{Part, Reader, STREAMS, error};
-use crate::protocol::Opening;
+use super::stream::{Part, Reader, STREAMS, error, header};
+use super::upgrade::{BeforeTls, with_starttls};
+use crate::protocol::upgrade::{Beginning, upgradable};
+use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
 const SWITCH_OFF: &str = "let the client log in without TLS of its own (often \"allow plaintext\" or \"no encryption\"): \
@@ -13,11 +15,14 @@ const SWITCH_OFF: &str = "let the client log in without TLS of its own (often \"
 /// Of the client's next words, enough to see what they are.
 const MAX_WORD: usize = 128;
 const START_TLS: &[u8] = b"<starttls";
+/// Of what is kept while a client begins its stream anew.
+const MAX_LATER: usize = 64 * 1024;
 
-/// The client's header goes up as it came, and somebody reads along. `secured`: the server is reached through TLS. Towards
-/// one that is not, nothing is changed.
-pub(in crate::protocol) fn greet(opening: Opening, secured: bool) -> Greeting {
-    let mut reading = Reading { secured, opening: opening.bytes.clone(), ..Reading::default() };
+/// The client's header goes up as it came, and somebody reads along. Where neither the server is reached through TLS nor the
+/// listener has some to give, nothing is changed.
+pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
+    let Meeting { opening, secured, offer, .. } = meeting;
+    let mut reading = Reading { secured, offer, opening: opening.bytes.clone(), ..Reading::default() };
     let mut client = Reader::default();
     let mut rest = &opening.bytes[..];
     // Behind its header it may have said more.
@@ -25,6 +30,14 @@ pub(in crate::protocol) fn greet(opening: Opening, secured: bool) -> Greeting {
         && let Ok(Some((length, _))) = client.next(rest)
     {
         rest = &rest[length..];
+    }
+    if offer.is_open() {
+        // That is not judged yet, and does not go on.
+        let (header, behind) = opening.bytes.split_at(opening.bytes.len() - rest.len());
+        let onward = Onward { up: header.to_vec(), down: Vec::new() };
+        let grammar = BeforeTls { reader: client };
+        let greeter = upgradable(grammar, offer, behind, reading, Box::new(Reading::inside));
+        return Greeting { onward, greeter: Some(greeter) };
     }
     reading.hear_client(rest);
     Greeting { onward: Onward { up: opening.bytes, down: Vec::new() }, greeter: Some(Box::new(reading)) }
@@ -34,8 +47,16 @@ pub(in crate::protocol) fn greet(opening: Opening, secured: bool) -> Greeting {
 #[derive(Default)]
 struct Reading {
     secured: bool,
+    /// The client's own TLS.
+    offer: Offer,
+    /// The server's header and features as they are inside the client's TLS, as long as it may ask for that.
+    saved: Vec<u8>,
+    /// Inside: the client's new header so far, until it is answered by those.
+    again: Option<Again>,
     /// What the client opened with, as long as it awaits a header in answer to that.
     opening: Vec<u8>,
+    /// The same from then on.
+    first: Vec<u8>,
     server: Reader,
     /// Of the server's: what stands in front of its header, until that is there; the beginning of a part that is not whole.
     kept: Vec<u8>,
@@ -52,6 +73,16 @@ struct Reading {
     is_lost: bool,
 }
 
+/// A client that begins its stream anew.
+#[derive(Default)]
+struct Again {
+    /// Whom the first one was for.
+    to: Option<String>,
+    heard: Vec<u8>,
+    /// What the server says meanwhile.
+    later: Vec<u8>,
+}
+
 /// What the client does next.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Next {
@@ -65,6 +96,14 @@ enum Next {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        let behind = match self.again.take() {
+            None => heard.to_vec(),
+            Some(again) => match self.begin_again(again, heard, onward)? {
+                None => return Ok(()),
+                Some(behind) => behind,
+            },
+        };
+        let heard = &behind[..];
         onward.up.extend_from_slice(heard);
         self.hear_client(heard);
         if self.is_done() {
@@ -74,6 +113,13 @@ impl Greeter for Reading {
     }
 
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        if let Some(again) = &mut self.again {
+            if again.later.len() + heard.len() > MAX_LATER {
+                return Err(too_much(Party::Upstream));
+            }
+            again.later.extend_from_slice(heard);
+            return Ok(());
+        }
         self.kept.extend_from_slice(heard);
         while !self.is_done() {
             match self.server.next(&self.kept[self.read..]) {
@@ -90,7 +136,7 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        self.is_lost || self.knows_offer && self.next == Next::GoesOn
+        self.again.is_none() && (self.is_lost || self.knows_offer && self.next == Next::GoesOn)
     }
 
     fn may_refuse(&self) -> bool {
@@ -115,6 +161,7 @@ impl Greeter for Reading {
             });
         }
         let detail = match self.next {
+            _ if self.offer != Offer::No => return None,
             Next::StartTls => "the client insists on starttls of its own",
             Next::Unknown | Next::Leaves if self.knows_offer => {
                 "the client left when it saw what the server offers: it may insist on starttls"
@@ -125,7 +172,61 @@ impl Greeter for Reading {
     }
 }
 
+impl Beginning for Reading {
+    fn is_settled(&self) -> bool {
+        self.knows_offer && self.kept.is_empty()
+    }
+}
+
 impl Reading {
+    /// As it goes on inside the client's TLS.
+    fn inside(outside: Reading, _: &mut Onward) -> Reading {
+        let to = header(&outside.first).and_then(|header| header.to);
+        Reading {
+            secured: outside.secured,
+            offer: Offer::Taken,
+            saved: outside.saved,
+            again: Some(Again { to, ..Again::default() }),
+            server: outside.server,
+            knows_offer: true,
+            has_ended: outside.has_ended,
+            ..Reading::default()
+        }
+    }
+
+    /// The client's new header is answered by what its server has said to the first one. What stands behind it goes on; `None`:
+    /// it is not whole yet.
+    fn begin_again(
+        &mut self,
+        mut again: Again,
+        heard: &[u8],
+        onward: &mut Onward,
+    ) -> Result<Option<Vec<u8>>, Objection> {
+        again.heard.extend_from_slice(heard);
+        let (mut reader, mut read) = (Reader::default(), 0);
+        while reader.header().is_none() {
+            match reader.next(&again.heard[read..]) {
+                Ok(Some((length, _))) => read += length,
+                Ok(None) => {
+                    self.again = Some(again);
+                    return Ok(None);
+                }
+                Err(_) => return Err(too_much(Party::Client)),
+            }
+        }
+        // What was said in plaintext may have been anybody's, and it has decided where this stream leads.
+        if reader.header().is_some_and(|header| header.to != again.to) {
+            return Err(Objection {
+                to: Party::Client,
+                detail: "the client's stream inside its TLS is for another domain than the one before it",
+                mend: "find out who is on the way between the client and nuncio: no client does that",
+            });
+        }
+        onward.down.append(&mut self.saved);
+        onward.down.append(&mut again.later);
+        Ok(Some(again.heard.split_off(read)))
+    }
+
     /// `</stream:stream>`, `<starttls …>`, or anything else.
     fn hear_client(&mut self, heard: &[u8]) {
         for byte in heard.iter().copied() {
@@ -159,7 +260,11 @@ impl Reading {
         match part {
             Part::Nothing => {}
             Part::Header(header) => {
-                self.opening.clear();
+                let opening = mem::take(&mut self.opening);
+                if self.offer.is_open() {
+                    self.first = opening;
+                    self.saved.extend_from_slice(&bytes);
+                }
                 // Of before 1.0: it has no features.
                 self.knows_offer = !header.has_version;
             }
@@ -168,9 +273,16 @@ impl Reading {
             }
             Part::Element(element) if element.name.is(STREAMS, "features") && !self.knows_offer => {
                 self.knows_offer = true;
-                if self.secured {
+                if self.secured || self.offer != Offer::No {
                     let mended = mended(&bytes, element)?;
-                    onward.down.extend_from_slice(&mended);
+                    match self.offer.is_open() {
+                        true => {
+                            let is_required = self.offer == Offer::Required;
+                            onward.down.extend(with_starttls(&mended, is_required));
+                            self.saved.extend(mended);
+                        }
+                        false => onward.down.extend(mended),
+                    }
                     return Ok(());
                 }
             }
@@ -182,5 +294,13 @@ impl Reading {
         }
         onward.down.extend_from_slice(&bytes);
         Ok(())
+    }
+}
+
+fn too_much(to: Party) -> Objection {
+    Objection {
+        to,
+        detail: "what was said where a stream begins anew inside the client's TLS is no beginning of one",
+        mend: "is this the protocol that is spoken?",
     }
 }

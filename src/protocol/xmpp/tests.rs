@@ -5,6 +5,7 @@ mod negotiation;
 mod opening;
 mod reading;
 mod refusing;
+mod upgrade;
 mod xml;
 
 use fastrand::Rng;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustls::{AlertDescription, ClientConfig, ProtocolVersion};
+use rustls::{AlertDescription, ClientConfig, ProtocolVersion, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -19,6 +19,11 @@ async fn within<F: Future>(future: F) -> F::Output {
     timeout(SOON, future).await.expect("in time")
 }
 
+fn configs(pki: &Pki, versions: &[&'static SupportedProtocolVersion]) -> Arc<TlsConfigs> {
+    let usual = Arc::new(pki.server(versions));
+    Arc::new(TlsConfigs { usual, in_packets: Arc::new(pki.server(TLS12)) })
+}
+
 /// Both ends, before anything was said.
 fn ends(
     pki: &Pki,
@@ -26,7 +31,7 @@ fn ends(
     room: usize,
 ) -> (Ours, DuplexStream) {
     let (near, far) = duplex(room);
-    (Upgradable::new(wire(near), Arc::new(pki.server(TLS13))), far)
+    (Upgradable::new(wire(near), configs(pki, TLS13)), far)
 }
 
 async fn connected(client: Arc<ClientConfig>, far: DuplexStream) -> TlsStream<DuplexStream> {
@@ -36,7 +41,7 @@ async fn connected(client: Arc<ClientConfig>, far: DuplexStream) -> TlsStream<Du
 /// Both ends, with TLS between them.
 async fn secured(pki: &Pki, room: usize) -> (Ours, TlsStream<DuplexStream>) {
     let (mut ours, far) = ends(pki, Wire::new, room);
-    ours.start_tls().unwrap();
+    ours.start_tls(None).unwrap();
     let (flushed, client) = within(async { tokio::join!(ours.flush(), connected(pki.client(), far)) }).await;
     flushed.unwrap();
     (ours, client)
@@ -49,14 +54,14 @@ async fn however_slowly_a_wire_moves_all_of_it_arrives() {
     let said: Vec<u8> = (0..200_000_u32).map(|number| (number % 251) as u8).collect();
     for (seed, versions) in [(1, TLS12), (2, TLS13), (3, TLS13), (4, TLS12)] {
         let (near, mut far) = duplex(700);
-        let mut ours = Upgradable::new(Wire::hostile(near, seed, 90), Arc::new(pki.server(versions)));
+        let mut ours = Upgradable::new(Wire::hostile(near, seed, 90), configs(&pki, versions));
         ours.write_all(b"220 plain\r\n").await.unwrap();
         let mut plain = [0; 11];
         far.read_exact(&mut plain).await.unwrap();
         far.write_all(b"STARTTLS").await.unwrap();
         ours.read_exact(&mut [0; 8]).await.unwrap();
-        ours.start_tls().unwrap();
-        assert!(ours.start_tls().is_err(), "once is enough");
+        ours.start_tls(None).unwrap();
+        assert!(ours.start_tls(None).is_err(), "once is enough");
         let (mut reading, mut writing) = tokio::io::split(ours);
         let (expected, to_say, client) = (said.clone(), said.clone(), pki.client());
         let theirs = async move {
@@ -153,7 +158,7 @@ async fn a_client_that_just_hangs_up_has_ended() {
 async fn what_is_no_handshake_fails_it() {
     let pki = Pki::new();
     let (mut ours, mut far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls().unwrap();
+    ours.start_tls(None).unwrap();
     far.write_all(b"EHLO injected\r\n").await.unwrap();
     let error = within(ours.read(&mut [0; 100])).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -164,7 +169,7 @@ async fn what_is_no_handshake_fails_it() {
     assert_eq!(alert[0], 21);
 
     let (mut ours, far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls().unwrap();
+    ours.start_tls(None).unwrap();
     drop(far);
     assert!(within(ours.flush()).await.is_err());
     assert_eq!((ours.tls_failure(), ours.tls().unwrap().is_handshaking()), (None, true));
@@ -175,7 +180,7 @@ async fn what_is_no_handshake_fails_it() {
 async fn the_alert_of_a_client_that_refuses_us_is_kept() {
     let (pki, other) = (Pki::new(), Pki::new());
     let (mut ours, far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls().unwrap();
+    ours.start_tls(None).unwrap();
     let refusing = async { TlsConnector::from(other.client()).connect(server_name(), far).await.map(drop) };
     let (flushed, refused) = within(async { tokio::join!(ours.flush(), refusing) }).await;
     assert!(flushed.is_err() && refused.is_err());
@@ -211,7 +216,7 @@ async fn a_client_that_leaves_while_it_waits_is_noticed_and_one_that_speaks_is_n
 async fn words_that_come_with_the_handshake_wake_their_reader() {
     let pki = Pki::new();
     let (mut ours, far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls().unwrap();
+    ours.start_tls(None).unwrap();
     let client = async {
         let mut client = connected(pki.client(), far).await;
         client.write_all(b"first words").await.unwrap();

@@ -3,6 +3,8 @@
 mod certificates;
 mod direct;
 #[cfg(unix)]
+mod legacy;
+#[cfg(unix)]
 mod postgres;
 mod smtp;
 

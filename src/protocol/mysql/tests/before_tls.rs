@@ -231,7 +231,7 @@ fn a_client_that_cannot_be_served_is_told_why() {
 /// `mysql --ssl-mode=REQUIRED` reads the greeting and hangs up; so does a probe.
 #[test]
 fn a_client_that_leaves_after_the_greeting_may_insist_on_tls() {
-    let talk = Interview::new(&Server::mysql().greeting());
+    let talk = Interview::new(&Server::mysql().greeting(), Offer::No);
     let left = talk.ended(b"").unwrap();
     assert!(left.detail.contains("insists on TLS") && left.next_step().contains("ssl-mode"), "{left}");
     assert_eq!(talk.ended(b"\x20\0"), None, "it was cut off in the middle of its answer");

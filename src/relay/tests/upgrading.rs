@@ -1,0 +1,185 @@
+//! A client that turns to TLS of its own in the middle of a relay: what is plaintext stays outside, what is inside stays inside.
+
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::socket::{TlsConfigs, Upgradable};
+
+/// The smallest greeter with everything to it: at `TLS` it answers `go`, once the server has said `settled`; inside, it is done
+/// with the server's first word. What it is told goes on.
+#[derive(Default)]
+struct Asks {
+    asked: bool,
+    settled: bool,
+    answered: bool,
+    inside: bool,
+    done: bool,
+}
+
+impl Asks {
+    fn answer(&mut self, onward: &mut Onward) {
+        if self.asked && self.settled && !self.answered {
+            self.answered = true;
+            onward.down.extend_from_slice(b"go");
+        }
+    }
+}
+
+impl Greeter for Asks {
+    fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        match heard {
+            b"TLS" if !self.inside => self.asked = true,
+            _ => onward.up.extend_from_slice(heard),
+        }
+        self.answer(onward);
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        onward.down.extend_from_slice(heard);
+        self.settled |= heard.ends_with(b"settled");
+        self.done = self.inside;
+        self.answer(onward);
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn may_refuse(&self) -> bool {
+        false
+    }
+
+    fn upgrade(&self) -> Upgrade {
+        match (self.asked && !self.inside, self.answered) {
+            (false, _) => Upgrade::None,
+            (true, false) => Upgrade::Asked,
+            (true, true) => Upgrade::Answered,
+        }
+    }
+
+    fn upgraded(&mut self, _: &mut Onward) {
+        self.inside = true;
+    }
+}
+
+type Client = Upgradable<Wire<DuplexStream>>;
+
+fn client(pki: &Pki, wire: Wire<DuplexStream>) -> Client {
+    let config = Arc::new(pki.open_server(TLS13));
+    Upgradable::new(wire, Arc::new(TlsConfigs { usual: config.clone(), in_packets: config }))
+}
+
+/// A relay between that client and a server in plaintext.
+fn relayed<C: Leg + 'static>(mut client: C, mut upstream: Wire<DuplexStream>) -> JoinHandle<Ended> {
+    tokio::spawn(async move {
+        let greeting = Greeting { onward: Onward::default(), greeter: Some(Box::new(Asks::default())) };
+        let (settings, flow) = (Settings::default(), Flow::default());
+        let engine = None::<Carried<Unbuffered>>;
+        let never = Box::pin(std::future::pending());
+        run(&mut client, &mut upstream, engine, Some(Box::new(greeting)), &settings, &flow, never).await
+    })
+}
+
+/// The server has much to say before it has answered all, to a client that reads slowly: TLS begins behind the last byte of
+/// that. Then both talk on inside, and end in order.
+#[tokio::test]
+async fn tls_begins_behind_all_that_is_plaintext() {
+    let pki = Pki::new();
+    for seed in 1..4 {
+        let ((mut app, near), (upstream, mut server)) = (duplex(500), duplex(5_000));
+        let task = relayed(client(&pki, Wire::hostile(near, seed, 300)), Wire::hostile(upstream, seed, 900));
+        app.write_all(b"TLS").await.unwrap();
+        let before = pattern(seed, 100_000);
+        let saying = async {
+            server.write_all(&before).await.unwrap();
+            server.write_all(b"settled").await.unwrap();
+        };
+        let mut plain = vec![0; before.len() + "settledgo".len()];
+        let ((), read) = within(async { tokio::join!(saying, app.read_exact(&mut plain)) }).await;
+        read.unwrap();
+        assert!(plain.starts_with(&before) && plain.ends_with(b"settledgo"), "seed {seed}");
+
+        let mut app =
+            within(TlsConnector::from(pki.client_without_certificate()).connect(server_name(), app))
+                .await
+                .unwrap();
+        let (up, down) = (pattern(seed + 1, 70_000), pattern(seed + 2, 90_000));
+        app.write_all(b"hello").await.unwrap();
+        app.flush().await.unwrap();
+        let mut heard = [0; 5];
+        within(server.read_exact(&mut heard)).await.unwrap();
+        server.write_all(b"hi").await.unwrap();
+        let mut heard = [0; 2];
+        within(app.read_exact(&mut heard)).await.unwrap();
+        let (mut from_app, mut from_server) = (vec![0; up.len()], vec![0; down.len()]);
+        let (mut app_reads, mut app_writes) = tokio::io::split(app);
+        let (mut server_reads, mut server_writes) = tokio::io::split(server);
+        let all = async {
+            tokio::join!(
+                async { (app_writes.write_all(&up).await, app_writes.flush().await) },
+                server_writes.write_all(&down),
+                server_reads.read_exact(&mut from_app),
+                app_reads.read_exact(&mut from_server),
+            )
+        };
+        let (wrote, answered, read, got) = within(all).await;
+        (wrote.0.unwrap(), wrote.1.unwrap(), answered.unwrap(), read.unwrap(), got.unwrap());
+        assert!(from_app == up && from_server == down, "seed {seed}");
+
+        app_writes.shutdown().await.unwrap();
+        assert_eq!(within(server_reads.read(&mut [0; 1])).await.unwrap(), 0);
+        drop((server_reads, server_writes));
+        assert_eq!(within(app_reads.read(&mut [0; 1])).await.expect("an end with close_notify"), 0);
+        let ended = within(task).await.unwrap();
+        assert_eq!((ended.how, ended.closed_by), (How::Closed, Some(Party::Client)), "seed {seed}");
+    }
+}
+
+/// What came in plaintext between the request and the answer is for TLS to judge, which takes it for no handshake: nothing of
+/// it goes on, whenever it came.
+#[tokio::test]
+async fn plaintext_behind_the_request_never_counts_as_said_inside() {
+    let pki = Pki::new();
+    for early in [true, false] {
+        let ((mut app, near), (upstream, mut server)) = (duplex(10_000), duplex(10_000));
+        let task = relayed(client(&pki, Wire::new(near)), Wire::new(upstream));
+        app.write_all(b"TLS").await.unwrap();
+        if early {
+            // Read together with the request it would be the greeter's to object to.
+            eventually_read(&mut app, &mut server, b"ask", b"ask").await;
+            app.write_all(b"EHLO evil").await.unwrap();
+        }
+        server.write_all(b"settled").await.unwrap();
+        let mut told = [0; 9];
+        within(app.read_exact(&mut told[..])).await.unwrap();
+        if !early {
+            app.write_all(b"EHLO evil").await.unwrap();
+        }
+        let ended = within(task).await.unwrap();
+        assert!(matches!(ended.how, How::Io { party: Party::Client, .. }), "{:?}", ended.how);
+        let mut heard = Vec::new();
+        within(server.read_to_end(&mut heard)).await.ok(); // an end or a cut
+        assert!(heard.is_empty(), "{heard:?}");
+    }
+}
+
+/// The server says something to the client, which proves that the request was read.
+async fn eventually_read(app: &mut DuplexStream, server: &mut DuplexStream, says: &[u8], hears: &[u8]) {
+    server.write_all(says).await.unwrap();
+    let mut heard = vec![0; hears.len()];
+    within(app.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(heard, hears);
+}
+
+/// A promise that cannot be kept is a fault of ours, and not one that is passed over.
+#[tokio::test]
+async fn a_leg_without_tls_cannot_be_promised_some() {
+    let ((mut app, near), (upstream, mut server)) = (duplex(10_000), duplex(10_000));
+    let task = relayed(Wire::new(near), Wire::new(upstream));
+    app.write_all(b"TLS").await.unwrap();
+    server.write_all(b"settled").await.unwrap();
+    let ended = within(task).await.unwrap();
+    assert!(matches!(ended.how, How::Objected(Objection { to: Party::Ambassador, .. })), "{:?}", ended.how);
+}
