@@ -21,12 +21,11 @@ use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
 use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
-use crate::record::{Ending, Journal, Legs, Record};
+use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
 use crate::route;
 use crate::socket::{self, Gone, Stream};
-use crate::tls::Summary;
 use crate::tls::unbuffered::Unbuffered;
 use crate::trail::Trail;
 use crate::upstream::{Lease, Place, Session};
@@ -143,7 +142,7 @@ async fn begin(
             Ok(Box::new(Served { client, upstream, first, target, since, lease, _held: held }))
         }
         Err(Stop::Over(ending)) => {
-            record.legs = secure::summary(&client).map(of_client);
+            record.at_end().client_tls = secure::summary(&client);
             if let Some(socket) = client.beneath_failed_tls() {
                 refuse::part(socket).await;
             }
@@ -151,7 +150,7 @@ async fn begin(
         }
         Err(Stop::No(heard, failure)) => {
             let ending = refuse(&mut client, listener, heard, failure, record).await;
-            record.legs = secure::summary(&client).map(of_client);
+            record.at_end().client_tls = secure::summary(&client);
             Err(ending)
         }
     }
@@ -418,14 +417,10 @@ impl Served {
     }
 }
 
-fn of_client(summary: Summary) -> Box<Legs> {
-    Box::new(Legs { tcp: None, client_tls: Some(summary) })
-}
-
 /// What the end of a relay says about the endpoint, and what the client may have to be told.
 async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: &mut Record) -> Box<Ending> {
-    let (tcp, client_tls) = (socket::tcp_facts(&served.upstream), secure::summary(&served.client));
-    record.legs = Some(Box::new(Legs { tcp, client_tls }));
+    record.at_end().client_tls = secure::summary(&served.client);
+    record.at_end().tcp = socket::tcp_facts(&served.upstream);
     let Served { mut client, upstream, target, since, lease, _held: held, .. } = *served;
     // Who is refused may be waited for, and holds nothing meanwhile.
     drop((upstream, held));

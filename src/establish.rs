@@ -6,9 +6,11 @@
 
 mod http;
 mod login;
+mod pending;
 mod wrapped;
 
 pub use http::HttpCheck;
+pub use pending::{Pending, secure, take_leave};
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +18,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls_pki_types::ServerName;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -147,15 +147,6 @@ pub struct Reached {
     pub secured: Option<Secured>,
     /// TLS that waits for the client's word; see [`secure`].
     pub pending: Option<Box<Pending>>,
-}
-
-/// TLS that cannot be asked for before the client has said something in plaintext.
-pub struct Pending {
-    tls: Arc<ClientTls>,
-    name: ServerName<'static>,
-    at: SocketAddr,
-    /// What it has taken to come so far.
-    took: Duration,
 }
 
 /// Waits for a place, then tries endpoints until one is established, an attempt fails for good, or the time is up.
@@ -406,71 +397,6 @@ async fn reach(
     trail.times.handshake = Some(begun.elapsed());
     Ok(Reached { stream, negotiated, secured: Some(secured?), pending: None })
 }
-
-/// Goes on with TLS that was pending: `request` asks the server for it. The endpoint is settled by what comes of it; no other
-/// is tried, as the client has been told this server's first words.
-///
-/// # Errors
-/// What kept it from being established.
-pub async fn secure(
-    target: &Target,
-    mut established: Established,
-    request: &[u8],
-    trail: &mut Trail,
-) -> Result<Established, Failure> {
-    let Established { lease, reached } = &mut established;
-    let Some(pending) = reached.pending.take() else { return Ok(established) };
-    let Pending { tls, name, at, took } = *pending;
-    let begun = Instant::now();
-    trail.stage = Stage::Handshake;
-    let limit = target.timeouts.handshake;
-    let secured = async {
-        tokio::time::timeout(limit, reached.stream.write_all(request))
-            .await
-            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-            .map_err(|error| {
-                let detail = format!("the connection broke when the server was asked for TLS: {error}");
-                Failure::upstream(Stage::Negotiate, Reason::ConnectionTerminated, detail)
-            })?;
-        tls.handshake(&mut reached.stream, at, name, limit).await
-    }
-    .await;
-    trail.times.handshake = Some(begun.elapsed());
-    let now = Instant::now().into_std();
-    match secured {
-        Ok(secured) => {
-            if let Some((_, lease)) = lease {
-                lease.established(now, took + begun.elapsed());
-            }
-            reached.secured = Some(secured);
-            Ok(established)
-        }
-        Err(failure) => {
-            if let Some(attempt) = trail.attempts.last_mut() {
-                (attempt.stage, attempt.reason) = (Some(failure.stage), Some(failure.reason));
-                attempt.took += begun.elapsed();
-            }
-            let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream);
-            if let (Some((_, lease)), Some(class)) = (lease.take(), class) {
-                lease.failed_with(now, class, &failure.detail);
-            }
-            Err(failure)
-        }
-    }
-}
-
-/// Takes leave of a server whose TLS is pending, and will be. Its place is kept until then.
-pub async fn take_leave(protocol: Protocol, established: Established) {
-    let Established { lease: _lease, reached: Reached { mut stream, negotiated, .. } } = established;
-    let Some(mut talk) = protocol.parting(&negotiated) else { return };
-    match tokio::time::timeout(PARTING, converse(&mut stream, &mut *talk)).await {
-        // Nobody is left whom it could matter to.
-        Ok(Ok(()) | Err(_)) | Err(_) => {}
-    }
-}
-
-/// How long that may take.
-const PARTING: Duration = Duration::from_secs(2);
 
 /// Asks the server for TLS in the protocol's own words, where that is how TLS begins.
 async fn negotiate(

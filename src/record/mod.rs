@@ -45,23 +45,14 @@ pub enum Format {
 pub struct Record {
     /// The step that it is in.
     pub stage: Stage,
-    /// What there is to see of both legs at its end. Boxed: until then it is nothing.
-    pub legs: Option<Box<Legs>>,
+    /// What is known at its end. Boxed: until then it is nothing.
+    at_end: Option<Box<AtEnd>>,
     journal: Arc<Journal>,
     entry: Arc<Entry>,
     /// Only while there is something that the entry has not got.
     draft: Option<Box<Draft>>,
     open: Option<Open>,
     written: bool,
-}
-
-/// What there is to see of both legs, at the end.
-#[derive(Debug, Default)]
-pub struct Legs {
-    /// What the kernel says of the upstream's.
-    pub tcp: Option<TcpFacts>,
-    /// What the client's own TLS came to.
-    pub client_tls: Option<tls::Summary>,
 }
 
 /// What is filled in on the way. [`Record::relaying`] moves it to where it takes less room.
@@ -79,6 +70,15 @@ pub struct Draft {
     pub tls: Option<tls::Summary>,
     /// The user that the client's process runs as.
     pub user: Option<u32>,
+}
+
+/// What is known of a connection at its end.
+#[derive(Debug, Default)]
+pub struct AtEnd {
+    /// What the kernel says of the upstream's leg.
+    pub tcp: Option<TcpFacts>,
+    /// What the client's own TLS came to.
+    pub client_tls: Option<tls::Summary>,
 }
 
 /// How a connection ended.
@@ -116,7 +116,7 @@ impl Record {
         let draft = Draft { user, ..Draft::default() };
         Record {
             stage: Stage::Admit,
-            legs: None,
+            at_end: None,
             journal: journal.clone(),
             entry,
             draft: Some(Box::new(draft)),
@@ -138,6 +138,11 @@ impl Record {
     /// To fill it in.
     pub fn draft(&mut self) -> &mut Draft {
         self.draft.get_or_insert_default()
+    }
+
+    /// To fill in what is known at its end.
+    pub fn at_end(&mut self) -> &mut AtEnd {
+        self.at_end.get_or_insert_default()
     }
 
     /// The connection is established: from here on it counts as open, and others see where it goes.
@@ -204,7 +209,7 @@ impl Record {
         self.open = None;
         let quiet = ending.quiet;
         let mut view = entry.view(Some(known), duration);
-        let Legs { tcp, client_tls } = self.legs.take().map(|legs| *legs).unwrap_or_default();
+        let AtEnd { tcp, client_tls } = self.at_end.take().map(|at_end| *at_end).unwrap_or_default();
         view.client_tls = client_tls.map(|summary| self.journal.smaller(summary));
         view.ended(ending, stage, tcp.as_ref());
         self.journal.leave(&entry, view, quiet);

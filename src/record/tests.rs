@@ -115,8 +115,7 @@ fn fill(record: &mut Record) {
         alpn: Some("postgresql".into()),
         peer: Some(certificate()),
     });
-    let tcp = Some(TcpFacts { rtt: Duration::from_micros(250), retransmits: 2 });
-    record.legs = Some(Box::new(Legs { tcp, client_tls: None }));
+    record.at_end().tcp = Some(TcpFacts { rtt: Duration::from_micros(250), retransmits: 2 });
     record.flow().add_sent(1000);
     record.flow().add_received(5000);
     record.flow().first_byte_after(Duration::from_millis(7));

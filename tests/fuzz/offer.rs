@@ -48,9 +48,14 @@ fn lines(bytes: &[u8]) -> Vec<&[u8]> {
     bytes.split_inclusive(|byte| *byte == b'\n').collect()
 }
 
-fn words(line: &[u8]) -> Vec<&[u8]> {
-    let gap = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-    line.split(gap).filter(|word| !word.is_empty()).collect()
+/// How a line ends.
+fn end(line: &[u8]) -> &[u8] {
+    let text = line.strip_suffix(b"\n").map_or(line, |text| text.strip_suffix(b"\r").unwrap_or(text));
+    &line[text.len()..]
+}
+
+fn words(text: &[u8]) -> Vec<&[u8]> {
+    text.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty()).collect()
 }
 
 fn is_bound(word: &[u8]) -> bool {
@@ -59,7 +64,7 @@ fn is_bound(word: &[u8]) -> bool {
 
 /// May it be left out?
 fn may_go(line: &[u8]) -> bool {
-    let words = words(line);
+    let words = words(line.strip_suffix(end(line)).unwrap_or(line));
     let Some(first) = words.first() else { return false };
     let is = |name: &str| first.eq_ignore_ascii_case(name.as_bytes());
     let is_empty = || words[1..].iter().all(|word| is_bound(word));
@@ -68,7 +73,9 @@ fn may_go(line: &[u8]) -> bool {
 
 /// Did it only lose words that it may?
 fn is_cut(original: &[u8], line: &[u8]) -> bool {
-    let (had, has) = (words(original), words(line));
+    let end = end(original);
+    let (Some(had), Some(has)) = (original.strip_suffix(end), line.strip_suffix(end)) else { return false };
+    let (had, has) = (words(had), words(has));
     let Some(first) = had.first() else { return false };
     let goes = |word: &&&[u8]| match () {
         () if first.eq_ignore_ascii_case(b"SASL") => is_bound(word),
@@ -76,5 +83,7 @@ fn is_cut(original: &[u8], line: &[u8]) -> bool {
         () => false,
     };
     let kept: Vec<&[u8]> = had.iter().filter(|word| !goes(word)).copied().collect();
-    kept == has && original.ends_with(b"\r\n") == line.ends_with(b"\r\n")
+    // No list is left empty, but that of AUTHINFO.
+    let is_left = kept.len() > 1 || first.eq_ignore_ascii_case(b"AUTHINFO");
+    kept == has && is_left && original.starts_with(first) && line.starts_with(first)
 }

@@ -71,6 +71,8 @@ impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         let begins = !self.has_begun && self.offer == Offer::No;
         if self.secured && begins && heard.first() == Some(&0x16) {
+            // For a refusal, which need not wait for a request then.
+            drop(self.client.next(&mut &heard[..1]));
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client began with TLS where plaintext LDAP is expected",

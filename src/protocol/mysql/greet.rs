@@ -15,7 +15,7 @@ use super::auth::{Answer, Plugin, SEALED};
 use super::first_word::{BEFORE_THE_FIRST, FirstWord};
 use super::greeting::{HandshakeV10, NONCE, with_ssl};
 use super::interview::{take_ssl, why_unfit};
-use super::response::{Response, SSL_AT, Unfit};
+use super::response::{Response, SSL_AT, Unfit, with_proof};
 use super::{
     ERR, FACTORS, HEADER, Kept, LONGEST, MORE, NEXT_FACTOR, OK, Packet, SWITCH, TooLong, first_packet,
     put_packet, rsa, up_to_zero,
@@ -308,14 +308,7 @@ impl Login {
         match sealed_for {
             SealedFor::Answer => self.forward(&Packet { number, body: &password }, onward),
             SealedFor::Response(response) => {
-                let proof_at = Response::read_any(&response).map_err(|_| NOT_OPENED)?.proof_at;
-                let (Some((before, behind)), Ok(length)) = (
-                    response.get(..proof_at.start).zip(response.get(proof_at.end..)),
-                    u8::try_from(password.len()),
-                ) else {
-                    return Err(NOT_OPENED);
-                };
-                let body = Zeroizing::new([before, &[length], &password, behind].concat());
+                let body = with_proof(&response, &password).ok_or(NOT_OPENED)?;
                 self.forward(&Packet { number, body: &body }, onward);
             }
         }

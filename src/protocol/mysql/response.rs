@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use zeroize::Zeroizing;
+
 use super::{CONNECT_WITH_DB, LONG_AUTH, PLUGIN_AUTH, PROTOCOL_41, SECURE_CONNECTION, SSL, up_to_zero};
 
 /// Capabilities, packet size, character set and what is reserved: all that an SSLRequest has.
@@ -79,6 +81,15 @@ impl<'a> Response<'a> {
         };
         Some(Response { flags, plugin, proof, proof_at })
     }
+}
+
+/// The same with another proof in the place of the first.
+pub(super) fn with_proof(body: &[u8], proof: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let Range { start, end } = Response::read_any(body).ok()?.proof_at;
+    let (before, behind) = (body.get(..start)?, body.get(end..)?);
+    // In one byte, both ways of writing a length are the same.
+    let length = u8::try_from(proof.len()).ok().filter(|length| *length <= 0xfa)?;
+    Some(Zeroizing::new([before, &[length], proof, behind].concat()))
 }
 
 /// A number in one byte, or in as many as its first one says.

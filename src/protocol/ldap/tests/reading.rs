@@ -179,9 +179,13 @@ fn a_client_that_leaves_is_understood() {
 #[test]
 fn a_client_that_speaks_tls_is_told_so_unless_the_server_is_reached_without() {
     let hello = b"\x16\x03\x01\x02\0";
-    let Objection { to, mend, .. } = begin(true).client_said(hello, &mut Onward::default()).unwrap_err();
+    let mut greeter = begin(true);
+    let Objection { to, mend, .. } = greeter.client_said(hello, &mut Onward::default()).unwrap_err();
     assert_eq!(to, Client);
     assert!(mend.contains("switch TLS and StartTLS off in the client"));
+    assert!(greeter.may_refuse());
+    let after = After { onward: Onward::default(), greeter };
+    assert_eq!(heads(&told(&after, b"")), [(0, 0x78)], "a notice, at once");
     // There its own StartTLS is all the protection there is: it passes, and so does all that follows.
     let (mut greeter, mut onward) = (begin(false), Onward::default());
     greeter.client_said(&start_tls(1), &mut onward).unwrap();
