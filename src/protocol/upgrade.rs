@@ -136,13 +136,20 @@ impl<G: Beginning> Greeter for Asking<G> {
     }
 
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        if let Some(greeter) = &mut self.greeter {
-            greeter.upstream_said(heard, onward)?;
+        let mut rest = heard;
+        while !rest.is_empty() {
+            // An answer of ours follows the byte that it waits for, whatever comes with that.
+            let now = if self.answer.is_some() { 1 } else { rest.len() };
+            let (said, behind) = rest.split_at(now);
+            rest = behind;
+            if let Some(greeter) = &mut self.greeter {
+                greeter.upstream_said(said, onward)?;
+            }
+            if self.inside.is_some() {
+                self.work(onward)?;
+            }
         }
-        match self.inside {
-            Some(_) => self.work(onward),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn is_done(&self) -> bool {
