@@ -355,7 +355,8 @@ async fn ask(
         if !heard.opening.wants_tls {
             return Ok(Some(heard));
         }
-        preface::secure(client, target.protocol.wrapping(), Stage::Greet, limit).await?;
+        let wrapping = target.protocol.wrapping();
+        preface::secure(client, wrapping, heard.opening.bytes, Stage::Greet, limit).await?;
     }
 }
 

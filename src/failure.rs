@@ -220,7 +220,7 @@ reasons! {
     TlsProtocolError "tls_protocol_error" = "tls_protocol_error", Some(Handshake), true, "check that the port speaks TLS from its first byte, and which versions it has";
     /// The server's certificate was not accepted.
     TlsCertificateError "tls_certificate_error" = "tls_certificate_error", Some(Handshake), true, "compare the server's certificate with `ca`, `server_name` and the clock: nuncio probe shows all three";
-    /// The server ended the handshake with an alert.
+    /// The server, or a client of a listener with TLS, ended the handshake with an alert.
     TlsAlertReceived "tls_alert_received" = "tls_alert_received", Some(Handshake), true, "the alert's name says what the server missed; its log says more";
     /// The endpoint is this ambassador itself.
     ProxyLoopDetected "proxy_loop_detected" = "proxy_loop_detected", None, false, "point the upstream at the server, not at nuncio's own listener";
@@ -261,11 +261,11 @@ reasons! {
     QueueTimeout "queue_timeout" = "connection_limit_reached", None, false, "raise limits.connections, or find out why connections are held so long";
     /// All attempts together took longer than `timeouts.establish`.
     EstablishTimeout "establish_timeout" = "connection_timeout", None, false, "see the attempts for the stage that is slow";
-    /// The client did not send its first messages in time.
+    /// The client did not send its first messages, or finish its own TLS handshake, in time.
     PrefaceTimeout "preface_timeout" = "http_request_error", None, false, "is this the protocol that the client speaks?";
     /// nuncio is shutting down.
     Draining "draining" = "connection_terminated", None, false, "connect again: another instance, or this one after its restart, will answer";
-    /// The client may not use this listener.
+    /// The client may not use this listener, or not without TLS, or not with this certificate.
     AdmissionDenied "admission_denied" = "http_request_denied", None, false, "add the client to the listener's `allow`, `allow_users` or `allow_groups`";
     /// The client's first messages were not what the protocol allows.
     BadPreface "bad_preface" = "http_request_error", None, false, "is this the protocol that the client speaks?";

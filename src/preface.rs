@@ -43,23 +43,25 @@ pub async fn read<C: Leg>(
         if !opening.wants_tls {
             return Ok(opening);
         }
-        secure(client, protocol.wrapping(), Stage::Admit, limit).await?;
+        secure(client, protocol.wrapping(), opening.bytes, Stage::Admit, limit).await?;
         offer = Offer::Taken;
     }
 }
 
-/// Lets the client's TLS begin, up to the end of the handshake, which may travel in the protocol's own packets.
+/// Lets the client's TLS begin, up to the end of the handshake, which may travel in the protocol's own packets. `begun`: what
+/// of it has come already.
 ///
 /// # Errors
 /// It came to nothing.
 pub async fn secure<C: Leg>(
     client: &mut C,
     wrapping: Option<Box<dyn Wrapping>>,
+    begun: Vec<u8>,
     stage: Stage,
     limit: Duration,
 ) -> Result<(), Unopened> {
     let failure = |reason, side, detail| Unopened::Unsecured(Failure::new(stage, reason, side, detail));
-    if let Err(error) = client.start_tls(packets(wrapping)) {
+    if let Err(error) = client.start_tls(packets(wrapping), begun) {
         let detail = format!("TLS for the client cannot begin: {error}");
         return Err(failure(Reason::ProxyInternalError, Side::Ambassador, detail));
     }

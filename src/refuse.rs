@@ -119,7 +119,7 @@ async fn opening<C: Leg>(client: &mut C, protocol: Protocol, offer: Offer) -> Op
             return Some(opening);
         }
         let packets = protocol.wrapping().map(|wrapping| Box::new(wrapping) as Box<dyn Packets>);
-        client.start_tls(packets).ok()?;
+        client.start_tls(packets, opening.bytes).ok()?;
         offer = Offer::Taken;
     }
 }

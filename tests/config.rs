@@ -165,8 +165,14 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "certificate =",
             "key =",
             "mode =",
+            "tls_mode =",
+            "client_names =",
+            "identity =",
             "owner =",
             "group =",
+            "tls_mode =",
+            "identity =",
+            "client_names =",
         ];
         assert!(alone.iter().any(|key| line.starts_with(key)), "{line}\n{problems}");
     }

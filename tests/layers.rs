@@ -21,13 +21,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("socket", &["relay"]),
     ("upstream", &["addr", "backoff", "failure", "protocol"]),
     ("dial", &["failure", "socket"]),
-    ("tls", &["addr", "failure", "relay", "upstream"]),
+    ("tls", &["addr", "failure", "relay", "socket", "upstream"]),
     ("discovery", &["addr", "failure", "upstream"]),
     ("health", &["addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
     ("admit", &["accept", "addr", "failure", "socket"]),
-    ("preface", &["converse", "failure", "protocol"]),
+    ("preface", &["converse", "failure", "protocol", "relay"]),
     ("route", &["addr"]),
     (
         "establish",

@@ -146,8 +146,8 @@ fn without_tls(written: &file::Listener, reader: &mut Reader) {
 
 fn client_names(written: &file::Listener, required: bool, reader: &mut Reader) -> Vec<String> {
     let Some(At { value: names, place }) = written.client_names.given() else { return Vec::new() };
-    if names.iter().all(|name| name.value.trim().is_empty()) {
-        reader.problem(place, "names nobody: no client could come", "name one at least, or remove it");
+    if names.is_empty() || names.iter().any(|name| name.value.trim().is_empty()) {
+        reader.problem(place, "names nobody", "write a name as in the clients' certificates, or remove it");
     } else if !required {
         let message =
             "says whose certificates are taken, and with tls = \"optional\" anybody may come without one";

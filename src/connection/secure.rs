@@ -60,7 +60,7 @@ pub(super) async fn from_the_first_byte(client: &mut Stream, listener: &Listener
         (true, false) | (false, _) => begins_with_tls(client, limit).await?,
     };
     match begins {
-        true => preface::secure(client, None, Stage::Admit, limit).await,
+        true => preface::secure(client, None, Vec::new(), Stage::Admit, limit).await,
         false => Ok(()),
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn before_a_word(client: &mut Stream, listener: &Listener) {
     let begins = listener.tls.as_ref().is_some_and(|tls| tls.direct && tls.required);
     if begins
         && client.tls().is_none()
-        && let Err(error) = client.start_tls(None)
+        && let Err(error) = client.start_tls(None, Vec::new())
     {
         tracing::debug!(%error, "TLS for a client that is refused");
     }

@@ -179,7 +179,8 @@ pub struct Opening {
     pub bytes: Vec<u8>,
     /// It wants another session's work cancelled: only the endpoint that issued the key can do it.
     pub cancels: Option<SessionKey>,
-    /// It asked for TLS, and was told yes: its handshake comes next, and then its words once more. Nothing else is of use.
+    /// It asked for TLS, and was told yes: its handshake comes next, which `bytes` are the beginning of, and then its words
+    /// once more.
     pub wants_tls: bool,
 }
 

@@ -88,6 +88,8 @@ pub(super) fn upgradable<G: Beginning + 'static>(
             passing: 0,
             skipping: None,
             answer: None,
+            later: Vec::new(),
+            objection: None,
             upgrade: Upgrade::None,
             was_told: false,
         }),
@@ -111,6 +113,10 @@ struct Asking<G> {
     skipping: Option<Length>,
     /// Our answer, until it is its turn.
     answer: Option<Answer>,
+    /// What the server said behind that: it comes to the client through its TLS.
+    later: Vec<u8>,
+    /// To that.
+    objection: Option<Objection>,
     upgrade: Upgrade,
     /// The client was told to ask for TLS first.
     was_told: bool,
@@ -136,19 +142,23 @@ impl<G: Beginning> Greeter for Asking<G> {
     }
 
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
+        if let Some(objection) = self.objection.take() {
+            return Err(objection);
+        }
         let mut rest = heard;
-        while !rest.is_empty() {
-            // An answer of ours follows the byte that it waits for, whatever comes with that.
-            let now = if self.answer.is_some() { 1 } else { rest.len() };
-            let (said, behind) = rest.split_at(now);
+        while self.upgrade != Upgrade::Answered && !rest.is_empty() {
+            // An answer of ours stands behind the very byte that ends the one before it, however the bytes come.
+            let waits = self.inside.is_some() && self.answer.is_some();
+            let (now, behind) = rest.split_at(if waits { 1 } else { rest.len() });
             rest = behind;
             if let Some(greeter) = &mut self.greeter {
-                greeter.upstream_said(said, onward)?;
+                greeter.upstream_said(now, onward)?;
             }
             if self.inside.is_some() {
                 self.work(onward)?;
             }
         }
+        self.later.extend_from_slice(rest);
         Ok(())
     }
 
@@ -172,7 +182,9 @@ impl<G: Beginning> Greeter for Asking<G> {
         self.upgrade = Upgrade::None;
         if let (Some(inside), Some(outside)) = (self.inside.take(), self.greeter.take()) {
             // As if it had just connected: what it said before counts for nothing.
-            self.greeter = Some(inside(outside, onward));
+            let mut greeter = inside(outside, onward);
+            self.objection = greeter.upstream_said(&std::mem::take(&mut self.later), onward).err();
+            self.greeter = Some(greeter);
         }
     }
 

@@ -81,11 +81,11 @@ pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
         false
     }
     /// From now on it speaks TLS, as a server does. Whoever reads, writes or flushes drives the handshake, which may travel
-    /// in packets.
+    /// in packets. `begun`: what of it has been read already.
     ///
     /// # Errors
     /// It has no TLS to give.
-    fn start_tls(&mut self, _packets: Option<Box<dyn Packets>>) -> io::Result<()> {
+    fn start_tls(&mut self, _packets: Option<Box<dyn Packets>>, _begun: Vec<u8>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

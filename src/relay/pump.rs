@@ -244,7 +244,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             return false;
         }
         self.asked = None;
-        match (self.client.start_tls(None), &mut greeting.greeter) {
+        match (self.client.start_tls(None, Vec::new()), &mut greeting.greeter) {
             (Ok(()), Some(greeter)) => greeter.upgraded(&mut greeting.onward),
             _ => self.objected(
                 Objection {

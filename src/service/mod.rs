@@ -16,9 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use self::compose::Parts;
+use self::compose::{Door, Parts};
 use self::plan::{Known, Plan};
 use self::reactors::Reactors;
+use crate::addr::ListenerName;
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
@@ -233,12 +234,13 @@ impl admin::Face for Service {
     }
 
     fn status(&self) -> serde_json::Value {
-        let listeners: Vec<_> = self
-            .listening()
-            .into_iter()
-            .map(|(name, addresses)| json!({ "name": name, "addresses": addresses }))
-            .collect();
         let current = self.current();
+        let listener = |(name, door): (&ListenerName, &Door)| {
+            let made = door.tls.as_ref().and_then(|tls| tls.self_made()).map(|made| made.fingerprint());
+            let addresses: Vec<_> = door.addresses().collect();
+            json!({ "name": name, "addresses": addresses, "tls": door.tls.is_some(), "self_made_sha256": made })
+        };
+        let listeners: Vec<_> = current.parts.doors.iter().map(listener).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),

@@ -382,9 +382,9 @@ impl Leg for Stream {
         matches!(self, Stream::Upgradable(stream) if stream.has_farewell())
     }
 
-    fn start_tls(&mut self, packets: Option<Box<dyn Packets>>) -> io::Result<()> {
+    fn start_tls(&mut self, packets: Option<Box<dyn Packets>>, begun: Vec<u8>) -> io::Result<()> {
         match self {
-            Stream::Upgradable(stream) => stream.start_tls(packets),
+            Stream::Upgradable(stream) => stream.start_tls(packets, begun),
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }

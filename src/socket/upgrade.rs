@@ -39,7 +39,7 @@ pub struct Upgradable<S> {
 
 struct Tls {
     conn: ServerConnection,
-    /// While the handshake travels in packets, and for what came behind it.
+    /// While the handshake travels in packets, and for what came before it or behind.
     packed: Option<Packed>,
     /// Bytes that rustls has taken from a writer who was not told yet: they are not all with the socket.
     held: usize,
@@ -121,8 +121,8 @@ impl Tls {
             return Poll::Ready(Err(broken(failure)));
         }
         self.answer(plain, cx);
-        let mut socket =
-            Sync { plain, cx, packed: self.packed.as_mut(), is_packed: self.conn.is_handshaking() };
+        let is_packed = self.conn.is_handshaking() && self.is_packed();
+        let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
         match self.conn.read_tls(&mut socket) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             // A client that has what it wanted and hangs up resets what our goodbye meets then.
@@ -156,6 +156,11 @@ impl Tls {
         }
     }
 
+    /// The handshake travels in packets, and is not over.
+    fn is_packed(&self) -> bool {
+        self.packed.as_ref().is_some_and(|packed| packed.packets.is_some())
+    }
+
     /// Sends what is no data, as far as that goes: flights of the handshake, tickets, answers to key updates, and the alert
     /// that says what was wrong.
     fn answer<S: Leg>(&mut self, plain: &mut S, cx: &mut Context<'_>) {
@@ -167,7 +172,7 @@ impl Tls {
 
     fn poll_send<S: Leg>(&mut self, plain: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unwritable.is_none() {
-            let is_packed = self.packed.as_ref().is_some_and(|packed| packed.packets.is_some());
+            let is_packed = self.is_packed();
             let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
             let sent = match self.conn.wants_write() {
                 true => self.conn.write_tls(&mut socket).map(|sent| sent > 0),
@@ -298,14 +303,17 @@ impl<S: Leg> Leg for Upgradable<S> {
         self.tls.is_some()
     }
 
-    fn start_tls(&mut self, packets: Option<Box<dyn Packets>>) -> io::Result<()> {
+    fn start_tls(&mut self, packets: Option<Box<dyn Packets>>, begun: Vec<u8>) -> io::Result<()> {
         if self.tls.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let config = if packets.is_some() { &self.configs.in_packets } else { &self.configs.usual };
         let mut conn = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
         conn.set_buffer_limit(Some(WAITING));
-        let packed = packets.map(|packets| Packed { packets: Some(packets), ..Packed::default() });
+        let packed = match (packets, begun.is_empty()) {
+            (None, true) => None,
+            (packets, _) => Some(Packed { packets, heard: begun, ..Packed::default() }),
+        };
         let tls =
             Tls { conn, packed, held: 0, ended: false, closing: false, unwritable: None, failure: None };
         self.tls = Some(Box::new(tls));
@@ -313,12 +321,12 @@ impl<S: Leg> Leg for Upgradable<S> {
     }
 }
 
-/// A handshake in packets.
+/// A handshake in packets, or one whose beginning was read before.
 #[derive(Default)]
 struct Packed {
     /// Until it is over.
     packets: Option<Box<dyn Packets>>,
-    /// Packets of the client's, or parts of one.
+    /// Packets of the client's, or parts of one; else TLS as it is.
     heard: Vec<u8>,
     /// TLS out of them that rustls has not seen.
     opened: Vec<u8>,

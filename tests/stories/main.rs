@@ -33,11 +33,11 @@ mod http_check;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod imap_and_sieve;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listener_tls;
-#[cfg(test)]
-mod mailbox;
 #[cfg(test)]
 mod mailboxes;
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! What a refused client of AMQP is told, in each version, and where it reads it.
+
 use crate::failure::Reason;
 use crate::protocol::Protocol;
 use crate::protocol::refused::{is_told_the_same_however_it_is_cut, refused, refused_for};

@@ -1,3 +1,5 @@
+//! What a refused client of MQTT is told, in each version.
+
 use super::*;
 use crate::protocol::Protocol;
 use crate::protocol::refused::{Told, is_told_the_same_however_it_is_cut, refused, refused_for};

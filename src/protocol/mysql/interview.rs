@@ -66,13 +66,10 @@ impl Talk for Interview {
             _ => return Err(unfit(Unfit::Odd)),
         };
         if self.offer.is_open() && is_ssl_request(&packet) {
-            if heard.len() > packet.length() {
-                return Err(failed(
-                    "the client sent plaintext behind its request for TLS, where only TLS may follow: it, or somebody on the way, tries to slip it in",
-                ));
-            }
+            // It awaits no answer: what stands behind is its handshake, and is for TLS to judge.
+            let bytes = heard.split_off(packet.length());
             heard.clear();
-            let opening = Opening { wants_tls: true, ..Opening::default() };
+            let opening = Opening { bytes, wants_tls: true, ..Opening::default() };
             return Ok(Some(Interviewed { request: Vec::new(), opening }));
         }
         let response = match self.offer {

@@ -1,3 +1,5 @@
+//! What a refused client of Redis is told, whatever it says.
+
 use super::*;
 use crate::failure::Reason;
 use crate::protocol::Protocol;

@@ -1,3 +1,6 @@
+//! SQL Server: PRELOGIN from either side, and a login from then on; in [`messages`] its framing, in [`refusals`] what a refused
+//! client is told.
+
 use super::packet::{LONGEST_MESSAGE, Message, PRELOGIN, TABULAR, message, put_message};
 use super::prelogin::{Encryption, Prelogin};
 use crate::failure::{Failure, Reason, Side, Stage};
@@ -7,7 +10,6 @@ use crate::relay::{Greeter, Onward, Party};
 
 mod messages;
 mod refusals;
-mod upgrade;
 
 /// Options by their codes, with the values right behind the table.
 fn payload(options: &[(u8, &[u8])]) -> Vec<u8> {

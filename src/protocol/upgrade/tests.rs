@@ -333,7 +333,7 @@ fn every_protocol_of_lines_has_its_own_words_for_it() {
         ),
         (
             Protocol::Sieve,
-            "\"IMPLEMENTATION\" \"Cyrus timsieved v2.3.16\"\r\n\"STARTTLS\"\r\nOK\r\n",
+            "\"IMPLEMENTATION\" \"x\"\r\n\"VERSION\" \"1.0\"\r\nOK\r\n",
             &[
                 (Upstream, "\"SASL\" \"PLAIN\"\r\nOK\r\nOK (TAG {6}\r\nnuncio) \"Done\"\r\n"),
                 (Client, "AUTHENTICATE \"PLAIN\" \"AA==\"\r\n"),
@@ -355,5 +355,22 @@ fn every_protocol_of_lines_has_its_own_words_for_it() {
         // And no server hears of it where it is not demanded either, nor is a login held up.
         let after = say_in_all_ways_in(protocol, greeting, Offer::Optional, &turns[..1]);
         assert!(!after.greeter.is_done() && after.objection.is_none(), "{protocol:?}");
+    }
+}
+
+/// What a server says unasked may come in one piece with an answer, or later: our own answer has its place between them, and
+/// behind the one that lets TLS begin nothing goes in plaintext.
+#[test]
+fn what_the_server_says_behind_an_answer_stays_behind_ours() {
+    let told = "* CAPABILITY IMAP4rev1\r\na OK done\r\n* OK [ALERT] late\r\n";
+    for (asks, ours) in [
+        ("a CAPABILITY\r\nb LOGIN u p\r\n", "b NO [PRIVACYREQUIRED] STARTTLS is required first\r\n"),
+        ("a CAPABILITY\r\nb STARTTLS\r\n", "b OK Begin TLS negotiation now\r\n"),
+    ] {
+        let turns = [(Upstream, "nuncio OK done\r\n"), (Client, asks), (Upstream, told)];
+        let after = say_in_all_ways_in(Protocol::Imap, "* OK hi\r\n", Offer::Required, &turns);
+        let list = "* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\n";
+        let expected = format!("* OK hi\r\n{list}a OK done\r\n{ours}* OK [ALERT] late\r\n");
+        assert_eq!((after.down, after.objection), (expected, None));
     }
 }

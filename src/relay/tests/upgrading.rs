@@ -125,7 +125,9 @@ async fn tls_begins_behind_all_that_is_plaintext() {
             )
         };
         let (wrote, answered, read, got) = within(all).await;
-        (wrote.0.unwrap(), wrote.1.unwrap(), answered.unwrap(), read.unwrap(), got.unwrap());
+        wrote.0.and(wrote.1).unwrap();
+        answered.unwrap();
+        read.and(got).unwrap();
         assert!(from_app == up && from_server == down, "seed {seed}");
 
         app_writes.shutdown().await.unwrap();

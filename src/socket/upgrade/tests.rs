@@ -41,7 +41,7 @@ async fn connected(client: Arc<ClientConfig>, far: DuplexStream) -> TlsStream<Du
 /// Both ends, with TLS between them.
 async fn secured(pki: &Pki, room: usize) -> (Ours, TlsStream<DuplexStream>) {
     let (mut ours, far) = ends(pki, Wire::new, room);
-    ours.start_tls(None).unwrap();
+    ours.start_tls(None, Vec::new()).unwrap();
     let (flushed, client) = within(async { tokio::join!(ours.flush(), connected(pki.client(), far)) }).await;
     flushed.unwrap();
     (ours, client)
@@ -60,8 +60,8 @@ async fn however_slowly_a_wire_moves_all_of_it_arrives() {
         far.read_exact(&mut plain).await.unwrap();
         far.write_all(b"STARTTLS").await.unwrap();
         ours.read_exact(&mut [0; 8]).await.unwrap();
-        ours.start_tls(None).unwrap();
-        assert!(ours.start_tls(None).is_err(), "once is enough");
+        ours.start_tls(None, Vec::new()).unwrap();
+        assert!(ours.start_tls(None, Vec::new()).is_err(), "once is enough");
         let (mut reading, mut writing) = tokio::io::split(ours);
         let (expected, to_say, client) = (said.clone(), said.clone(), pki.client());
         let theirs = async move {
@@ -158,7 +158,7 @@ async fn a_client_that_just_hangs_up_has_ended() {
 async fn what_is_no_handshake_fails_it() {
     let pki = Pki::new();
     let (mut ours, mut far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls(None).unwrap();
+    ours.start_tls(None, Vec::new()).unwrap();
     far.write_all(b"EHLO injected\r\n").await.unwrap();
     let error = within(ours.read(&mut [0; 100])).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -169,7 +169,7 @@ async fn what_is_no_handshake_fails_it() {
     assert_eq!(alert[0], 21);
 
     let (mut ours, far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls(None).unwrap();
+    ours.start_tls(None, Vec::new()).unwrap();
     drop(far);
     assert!(within(ours.flush()).await.is_err());
     assert_eq!((ours.tls_failure(), ours.tls().unwrap().is_handshaking()), (None, true));
@@ -180,7 +180,7 @@ async fn what_is_no_handshake_fails_it() {
 async fn the_alert_of_a_client_that_refuses_us_is_kept() {
     let (pki, other) = (Pki::new(), Pki::new());
     let (mut ours, far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls(None).unwrap();
+    ours.start_tls(None, Vec::new()).unwrap();
     let refusing = async { TlsConnector::from(other.client()).connect(server_name(), far).await.map(drop) };
     let (flushed, refused) = within(async { tokio::join!(ours.flush(), refusing) }).await;
     assert!(flushed.is_err() && refused.is_err());
@@ -216,7 +216,7 @@ async fn a_client_that_leaves_while_it_waits_is_noticed_and_one_that_speaks_is_n
 async fn words_that_come_with_the_handshake_wake_their_reader() {
     let pki = Pki::new();
     let (mut ours, far) = ends(&pki, Wire::new, 64_000);
-    ours.start_tls(None).unwrap();
+    ours.start_tls(None, Vec::new()).unwrap();
     let client = async {
         let mut client = connected(pki.client(), far).await;
         client.write_all(b"first words").await.unwrap();
@@ -241,4 +241,126 @@ async fn words_that_come_with_the_handshake_wake_their_reader() {
     let (client, ()) = within(async { tokio::join!(client, relay) }).await;
     drop(client);
     assert_eq!(&heard, b"first words");
+}
+
+/// MySQL's clients do not await an answer to their request: the beginning of their handshake is read together with it.
+#[tokio::test]
+async fn a_handshake_whose_beginning_was_read_before_goes_on() {
+    let pki = Pki::new();
+    for read_before in [1, 100, 10_000] {
+        let (mut ours, far) = ends(&pki, Wire::new, 64_000);
+        let serving = async {
+            let mut begun = vec![0; read_before];
+            let read = ours.read(&mut begun).await.unwrap();
+            begun.truncate(read);
+            ours.start_tls(None, begun).unwrap();
+            let mut heard = [0; 5];
+            ours.read_exact(&mut heard).await.unwrap();
+            heard
+        };
+        let client = async {
+            let mut client = connected(pki.client(), far).await;
+            client.write_all(b"hello").await.unwrap();
+            client.flush().await.unwrap();
+            client
+        };
+        let (heard, _client) = within(async { tokio::join!(serving, client) }).await;
+        assert_eq!(&heard, b"hello");
+    }
+}
+
+/// A handshake that travels in packets of a length and a mark: on a wire that moves slowly, and with data right behind it that
+/// is in no packet.
+#[tokio::test]
+async fn a_handshake_in_packets_is_one_up_to_its_end() {
+    let pki = Pki::new();
+    for seed in 1..6 {
+        let (near, far) = duplex(900);
+        let mut ours = Upgradable::new(Wire::hostile(near, seed, 60), configs(&pki, TLS13));
+        ours.start_tls(Some(Box::new(Marked)), Vec::new()).unwrap();
+        let serving = async {
+            let mut heard = [0; 5];
+            ours.read_exact(&mut heard).await.unwrap();
+            ours.write_all(&[7; 5_000]).await.unwrap();
+            ours.shutdown().await.unwrap();
+            heard
+        };
+        let (heard, answer) = within(async { tokio::join!(serving, client_in_packets(&pki, far)) }).await;
+        assert_eq!((&heard, answer), (b"hello", vec![7; 5_000]), "seed {seed}");
+        assert_eq!(ours.tls().unwrap().protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    }
+}
+
+/// A mark, two bytes of length, and TLS.
+struct Marked;
+
+impl Packets for Marked {
+    fn wrap(&mut self, flight: &[u8], to: &mut Vec<u8>) {
+        to.push(b'#');
+        to.extend(u16::try_from(flight.len()).unwrap().to_be_bytes());
+        to.extend_from_slice(flight);
+    }
+
+    fn unwrap(&mut self, heard: &mut Vec<u8>, to: &mut Vec<u8>) -> io::Result<bool> {
+        let Some([mark, high, low]) = heard.first_chunk::<3>().copied() else { return Ok(false) };
+        assert_eq!(mark, b'#');
+        let end = 3 + usize::from(u16::from_be_bytes([high, low]));
+        if heard.len() < end {
+            return Ok(false);
+        }
+        to.extend_from_slice(&heard[3..end]);
+        heard.drain(..end);
+        Ok(true)
+    }
+}
+
+/// Shakes hands in packets, and says hello as soon as it may.
+async fn client_in_packets(pki: &Pki, mut far: DuplexStream) -> Vec<u8> {
+    let mut conn = rustls::ClientConnection::new(pki.client(), server_name()).unwrap();
+    let (mut raw, mut tls) = (Vec::new(), Vec::new());
+    while conn.is_handshaking() {
+        let (mut flight, mut packet) = (Vec::new(), Vec::new());
+        while conn.wants_write() {
+            conn.write_tls(&mut flight).unwrap();
+        }
+        if !flight.is_empty() {
+            Marked.wrap(&flight, &mut packet);
+            far.write_all(&packet).await.unwrap();
+        }
+        while !Marked.unwrap(&mut raw, &mut tls).unwrap() {
+            assert!(far.read_buf(&mut raw).await.unwrap() > 0);
+        }
+        while !tls.is_empty() {
+            let read = conn.read_tls(&mut &tls[..]).unwrap();
+            tls.drain(..read);
+            conn.process_new_packets().unwrap();
+        }
+    }
+    let (mut last, mut packet) = (Vec::new(), Vec::new());
+    while conn.wants_write() {
+        conn.write_tls(&mut last).unwrap();
+    }
+    if !last.is_empty() {
+        Marked.wrap(&last, &mut packet);
+    }
+    conn.writer().write_all(b"hello").unwrap();
+    while conn.wants_write() {
+        conn.write_tls(&mut packet).unwrap();
+    }
+    far.write_all(&packet).await.unwrap();
+    let mut answer = Vec::new();
+    loop {
+        while !raw.is_empty() {
+            let read = conn.read_tls(&mut &raw[..]).unwrap();
+            raw.drain(..read);
+            let state = conn.process_new_packets().unwrap();
+            let start = answer.len();
+            answer.resize(start + state.plaintext_bytes_to_read(), 0);
+            conn.reader().read_exact(&mut answer[start..]).unwrap();
+            if state.peer_has_closed() {
+                return answer;
+            }
+        }
+        assert!(far.read_buf(&mut raw).await.unwrap() > 0, "an end with close_notify");
+    }
 }

@@ -131,7 +131,7 @@ fn what_is_slipped_in_behind_starttls_is_refused() {
     assert!(!server.heard().iter().any(|line| line.contains("evil")), "{:?}", server.heard());
     insta::assert_snapshot!(shown, @r#"
 failed at greet: bad_preface (client)
-  the client sent plaintext behind its STARTTLS, where only TLS may follow: it, or somebody on the way, tries to slip it in
+  the client sent plaintext behind its request for TLS, where only TLS may follow: it, or somebody on the way, tries to slip it in
   if the client itself does that, update it: it must await the answer to STARTTLS
 failed at greet: tls_protocol_error (client)
   the client sent something else where its TLS handshake was due: plaintext, or what somebody slipped in
