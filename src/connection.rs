@@ -255,12 +255,15 @@ async fn wait_for(
     trail: &mut Trail,
 ) -> Result<Established, Stop> {
     let heard = || Heard::opening(opening);
+    // Where everybody else has to show who they are, only what a session's own key asks for goes on.
+    let anywhere = secure::offer(client, listener) != Offer::Required;
     let begun = Instant::now();
     let established = async {
         match &opening.cancels {
             None => establish::establish(target, source, &opening.bytes, trail).await,
             Some(key) => {
-                let at = target.upstream.sessions().find(key).or_else(|| target.upstream.only_endpoint());
+                let only = || target.upstream.only_endpoint().filter(|_| anywhere);
+                let at = target.upstream.sessions().find(key).or_else(only);
                 establish::establish_at(target, &at.ok_or_else(unknown_session)?, trail).await
             }
         }

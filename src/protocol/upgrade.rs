@@ -92,6 +92,7 @@ pub(super) fn upgradable<G: Beginning + 'static>(
             objection: None,
             upgrade: Upgrade::None,
             was_told: false,
+            commands: 0,
         }),
     }
 }
@@ -120,6 +121,8 @@ struct Asking<G> {
     upgrade: Upgrade,
     /// The client was told to ask for TLS first.
     was_told: bool,
+    /// What it has said without doing so.
+    commands: usize,
 }
 
 struct Answer {
@@ -175,7 +178,11 @@ impl<G: Beginning> Greeter for Asking<G> {
     }
 
     fn upgrade(&self) -> Upgrade {
-        self.upgrade
+        match self.skipping {
+            // The rest of the command has to be heard before it can be answered.
+            Some(_) => Upgrade::None,
+            None => self.upgrade,
+        }
     }
 
     fn upgraded(&mut self, onward: &mut Onward) {
@@ -247,7 +254,14 @@ impl<G: Beginning> Asking<G> {
                     return Ok(());
                 }
             }
-            match self.grammar.see(&self.rest, self.is_required) {
+            let seen = match self.grammar.see(&self.rest, self.is_required) {
+                Seen::Part => return Ok(()),
+                // Whoever says so much does not mean to ask: our answers are not to fill our memory.
+                _ if self.commands == MAX_COMMANDS => Seen::Unanswerable,
+                seen => seen,
+            };
+            self.commands += 1;
+            match seen {
                 Seen::Part => return Ok(()),
                 Seen::GoesOn(length) => self.passing = length,
                 Seen::Answered { by, words, starts_tls } => {
@@ -308,6 +322,8 @@ impl<G: Beginning> Asking<G> {
     }
 }
 
+/// Before a client has asked for TLS, or gone on without.
+const MAX_COMMANDS: usize = 64;
 /// Of a line that goes on, or asks for TLS. A longer one is none of these.
 const MAX_LINE: usize = 2048;
 /// Of a command's tag.
@@ -360,6 +376,11 @@ impl Grammar for &'static Words {
         let Some(length) = within.iter().position(|byte| *byte == b'\n').map(|end| end + 1) else {
             return if within.len() == MAX_LINE { other() } else { Seen::Part };
         };
+        // A server may take these for a line's end, and what follows for another command.
+        let text = heard[..length].strip_suffix(b"\r\n").unwrap_or(&heard[..length - 1]);
+        if text.iter().any(|byte| matches!(byte, b'\r' | 0)) {
+            return other();
+        }
         let parameters = heard[heard.len() - behind.len() + word.len()..length].trim_ascii();
         match asks {
             true => {

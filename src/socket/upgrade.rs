@@ -5,19 +5,25 @@
 //! the handshake, whichever is asked first. Leaves certificates to `tls`, and when it is time to whoever knows the protocol.
 
 use std::fmt;
+use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::Gone;
 use crate::relay::{Leg, Packets};
 
 /// Sealed bytes that may wait for the socket: what a client that reads nothing takes beside the relay's own buffers.
 const WAITING: usize = 32 * 1024;
+
+/// A client that has asked for TLS in the middle and does not begin it holds its upstream no longer than this.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The TLS that a listener has to give.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ struct Tls {
     /// Nothing can be sent any more. What the peer had to say may still come.
     unwritable: Option<io::ErrorKind>,
     failure: Option<rustls::Error>,
+    /// Until the handshake is over.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// Never what is said.
@@ -117,6 +125,7 @@ impl Tls {
 
     /// Takes in what the socket has, and answers what needs an answer.
     fn poll_receive<S: Leg>(&mut self, plain: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lose_patience(cx);
         if let Some(failure) = &self.failure {
             return Poll::Ready(Err(broken(failure)));
         }
@@ -153,6 +162,18 @@ impl Tls {
                 self.failure = Some(error);
                 Poll::Ready(Err(told))
             }
+        }
+    }
+
+    /// A handshake that takes too long has failed.
+    fn lose_patience(&mut self, cx: &mut Context<'_>) {
+        if !self.conn.is_handshaking() {
+            self.patience = None;
+        } else if let Some(patience) = &mut self.patience
+            && patience.as_mut().poll(cx).is_ready()
+        {
+            let late = format!("the client's handshake was not over within {} s", PATIENCE.as_secs());
+            self.failure.get_or_insert(rustls::Error::General(late));
         }
     }
 
@@ -314,9 +335,16 @@ impl<S: Leg> Leg for Upgradable<S> {
             (None, true) => None,
             (packets, _) => Some(Packed { packets, heard: begun, ..Packed::default() }),
         };
-        let tls =
-            Tls { conn, packed, held: 0, ended: false, closing: false, unwritable: None, failure: None };
-        self.tls = Some(Box::new(tls));
+        self.tls = Some(Box::new(Tls {
+            conn,
+            packed,
+            held: 0,
+            ended: false,
+            closing: false,
+            unwritable: None,
+            failure: None,
+            patience: Some(Box::pin(sleep(PATIENCE))),
+        }));
         Ok(())
     }
 }

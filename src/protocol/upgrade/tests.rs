@@ -374,3 +374,45 @@ fn what_the_server_says_behind_an_answer_stays_behind_ours() {
         assert_eq!((after.down, after.objection), (expected, None));
     }
 }
+
+/// What is refused may come in pieces: until its end is there, the client is read on, as nobody could answer it before.
+#[test]
+fn a_refused_command_in_pieces_is_heard_to_its_end() {
+    let Greeting { mut onward, greeter } = Protocol::Smtp.greet(Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated { greeting: b"220 mx\r\n".to_vec() },
+        secured: true,
+        offer: Offer::Required,
+        keep_key: Box::new(drop),
+    });
+    let mut greeter = greeter.unwrap();
+    for piece in [&b"MAIL FR"[..], b"OM:<a@b", b">\r\n"] {
+        assert_eq!(greeter.upgrade(), Upgrade::None, "it is read on");
+        greeter.client_said(piece, &mut onward).unwrap();
+    }
+    assert!(onward.down.ends_with(b"530 5.7.0 Must issue a STARTTLS command first\r\n"), "{onward:?}");
+    assert_eq!((greeter.upgrade(), onward.up.len()), (Upgrade::None, 0));
+}
+
+/// A client that says one thing after the other and never asks for TLS is ended before our answers fill our memory.
+#[test]
+fn who_never_asks_for_tls_is_ended() {
+    let after = say_in_all_ways_in(
+        Protocol::Smtp,
+        "220 mx\r\n",
+        Offer::Required,
+        &[(Client, &"X\r\n".repeat(MAX_COMMANDS + 1))],
+    );
+    assert_eq!(after.objection, Some(WITHOUT));
+    assert_eq!(after.down.matches("530 ").count(), MAX_COMMANDS);
+}
+
+/// Some servers take a bare CR for a line's end: what stands behind it would be a command that was not looked at.
+#[test]
+fn a_bare_carriage_return_smuggles_nothing() {
+    for slipped in ["NOOP\rAUTH PLAIN AA==\r\n", "EHLO a\rMAIL FROM:<a@b>\r\n", "NOOP\0\r\n"] {
+        let after = say_in_all_ways_in(Protocol::Smtp, "220 mx\r\n", Offer::Required, &[(Client, slipped)]);
+        assert_eq!((after.up.as_str(), after.objection), ("", None), "{slipped:?}");
+        assert!(after.down.contains("530 "), "{}", after.down);
+    }
+}
