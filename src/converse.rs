@@ -57,8 +57,9 @@ where
                 Some(error) => Err(Trouble::Io(error)),
             };
         }
-        heard.reserve(READ);
-        match stream.read_buf(&mut heard).await {
+        let most = talk.may_read(&heard).map_or(READ, |most| most.min(READ));
+        heard.reserve(most);
+        match (&mut *stream).take(most as u64).read_buf(&mut heard).await {
             Ok(0) => {
                 return Err(match (talk.ended(&heard), unwritable) {
                     (Some(failure), _) => Trouble::Left(failure),

@@ -122,7 +122,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
@@ -160,5 +160,37 @@ mod tests {
             matches!(&unopened, Unopened::Failed(why) if why.reason == Reason::PrefaceTimeout),
             "{unopened:?}"
         );
+    }
+
+    /// MySQL's clients wait for no answer to their request for TLS: what may come with it is the beginning of their handshake,
+    /// and not ours to read.
+    #[tokio::test]
+    async fn what_comes_behind_a_request_for_tls_is_left_for_the_handshake() {
+        let flags = [0, 0x0a, 0, 0]; // CLIENT_PROTOCOL_41, CLIENT_SSL
+        let request = [&[32, 0, 0, 1][..], &flags, &[0; 28]].concat();
+        let hello = b"\x16\x03\x01\x02\0\x01 and so on";
+        for pieces in [vec![request.len() + hello.len()], vec![1; request.len() + hello.len()], vec![20, 40]]
+        {
+            let (mut ours, mut client) = duplex(4096);
+            let says = [&request[..], hello].concat();
+            let talking = async {
+                let mut rest = &says[..];
+                for length in pieces {
+                    let (piece, behind) = rest.split_at(length.min(rest.len()));
+                    client.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                    rest = behind;
+                }
+                client.shutdown().await.unwrap();
+            };
+            let mut talk =
+                Protocol::Mysql.interview(&crate::protocol::Negotiated::default(), Offer::Optional).unwrap();
+            let hearing = hear(&mut ours, &mut *talk, Stage::Greet, Duration::from_secs(10));
+            let (heard, ()) = tokio::join!(hearing, talking);
+            assert!(heard.unwrap().opening.wants_tls);
+            let mut rest = Vec::new();
+            ours.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, hello);
+        }
     }
 }

@@ -135,6 +135,11 @@ pub trait Talk: Send {
     /// The peer said no, or what the protocol does not allow, or more than it may. What is in `say` by then is still told.
     fn hear(&mut self, heard: &mut Vec<u8>, say: &mut Vec<u8>) -> Result<Option<Self::Outcome>, Failure>;
 
+    /// So many bytes may be read next and no more, as what comes behind them is for somebody else; `None`: as many as there are.
+    fn may_read(&self, _heard: &[u8]) -> Option<usize> {
+        None
+    }
+
     /// What it waits for, as in "the server's answer to SSLRequest".
     fn awaits(&self) -> &'static str;
 

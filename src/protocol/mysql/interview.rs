@@ -92,6 +92,16 @@ impl Talk for Interview {
         Ok(Some(Interviewed { request, opening: Opening { bytes, ..Opening::default() } }))
     }
 
+    /// A client begins with TLS right behind its request for it, and waits for no answer.
+    fn may_read(&self, heard: &[u8]) -> Option<usize> {
+        let until = match *heard {
+            // Of a length that is too long no more is waited for.
+            [a, b, c, _, ..] => HEADER + usize::from(a) + (usize::from(b) << 8) + (usize::from(c) << 16),
+            _ => HEADER,
+        };
+        self.offer.is_open().then(|| until.saturating_sub(heard.len()).max(1))
+    }
+
     fn awaits(&self) -> &'static str {
         "the client's answer to the server's greeting"
     }
