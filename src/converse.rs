@@ -6,6 +6,7 @@
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::Failure;
 use crate::protocol::Talk;
@@ -38,7 +39,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     T: Talk + ?Sized,
 {
-    let (mut heard, mut say) = (Vec::new(), Vec::new());
+    // A check's password may be among it.
+    let (mut heard, mut say) = (Vec::new(), Zeroizing::new(Vec::new()));
     let mut spoke = false;
     // A peer that is done with us may say why before it hangs up: our next write fails, but its words can still be read.
     let mut unwritable = None;
@@ -50,7 +52,7 @@ where
         {
             unwritable = Some(error);
         }
-        say.clear();
+        say.zeroize();
         if let Some(outcome) = outcome.map_err(Trouble::Failed)? {
             return match unwritable {
                 None => Ok(outcome),

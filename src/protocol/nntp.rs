@@ -47,6 +47,7 @@ pub(super) const NNTP: Kin = Kin {
     upgrade: Words {
         request: "STARTTLS",
         goes_on: &["CAPABILITIES", "DATE", "HELP", "MODE", "QUIT"],
+        goes_on_bare: &[],
         is_tagged: false,
         ready: "382 Continue with TLS negotiation\r\n",
         not_bare: "501 STARTTLS takes no parameters\r\n",

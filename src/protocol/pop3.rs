@@ -50,7 +50,8 @@ pub(super) const POP3: Kin = Kin {
     ],
     upgrade: Words {
         request: "STLS",
-        goes_on: &["CAPA", "LANG", "NOOP", "QUIT", "UTF8"],
+        goes_on: &["CAPA", "NOOP", "QUIT"],
+        goes_on_bare: &["AUTH"],
         is_tagged: false,
         ready: "+OK Begin TLS negotiation\r\n",
         not_bare: "-ERR STLS takes no parameters\r\n",

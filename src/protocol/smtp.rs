@@ -75,6 +75,7 @@ pub(super) const fn upgrade(goes_on: &'static [&'static str], began_with_tls: &'
     Words {
         request: "STARTTLS",
         goes_on,
+        goes_on_bare: &[],
         is_tagged: false,
         ready: "220 2.0.0 Ready to start TLS\r\n",
         not_bare: "501 5.5.4 STARTTLS takes no parameters\r\n",

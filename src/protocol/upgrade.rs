@@ -336,6 +336,8 @@ pub(super) struct Words {
     pub(super) request: &'static str,
     /// Goes on to the server before TLS: asks and greets, and leaves nothing behind that would count inside.
     pub(super) goes_on: &'static [&'static str],
+    /// The same, but only without parameters: they ask for a list then.
+    pub(super) goes_on_bare: &'static [&'static str],
     /// A tag stands before each command, and before the answer to it.
     pub(super) is_tagged: bool,
     /// Yes to the request.
@@ -368,8 +370,9 @@ impl Grammar for &'static Words {
             None => known.as_bytes().get(..word.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(word)),
         };
         let other = || Seen::Other { by: Length::Line, words: self.said(tag, self.first) };
-        let (goes_on, asks) = (self.goes_on.iter().any(|known| is(known)), is(self.request));
-        if !goes_on && !asks {
+        let any = |known: &[&str]| known.iter().any(|known| is(known));
+        let (goes_on, bare, asks) = (any(self.goes_on), any(self.goes_on_bare), is(self.request));
+        if !goes_on && !bare && !asks {
             return other();
         }
         let within = &heard[..heard.len().min(MAX_LINE)];
@@ -389,7 +392,7 @@ impl Grammar for &'static Words {
                 Seen::Answered { by: Length::Bytes(length), words, starts_tls }
             }
             // A literal follows: no line, whatever it looks like.
-            false if parameters.ends_with(b"}") => other(),
+            false if parameters.ends_with(b"}") || !goes_on && !parameters.is_empty() => other(),
             false => Seen::GoesOn(length),
         }
     }
@@ -410,7 +413,7 @@ impl Words {
 
 /// It can be said again in an answer.
 fn is_tag(tag: &[u8]) -> bool {
-    !tag.is_empty() && tag.iter().all(u8::is_ascii_graphic)
+    !tag.is_empty() && tag.iter().all(|byte| byte.is_ascii_graphic() && !b"*+(){%\"\\".contains(byte))
 }
 
 const ASK: &str = "let the client ask for TLS (STARTTLS, STLS), or set tls_mode = \"direct\" in its listener";

@@ -159,6 +159,10 @@ impl Beginning for Reading {
     fn is_settled(&self) -> bool {
         self.current.is_none() && self.awaited.is_empty() && !self.is_challenged
     }
+
+    fn goes_without(&mut self) {
+        self.offer = Offer::Taken;
+    }
 }
 
 impl Reading {

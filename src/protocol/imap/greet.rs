@@ -20,7 +20,9 @@ const MAX_AWAITED: usize = 64;
 /// A client's request for TLS of its own (RFC 9051, 6.2.1).
 const UPGRADE: Words = Words {
     request: "STARTTLS",
-    goes_on: &["CAPABILITY", "ID", "LOGOUT", "NOOP"],
+    goes_on: &["CAPABILITY", "LOGOUT", "NOOP"],
+    // What it says of itself could be anybody's words before TLS, and servers act on some of them.
+    goes_on_bare: &["ID"],
     is_tagged: true,
     ready: "OK Begin TLS negotiation now\r\n",
     not_bare: "BAD STARTTLS takes no parameters\r\n",
@@ -192,7 +194,11 @@ impl Greeter for Reading {
 
 impl Beginning for Reading {
     fn is_settled(&self) -> bool {
-        self.question.is_none() && self.has_answered && self.unanswered == 0
+        self.question.is_none() && self.has_answered && self.unanswered == 0 && self.lines.kept().is_empty()
+    }
+
+    fn goes_without(&mut self) {
+        self.offer = Offer::Taken;
     }
 }
 

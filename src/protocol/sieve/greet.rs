@@ -24,6 +24,7 @@ const MAX_AWAITED: usize = 64;
 const UPGRADE: Words = Words {
     request: "STARTTLS",
     goes_on: &["CAPABILITY", "LOGOUT", "NOOP"],
+    goes_on_bare: &[],
     is_tagged: false,
     ready: "OK \"Begin TLS negotiation now.\"\r\n",
     not_bare: "NO \"STARTTLS takes no parameters.\"\r\n",
@@ -231,7 +232,11 @@ impl Greeter for Reading {
 
 impl Beginning for Reading {
     fn is_settled(&self) -> bool {
-        self.held.is_none() && self.awaited.is_empty()
+        self.held.is_none() && self.awaited.is_empty() && self.lines.kept().is_empty()
+    }
+
+    fn goes_without(&mut self) {
+        self.offer = Offer::Taken;
     }
 }
 

@@ -189,6 +189,10 @@ impl Beginning for Reading {
     fn is_settled(&self) -> bool {
         self.current.is_none() && self.awaited.is_empty()
     }
+
+    fn goes_without(&mut self) {
+        self.offer = Offer::Taken;
+    }
 }
 
 impl Reading {

@@ -378,7 +378,7 @@ fn what_the_server_says_behind_an_answer_stays_behind_ours() {
 /// What is refused may come in pieces: until its end is there, the client is read on, as nobody could answer it before.
 #[test]
 fn a_refused_command_in_pieces_is_heard_to_its_end() {
-    let Greeting { mut onward, greeter } = Protocol::Smtp.greet(Meeting {
+    let crate::relay::Greeting { mut onward, greeter } = Protocol::Smtp.greet(Meeting {
         opening: Opening::default(),
         negotiated: Negotiated { greeting: b"220 mx\r\n".to_vec() },
         secured: true,
@@ -415,4 +415,52 @@ fn a_bare_carriage_return_smuggles_nothing() {
         assert_eq!((after.up.as_str(), after.objection), ("", None), "{slipped:?}");
         assert!(after.down.contains("530 "), "{}", after.down);
     }
+}
+
+/// Once a client has gone on without TLS, none is offered to it any more: nobody here would answer its request.
+#[test]
+fn who_goes_on_without_tls_is_offered_none() {
+    let after = say_in_all_ways_in(
+        Protocol::Smtp,
+        "220 mx\r\n",
+        Offer::Optional,
+        &[
+            (Client, "EHLO a\r\n"),
+            (Upstream, "250-mx\r\n250 SIZE\r\n"),
+            (Client, "VRFY a\r\n"),
+            (Upstream, "252 perhaps\r\n"),
+        ],
+    );
+    assert!(after.down.contains("250 STARTTLS") || after.down.contains("250-STARTTLS"), "{}", after.down);
+    let again = say_in_all_ways_in(
+        Protocol::Pop3,
+        "+OK ready\r\n",
+        Offer::Optional,
+        &[
+            (Client, "AUTH\r\n"),
+            (Upstream, "+OK\r\nPLAIN\r\n.\r\n"),
+            (Client, "CAPA\r\n"),
+            (Upstream, "+OK\r\nUSER\r\n.\r\n"),
+            (Client, "STLS\r\n"),
+        ],
+    );
+    assert!(
+        again.down.ends_with("+OK Begin TLS negotiation\r\n"),
+        "asking for a list goes on: {}",
+        again.down
+    );
+    let gone = say_in_all_ways_in(
+        Protocol::Pop3,
+        "+OK ready\r\n",
+        Offer::Optional,
+        &[
+            (Client, "AUTH PLAIN\r\n"),
+            (Upstream, "+ \r\n"),
+            (Client, "*\r\n"),
+            (Upstream, "-ERR cancelled\r\n"),
+            (Client, "CAPA\r\n"),
+            (Upstream, "+OK\r\nSTLS\r\nUSER\r\n.\r\n"),
+        ],
+    );
+    assert!(gone.down.ends_with("+OK\r\nUSER\r\n.\r\n"), "{}", gone.down);
 }

@@ -96,6 +96,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             if let Err(objection) = greeter.client_said(&plain[..read], &mut greeting.onward) {
                 self.objected(objection, now);
             }
+            plain[..read].zeroize(); // a password may be among it
             self.greeting_moved();
             return true; // what goes on from here does so in the next turn
         }
