@@ -197,7 +197,7 @@ Usage: nuncio bridge [OPTIONS] <LISTEN> <UPSTREAM>...
 
 Arguments:
   <LISTEN>       Where the program connects to: IP:PORT or unix:/PATH
-  <UPSTREAM>...  The servers, HOST:PORT each
+  <UPSTREAM>...  The servers, HOST:PORT each; without the port, the one that --protocol has
 
 Options:
       --ca <FILE>           PEM file with the CAs that the server is checked against. Without it:

@@ -169,6 +169,34 @@ fn starttls_is_answered_once_all_that_was_asked_before_is() {
     assert_eq!(after.down, format!("220 mx\r\n250 one\r\n{}250 two\r\n{}221 bye\r\n", ours[0], ours[1]));
 }
 
+/// What a server says on its own comes behind our answer, where that was due before, however the server's words are cut.
+#[test]
+fn an_answer_of_ours_stands_where_it_is_due() {
+    for (protocol, greeting, asks, turn, down) in [
+        (
+            Protocol::Smtp,
+            "220 mx\r\n",
+            "EHLO me\r\nMAIL FROM:<>\r\n",
+            "250 mx\r\n421 4.4.2 timeout\r\n",
+            "250-mx\r\n250 STARTTLS\r\n530 5.7.0 Must issue a STARTTLS command first\r\n421 4.4.2 timeout\r\n",
+        ),
+        (
+            Protocol::Pop3,
+            "+OK hi\r\n",
+            "CAPA\r\nUSER u\r\n",
+            "-ERR what?\r\n+OK still there\r\n",
+            "-ERR what?\r\n-ERR [SYS/PERM] STLS is required first\r\n+OK still there\r\n",
+        ),
+    ] {
+        let turns = [(Client, asks), (Upstream, turn)];
+        let mut rng = fastrand::Rng::with_seed(5);
+        for longest in [usize::MAX, 1, 2, 5, 40] {
+            let after = say_in(protocol, greeting, Offer::Required, &turns, longest, &mut rng);
+            assert_eq!(after.down, format!("{greeting}{down}"), "in pieces of {longest}");
+        }
+    }
+}
+
 /// Where TLS is demanded, nothing of a mail, a password or a proxy's word reaches the server before; and the log says why
 /// that client left.
 #[test]
