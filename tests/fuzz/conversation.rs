@@ -13,9 +13,6 @@ const MOST_KEPT: usize = 256 * 1024;
 /// More than any of them says of its own.
 const MOST_SAID: usize = 256 * 1024;
 
-/// In place of an objection: the client's TLS begins.
-const UPGRADED: &str = "TLS begins";
-
 /// What is tried.
 #[derive(Clone, Copy)]
 enum Part {
@@ -37,7 +34,7 @@ enum Part {
 pub fn run(protocol: Protocol, input: &[u8]) {
     let [piece, part, bytes @ ..] = input else { return };
     let piece = usize::from(*piece).max(1);
-    let offer = [Offer::No, Offer::Optional, Offer::Required][usize::from(part >> 4) % 3];
+    let offer = [Offer::No, Offer::Optional, Offer::Required, Offer::Taken][usize::from(part >> 4) % 4];
     let part = match part % 8 {
         0 => Part::Preface,
         1 => Part::Negotiate,
@@ -62,13 +59,10 @@ pub fn run(protocol: Protocol, input: &[u8]) {
         Part::Greet => {
             let whole = greet(protocol, offer, bytes, usize::MAX);
             let split = greet(protocol, offer, bytes, piece);
-            // What stands behind a client's request for TLS is refused if it comes with it; later it is TLS itself.
-            let is_injected = whole.2.is_some() && split.2.as_deref() == Some(UPGRADED);
-            if !is_injected {
-                assert_eq!((split.1, &split.2), (whole.1, &whole.2));
-                if whole.2.is_none() {
-                    assert_eq!(split.0, whole.0);
-                }
+            let (Some(whole), Some(split)) = (whole, split) else { return };
+            assert_eq!((split.1, &split.2), (whole.1, &whole.2));
+            if whole.2.is_none() {
+                assert_eq!(split.0, whole.0);
             }
         }
         Part::Refuse => {
@@ -150,30 +144,57 @@ fn in_words(failure: &Failure) {
     assert!(detail.len() < 1500 && !detail.chars().any(char::is_control), "{detail:?}");
 }
 
-/// What went on, whether it is done, and the objection if there was one.
-fn greet(protocol: Protocol, offer: Offer, turns: &[u8], piece: usize) -> (Onward, bool, Option<String>) {
+/// What went on, whether it is done, and the objection if there was one. `None`: there was plaintext behind the client's
+/// request for TLS, which is told by when it came.
+fn greet(
+    protocol: Protocol,
+    offer: Offer,
+    turns: &[u8],
+    piece: usize,
+) -> Option<(Onward, bool, Option<String>)> {
     let (head, mut turns) = first(turns);
     let (opening, greeting) = head.split_at(head.len() / 2);
     let opening = Opening { bytes: opening.to_vec(), ..Opening::default() };
     let negotiated = Negotiated { greeting: greeting.to_vec() };
     let meeting = Meeting { opening, negotiated, secured: true, offer, keep_key: Box::new(drop) };
     let Greeting { mut onward, greeter } = protocol.greet(meeting);
-    let Some(mut greeter) = greeter else { return (onward, true, None) };
+    let Some(mut greeter) = greeter else { return Some((onward, true, None)) };
     let mut heard = onward.up.len() + onward.down.len();
+    // What the client says while nothing is read from it.
+    let mut waiting = Vec::new();
     while let [length, rest @ ..] = turns {
         let (words, behind) = rest.split_at(usize::from(length & 0x7f).min(rest.len()));
         turns = behind;
-        for piece in words.chunks(piece) {
-            heard += piece.len();
+        let mut pieces: std::collections::VecDeque<&[u8]> = words.chunks(piece).collect();
+        while let Some(words) = pieces.pop_front() {
+            heard += words.len();
             let said = match length & 0x80 {
-                0 => greeter.upstream_said(piece, &mut onward),
-                _ => greeter.client_said(piece, &mut onward),
+                0 => greeter.upstream_said(words, &mut onward),
+                _ if greeter.upgrade() != Upgrade::None => {
+                    waiting.extend_from_slice(words);
+                    Ok(())
+                }
+                _ => greeter.client_said(words, &mut onward),
             };
+            let mut said = said;
+            while said.is_ok() && greeter.upgrade() == Upgrade::None && !waiting.is_empty() {
+                let now: Vec<u8> = waiting.drain(..waiting.len().min(piece)).collect();
+                said = greeter.client_said(&now, &mut onward);
+            }
             if let Err(objection) = said {
-                return (onward, greeter.is_done(), Some(objection.detail.to_owned()));
+                if objection.detail.contains("slip it in") {
+                    return None;
+                }
+                return Some((onward, greeter.is_done(), Some(objection.detail.to_owned())));
             }
             if greeter.upgrade() == Upgrade::Answered {
-                return (onward, greeter.is_done(), Some(UPGRADED.to_owned()));
+                assert!(!greeter.is_done() && !greeter.may_refuse());
+                let is_client = length & 0x80 != 0;
+                if !waiting.is_empty() || is_client && !pieces.is_empty() {
+                    return None;
+                }
+                greeter.upgraded(&mut onward);
+                assert!(greeter.upgrade() == Upgrade::None, "once is enough");
             }
             if greeter.may_refuse() {
                 greeter.unanswered();
@@ -181,8 +202,11 @@ fn greet(protocol: Protocol, offer: Offer, turns: &[u8], piece: usize) -> (Onwar
             greeter.why_ended();
         }
     }
+    if !waiting.is_empty() {
+        return None;
+    }
     let gone_on = onward.up.len() + onward.down.len();
     assert!(gone_on <= heard + MOST_SAID);
     assert!(!greeter.is_done() || gone_on + MOST_KEPT >= heard);
-    (onward, greeter.is_done(), None)
+    Some((onward, greeter.is_done(), None))
 }
