@@ -165,18 +165,22 @@ fn greet(
     while let [length, rest @ ..] = turns {
         let (words, behind) = rest.split_at(usize::from(length & 0x7f).min(rest.len()));
         turns = behind;
-        let mut pieces: std::collections::VecDeque<&[u8]> = words.chunks(piece).collect();
-        while let Some(words) = pieces.pop_front() {
+        let is_client = length & 0x80 != 0;
+        let mut left = words;
+        while !left.is_empty() {
+            // What waits is read once it may be: behind the same byte of the server's, however those come.
+            let piece = if is_client || waiting.is_empty() { piece } else { 1 };
+            let (words, behind) = left.split_at(piece.min(left.len()));
+            left = behind;
             heard += words.len();
-            let said = match length & 0x80 {
-                0 => greeter.upstream_said(words, &mut onward),
-                _ if greeter.upgrade() != Upgrade::None => {
+            let mut said = match is_client {
+                false => greeter.upstream_said(words, &mut onward),
+                true if greeter.upgrade() != Upgrade::None => {
                     waiting.extend_from_slice(words);
                     Ok(())
                 }
-                _ => greeter.client_said(words, &mut onward),
+                true => greeter.client_said(words, &mut onward),
             };
-            let mut said = said;
             while said.is_ok() && greeter.upgrade() == Upgrade::None && !waiting.is_empty() {
                 let now: Vec<u8> = waiting.drain(..waiting.len().min(piece)).collect();
                 said = greeter.client_said(&now, &mut onward);
@@ -189,8 +193,7 @@ fn greet(
             }
             if greeter.upgrade() == Upgrade::Answered {
                 assert!(!greeter.is_done() && !greeter.may_refuse());
-                let is_client = length & 0x80 != 0;
-                if !waiting.is_empty() || is_client && !pieces.is_empty() {
+                if !waiting.is_empty() || is_client && !left.is_empty() {
                     return None;
                 }
                 greeter.upgraded(&mut onward);
