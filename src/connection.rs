@@ -340,7 +340,11 @@ async fn hear_out(
         heard = ask(target, negotiated, client, listener) => heard,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
     };
-    heard.map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener))
+    heard.map_err(|unopened| {
+        let interview = target.protocol.interview(negotiated, secure::offer(client, listener));
+        let heard = Heard::Greeted(interview.map_or_else(Vec::new, |talk| talk.unanswered()));
+        unopened_means(unopened, heard, trail, client, listener)
+    })
 }
 
 /// Asks the client; inside its own TLS once more, where it wants that first. `None`: there is nothing to ask.

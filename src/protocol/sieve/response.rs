@@ -41,6 +41,8 @@ pub(super) fn told(line: &[u8]) -> String {
         }
         let (word, behind) = match string(rest) {
             Some(found) => found,
+            // One without an end: what is behind it is not gone through again for each that it may seem to begin.
+            None if is_data(rest) => (rest.to_vec(), &rest[rest.len()..]),
             None => {
                 let (word, behind) = rest.split_at(word(rest, b" \"{").len().max(1));
                 (word.to_vec(), behind)

@@ -3,6 +3,7 @@
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::protocol::{Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::socket::{TlsConfigs, Upgradable};
 
 /// The smallest greeter with everything to it: at `TLS` it answers `go`, once the server has said `settled`; inside, it is done
@@ -72,9 +73,17 @@ fn client(pki: &Pki, wire: Wire<DuplexStream>) -> Client {
 }
 
 /// A relay between that client and a server in plaintext.
-fn relayed<C: Leg + 'static>(mut client: C, mut upstream: Wire<DuplexStream>) -> JoinHandle<Ended> {
+fn relayed<C: Leg + 'static>(client: C, upstream: Wire<DuplexStream>) -> JoinHandle<Ended> {
+    let greeter = Some(Box::new(Asks::default()) as Box<dyn Greeter>);
+    greeted(client, upstream, Greeting { onward: Onward::default(), greeter })
+}
+
+fn greeted<C: Leg + 'static>(
+    mut client: C,
+    mut upstream: Wire<DuplexStream>,
+    greeting: Greeting,
+) -> JoinHandle<Ended> {
     tokio::spawn(async move {
-        let greeting = Greeting { onward: Onward::default(), greeter: Some(Box::new(Asks::default())) };
         let (settings, flow) = (Settings::default(), Flow::default());
         let engine = None::<Carried<Unbuffered>>;
         let never = Box::pin(std::future::pending());
@@ -184,4 +193,45 @@ async fn a_leg_without_tls_cannot_be_promised_some() {
     server.write_all(b"settled").await.unwrap();
     let ended = within(task).await.unwrap();
     assert!(matches!(ended.how, How::Objected(Objection { to: Party::Ambassador, .. })), "{:?}", ended.how);
+}
+
+/// A mail server behind a listener that demands TLS.
+fn demanding() -> Greeting {
+    Protocol::Smtp.greet(Meeting {
+        opening: Opening::default(),
+        negotiated: Negotiated { greeting: b"220 mx\r\n".to_vec() },
+        secured: true,
+        offer: Offer::Required,
+        keep_key: Box::new(drop),
+    })
+}
+
+async fn asks(app: &mut DuplexStream, asks: &[u8], hears: &[u8]) {
+    within(app.write_all(asks)).await.unwrap();
+    let mut heard = vec![0; hears.len()];
+    within(app.read_exact(&mut heard)).await.expect("an answer");
+    assert_eq!(heard.escape_ascii().to_string(), hears.escape_ascii().to_string());
+}
+
+/// A command that is refused for want of TLS comes a byte at a time: it is read to its end and answered, and TLS begins once it
+/// is asked for, as slowly. The server hears what is said inside, and nothing else.
+#[tokio::test]
+async fn a_refused_command_in_pieces_is_answered_and_tls_can_follow() {
+    let pki = Pki::new();
+    let ((mut app, near), (upstream, mut server)) = (duplex(1), duplex(5_000));
+    let task = greeted(client(&pki, Wire::new(near)), Wire::new(upstream), demanding());
+    asks(&mut app, b"", b"220 mx\r\n").await;
+    for command in [&b"MAIL FROM:<a@b>\r\n"[..], b"AUTH PLAIN AGEAYg==\r\n"] {
+        asks(&mut app, command, b"530 5.7.0 Must issue a STARTTLS command first\r\n").await;
+    }
+    asks(&mut app, b"STARTTLS\r\n", b"220 2.0.0 Ready to start TLS\r\n").await;
+    let connector = TlsConnector::from(pki.client_without_certificate());
+    let mut app = within(connector.connect(server_name(), app)).await.unwrap();
+    app.write_all(b"EHLO me\r\n").await.unwrap();
+    app.flush().await.unwrap();
+    let mut heard = [0; 9];
+    within(server.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"EHLO me\r\n");
+    drop((app, server));
+    within(task).await.unwrap();
 }
