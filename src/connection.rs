@@ -201,8 +201,12 @@ async fn walk(
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
     record.relaying();
+    record.flow().add_sent(opening.bytes.len());
     let offer = secure::offer(client, listener);
-    let (greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
+    let (mut greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
+    if let (Some(greeting), Offer::Required) = (&mut greeting, offer) {
+        greeting.asks_within(listener.preface_timeout);
+    }
     Ok(Walked { lease, reached, greeting, target: target.clone(), held: (ticket, session) })
 }
 

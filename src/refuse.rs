@@ -45,8 +45,9 @@ static PLACES_AT_THE_DOOR: Semaphore = Semaphore::const_new(16);
 
 /// How long a refused client may take, to say what it must before it listens and to read what we say.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same at the end of a drain, which waits no longer than that for what is still open.
-const LAST_PATIENCE: Duration = Duration::from_millis(500);
+/// The same at the end of a drain, which waits two seconds for all that is still open. A client of AMQP has three answers to
+/// give before it reads ours.
+const LAST_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// What a client may still send us meanwhile.
 const THROWN_AWAY: u64 = 64 * 1024;

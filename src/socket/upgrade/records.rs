@@ -79,7 +79,11 @@ mod tests {
                 let mut into = vec![0; part.len()];
                 assert_eq!(records.watching(part).read(&mut into).unwrap(), part.len());
                 followed += part.len();
-                assert_eq!(records.is_inside(), !ends.contains(&followed), "{followed}, in pieces of {piece}");
+                assert_eq!(
+                    records.is_inside(),
+                    !ends.contains(&followed),
+                    "{followed}, in pieces of {piece}"
+                );
             }
         }
     }

@@ -4,6 +4,7 @@ mod certificates;
 mod direct;
 #[cfg(unix)]
 mod legacy;
+mod patience;
 #[cfg(unix)]
 mod postgres;
 mod smtp;
