@@ -294,6 +294,16 @@ refused handshake/draining/ambassador by ambassador; handshake/-
 Connection error: Connection Refused: broker unavailable.
 Error: The connection was refused.
 refused handshake/draining/ambassador by ambassador; handshake/-
+
+ProbableAccessDeniedError: ConnectionClosedByBroker: (320) 'nuncio: shutting down: no new connections are taken; connect again: another instance, or this one after its restart, will answer (draining, connection ID)'
+refused handshake/draining/ambassador by ambassador; handshake/-
+
+Msg 6005 (severity 20, state 1) from nuncio:
+"nuncio: shutting down: no new connections are taken; connect again: another instance, or this one after its restart, will answer (draining, connection ID)"
+Error 20002 (severity 9):
+Adaptive Server connection failed
+There was a problem connecting to the server
+refused handshake/draining/ambassador by ambassador; handshake/-
 "#);
 }
 
