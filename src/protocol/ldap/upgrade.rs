@@ -10,7 +10,8 @@ const SUCCESS: u32 = 0;
 const OPERATIONS_ERROR: u32 = 1;
 const CONFIDENTIALITY_REQUIRED: u32 = 13;
 const FIRST: &str = "StartTLS is required first";
-const NOT_NOW: &str = "StartTLS has to wait until all requests before it are answered or abandoned";
+pub(super) const NOT_NOW: &str =
+    "StartTLS has to wait until all requests before it are answered or abandoned";
 
 /// To a request for TLS that comes while others await their answers (RFC 4511, 4.14.1). Some searches never end.
 pub(super) fn not_now(request: &[u8]) -> Option<Vec<u8>> {
