@@ -158,8 +158,9 @@ impl<G: Beginning> Greeter for Asking<G> {
         }
         let mut rest = heard;
         while self.upgrade != Upgrade::Answered && !rest.is_empty() {
-            // An answer of ours stands behind the very byte that ends the one before it, however the bytes come.
-            let waits = self.inside.is_some() && self.answer.is_some();
+            // An answer of ours stands behind the very byte that ends the one before it, and the client's first words are
+            // judged behind the server's first byte, however the bytes come.
+            let waits = self.inside.is_some() && (self.answer.is_some() || !self.rest.is_empty());
             let (now, behind) = rest.split_at(if waits { 1 } else { rest.len() });
             rest = behind;
             if let Some(greeter) = &mut self.greeter {

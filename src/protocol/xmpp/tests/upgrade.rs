@@ -1,7 +1,7 @@
 //! Clients whose listener has TLS to give.
 
 use super::super::super::{Meeting, Negotiated, Offer, Opening, Protocol};
-use crate::relay::{Greeter, Greeting, Objection, Onward, Upgrade};
+use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Upgrade};
 
 const HEADER: &str = "<?xml version='1.0'?><stream:stream to='example.org' version='1.0' xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams'>";
@@ -170,4 +170,17 @@ fn what_was_slipped_in_before_tls_does_not_count_inside() {
     assert!(said.unwrap_err().detail.contains("another domain"));
     let (_, said, _) = converse(Offer::Required, &[&format!("{STARTTLS}\r\n"), HEADER, AUTH], 10_000);
     assert_eq!(said, Ok(()), "a line's end says nothing");
+}
+
+/// A client that said too much with its header, and a server that speaks another protocol: which of them is told of it does
+/// not hang on the cut.
+#[test]
+fn of_two_objections_the_same_one_comes_first_in_every_cut() {
+    for piece in [1, 7, 10_000] {
+        let (mut onward, mut greeter) = begun(Offer::Required, &format!("{HEADER}{AUTH}"));
+        let said = b"            +OK ready\r\n"
+            .chunks(piece)
+            .try_for_each(|heard| greeter.upstream_said(heard, &mut onward));
+        assert_eq!(said.unwrap_err().to, Party::Client, "{piece}");
+    }
 }
