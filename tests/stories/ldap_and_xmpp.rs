@@ -29,11 +29,7 @@ fn upstream(protocol: &str, server: SocketAddr, keys: &str) -> String {
 
 /// All of them at once.
 fn ask(clients: &[Client], door: SocketAddr) -> Vec<(Client, JoinHandle<Ran>)> {
-    clients
-        .iter()
-        .map(|client| *client)
-        .map(|client| (client, thread::spawn(move || client.ask(door))))
-        .collect()
+    clients.iter().copied().map(|client| (client, thread::spawn(move || client.ask(door)))).collect()
 }
 
 /// What programs that are refused print, without what differs from run to run; and that the records say so too.
