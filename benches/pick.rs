@@ -20,6 +20,7 @@ impl Observer for Nobody {
     fn breaker(&self, _: &str, _: &str, _: State, _: &str) {}
     fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
     fn panic(&self, _: &str, _: bool) {}
+    fn source(&self, _: &str, _failing: Option<&str>) {}
 }
 
 fn upstream(balance: Balance, endpoints: usize) -> Arc<Upstream> {

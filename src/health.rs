@@ -293,6 +293,7 @@ mod tests {
             self.1.send((up, self.0.checks.load(Ordering::SeqCst), why.into())).unwrap();
         }
         fn panic(&self, _upstream: &str, _on: bool) {}
+        fn source(&self, _upstream: &str, _failing: Option<&str>) {}
     }
 
     type Heard = mpsc::UnboundedReceiver<(bool, usize, String)>;

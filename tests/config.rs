@@ -259,7 +259,7 @@ fn an_upstream_may_stand_within_its_listener() {
     let nuncio::discovery::Source::Fixed(endpoints) = &upstream.source else {
         panic!("{:?}", upstream.source)
     };
-    assert_eq!((endpoints[0].weight, endpoints[0].backup), (7, true));
+    assert_eq!((endpoints[0].weight, endpoints[0].is_backup()), (7, true));
     assert_eq!(endpoints[0].server_name.as_deref(), Some("x.example"));
 }
 

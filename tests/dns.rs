@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nuncio::addr::Host;
 use nuncio::backoff;
-use nuncio::discovery::{DnsSettings, NameView, Resolver, Source, follow, follow_as};
+use nuncio::discovery::{DnsSettings, NameView, Resolver, Source, follow};
 use nuncio::failure::Reason;
 use nuncio::upstream::breaker::State;
 use nuncio::upstream::{self, EndpointSpec, Observer, Upstream};
@@ -305,7 +305,7 @@ async fn a_dns_that_is_down_at_the_start_is_a_quick_failure_and_a_set_that_fills
     let resolver = Resolver::new(&settings).unwrap();
     let upstream = upstream();
     let source = Source::Dns("db.test.example:5432".parse().unwrap());
-    let follower = tokio::spawn(follow(source, resolver.clone(), upstream.clone()));
+    let follower = tokio::spawn(follow(source, resolver.clone(), upstream.clone(), None));
 
     let failure = resolver.addresses(&host("db.test.example")).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DnsTimeout);
@@ -329,7 +329,7 @@ async fn a_set_follows_the_name_and_each_endpoint_is_checked_by_the_name() {
     let resolver = Resolver::new(&restless(&[&server])).unwrap();
     let upstream = upstream();
     let source = Source::Dns("db.test.example:5432".parse().unwrap());
-    let follower = tokio::spawn(follow(source.clone(), resolver.clone(), upstream.clone()));
+    let follower = tokio::spawn(follow(source.clone(), resolver.clone(), upstream.clone(), None));
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.1:5432"]).await;
     server.says("db.test.example", Says::Addresses(ips(&["127.0.0.3", "127.0.0.2"]), 0));
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.2:5432", "127.0.0.3:5432"]).await;
@@ -337,7 +337,7 @@ async fn a_set_follows_the_name_and_each_endpoint_is_checked_by_the_name() {
     assert!(upstream.endpoints().iter().all(|(_, spec)| named(spec)));
     let with_own_name = self::upstream();
     let own = Some("orders.example".into());
-    let other = tokio::spawn(follow_as(source, resolver.clone(), with_own_name.clone(), own));
+    let other = tokio::spawn(follow(source, resolver.clone(), with_own_name.clone(), own));
     until(async || labels(&with_own_name), |labels| labels.len() == 2).await;
     assert!(with_own_name.endpoints().iter().all(|(_, spec)| spec.server_name.is_none()));
     other.abort();
@@ -475,6 +475,7 @@ impl Observer for Deaf {
     fn breaker(&self, _upstream: &str, _endpoint: &str, _to: State, _why: &str) {}
     fn health(&self, _upstream: &str, _endpoint: &str, _up: bool, _why: &str) {}
     fn panic(&self, _upstream: &str, _on: bool) {}
+    fn source(&self, _upstream: &str, _failing: Option<&str>) {}
 }
 
 fn upstream() -> Arc<Upstream> {
@@ -528,7 +529,7 @@ async fn a_set_follows_a_zone_that_nsupdate_changes() {
     let resolver = Resolver::new(&settings).unwrap();
     let upstream = upstream();
     let source = Source::Dns("alias.upstream.test:5432".parse().unwrap());
-    let follower = tokio::spawn(follow(source, resolver, upstream.clone()));
+    let follower = tokio::spawn(follow(source, resolver, upstream.clone(), None));
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.1:5432"]).await;
 
     let update = format!(

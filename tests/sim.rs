@@ -214,11 +214,14 @@ impl World {
         let ids: Vec<_> = self.set.members().map(Endpoint::id).collect();
         let tried: Vec<_> =
             (0..self.rng.usize(0..3)).filter_map(|_| self.rng.choice(ids.iter().copied())).collect();
-        let untried_primaries = self.ready(|m| !m.spec().backup && !tried.contains(&m.id())).len();
+        let untried_primaries = self.ready(|m| !m.spec().is_backup() && !tried.contains(&m.id())).len();
         let untried = self.ready(|m| !tried.contains(&m.id())).len();
         let ready = self.ready(|_| true).len();
-        let rivals: Vec<_> =
-            self.ready(|m| !m.spec().backup).iter().map(|m| (m.id(), m.open(), m.spec().weight)).collect();
+        let rivals: Vec<_> = self
+            .ready(|m| !m.spec().is_backup())
+            .iter()
+            .map(|m| (m.id(), m.open(), m.spec().weight))
+            .collect();
         let out = self.set.members().any(|member| member.ready(self.now) == Ready::CircuitOpen);
 
         let picked = self.set.pick(self.now, Some(self.rng.u64(0..9)), &tried, &mut self.rng);
@@ -245,7 +248,10 @@ impl World {
         }
         if was_ready {
             assert!(!tried.contains(&id) || untried == 0, "tried again although another is left");
-            assert!(!picked.spec.backup || untried_primaries == 0, "a backup although a primary is ready");
+            assert!(
+                !picked.spec.is_backup() || untried_primaries == 0,
+                "a backup although a primary is ready"
+            );
         }
         if let ([a, b], Balance::LeastConnections, true) =
             (&rivals[..], self.settings.balance, tried.is_empty())
@@ -436,7 +442,7 @@ impl World {
                 assert!(shadow.streak < limit, "closed after {} failures in a row", shadow.streak);
             }
             if member.spec().weight > 0 {
-                let (members, ready, out) = &mut tiers[usize::from(member.spec().backup)];
+                let (members, ready, out) = &mut tiers[usize::from(member.spec().is_backup())];
                 *members += 1;
                 *ready += usize::from(member.ready(self.now) == Ready::Yes);
                 *out += usize::from(member.ready(self.now) == Ready::CircuitOpen);
@@ -465,7 +471,8 @@ impl World {
         while !self.live.is_empty() {
             self.drop_connection(0);
         }
-        let tier_in_use = self.set.members().all(|member| member.spec().backup || member.spec().weight == 0);
+        let tier_in_use =
+            self.set.members().all(|member| member.spec().is_backup() || member.spec().weight == 0);
         for _ in 0..60 {
             self.now += self.settings.breaker.max_open / 20;
             let ids: Vec<_> = self.set.members().map(Endpoint::id).collect();
@@ -483,7 +490,7 @@ impl World {
         self.hear();
         for member in self.set.members() {
             assert_ne!(member.health(), Health::Down);
-            let carries = member.spec().backup == tier_in_use && member.spec().weight > 0;
+            let carries = member.spec().is_backup() == tier_in_use && member.spec().weight > 0;
             let hashed_past = self.settings.balance == Balance::SourceHash;
             if carries && !hashed_past {
                 assert_eq!(member.breaker().state(self.now), State::Closed, "{:?}", member.breaker());
@@ -506,7 +513,7 @@ fn label(n: usize) -> String {
 }
 
 fn spec(n: usize, weight: u32, backup: bool) -> EndpointSpec {
-    EndpointSpec { weight, backup, ..EndpointSpec::new(label(n).parse().expect("an address")) }
+    EndpointSpec { weight, tier: backup.into(), ..EndpointSpec::new(label(n).parse().expect("an address")) }
 }
 
 /// The first `count` seeds, or the one that the environment names.

@@ -27,7 +27,13 @@ impl Face for House {
         serde_json::json!({ "version": "1" })
     }
     fn upstreams(&self) -> Vec<UpstreamView> {
-        vec![UpstreamView { name: "orders".into(), endpoints: Vec::new(), waiting: 0, panicking: false }]
+        vec![UpstreamView {
+            name: "orders".into(),
+            endpoints: Vec::new(),
+            waiting: 0,
+            panicking: false,
+            source: None,
+        }]
     }
     fn metrics(&self) -> String {
         self.metrics.encode(&self.upstreams())

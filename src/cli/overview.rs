@@ -142,7 +142,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
             let endpoint = |spec: &EndpointSpec| Endpoint {
                 address: spec.address.to_string(),
                 weight: spec.weight,
-                backup: spec.backup,
+                backup: spec.is_backup(),
                 server_name: spec.server_name.clone(),
             };
             (specs.iter().map(endpoint).collect(), None)

@@ -101,7 +101,8 @@ fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Sourc
         specs.push(EndpointSpec {
             address: address.clone(),
             weight: entry.weight.or(1),
-            backup: entry.backup.or(false),
+            tier: u16::from(entry.backup.or(false)),
+            zone: None,
             server_name: entry.server_name.value().cloned(),
         });
     }

@@ -201,20 +201,16 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// The addresses after the next look-up that leaves any, also when they are those of before.
-    pub(super) async fn next(&mut self) -> Arc<[IpAddr]> {
-        loop {
-            let seen = self.rounds;
-            let told = self.watched.wait_for(|known| known.rounds > seen).await;
-            match told.map(|known| (known.rounds, known.outcome())) {
-                Ok((rounds, outcome)) => {
-                    self.rounds = rounds;
-                    if let Some(Ok(addresses)) = outcome {
-                        return addresses;
-                    }
-                }
-                Err(_) => std::future::pending().await, // cannot be: the entry, held here, keeps the sender
+    /// What the next look-up says, also when that is the same as before.
+    pub(super) async fn next(&mut self) -> Result<Arc<[IpAddr]>, Failure> {
+        let seen = self.rounds;
+        let told = self.watched.wait_for(|known| known.rounds > seen).await;
+        match told.map(|known| (known.rounds, known.latest())) {
+            Ok((rounds, latest)) => {
+                self.rounds = rounds;
+                latest
             }
+            Err(_) => std::future::pending().await, // cannot be: the entry, held here, keeps the sender
         }
     }
 }

@@ -91,6 +91,14 @@ impl Known {
         }
     }
 
+    /// What the last look-up said, without what is remembered of earlier ones.
+    pub(super) fn latest(&self) -> Result<Arc<[IpAddr]>, Failure> {
+        match &self.failing {
+            Some(failing) => Err(failing.last.clone()),
+            None => Ok(self.addresses.clone()),
+        }
+    }
+
     /// When the next look-up is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.until

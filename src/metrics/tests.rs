@@ -28,6 +28,7 @@ fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
         endpoints: endpoints.iter().map(endpoint).collect(),
         waiting: 0,
         panicking: false,
+        source: None,
     }
 }
 

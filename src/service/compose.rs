@@ -162,7 +162,7 @@ impl Running {
         }
         let protocol = target.protocol;
         tokio::task::spawn_blocking(move || protocol.prepare());
-        let follow = discovery::follow_as(
+        let follow = discovery::follow(
             written.source.clone(),
             target.resolver.clone(),
             target.upstream.clone(),

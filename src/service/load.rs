@@ -196,4 +196,5 @@ impl Observer for Unheard {
     fn breaker(&self, _: &str, _: &str, _: State, _: &str) {}
     fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
     fn panic(&self, _: &str, _: bool) {}
+    fn source(&self, _: &str, _: Option<&str>) {}
 }

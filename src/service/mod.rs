@@ -306,6 +306,15 @@ impl Observer for Events {
             false => tracing::info!(upstream, "circuits are respected again"),
         }
     }
+
+    fn source(&self, upstream: &str, failing: Option<&str>) {
+        match failing {
+            Some(why) => {
+                tracing::warn!(upstream, why, "the source of the endpoints fails; the last set is kept")
+            }
+            None => tracing::info!(upstream, "the source of the endpoints answers again"),
+        }
+    }
 }
 
 /// Connections that the descriptor limit allows: two descriptors each. 128 are kept for files, DNS, checks and the admin;

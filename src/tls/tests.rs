@@ -275,10 +275,8 @@ fn a_pin_takes_the_legacy_certificates_that_a_chain_cannot_and_nothing_else() {
 #[test]
 fn the_name_comes_from_the_endpoint_then_the_upstream_then_the_address() {
     let spec = |address: &str, server_name: Option<&str>| EndpointSpec {
-        address: address.parse().unwrap(),
-        weight: 1,
-        backup: false,
         server_name: server_name.map(Into::into),
+        ..EndpointSpec::new(address.parse().unwrap())
     };
     let plain = client(Settings::default());
     let named = client(Settings { server_name: Some("db.example.".into()), ..Settings::default() });

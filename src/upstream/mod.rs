@@ -7,6 +7,7 @@
 pub mod balancer;
 pub mod breaker;
 pub mod endpoint;
+pub mod freshness;
 pub mod queue;
 pub mod sessions;
 pub mod set;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub use breaker::State;
 pub use endpoint::EndpointId;
+pub use freshness::SourceView;
 pub use queue::Place;
 pub use sessions::{Session, Sessions, Whereabouts};
 pub use view::{EndpointView, UpstreamView};
@@ -25,6 +27,7 @@ pub use view::{EndpointView, UpstreamView};
 use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
 use crate::failure::{BreakerClass, Failure};
+use freshness::Freshness;
 use set::{Attempt, EndpointSet, Event, Picked};
 
 /// Everything the pure core of an upstream wants to know.
@@ -78,8 +81,10 @@ pub struct EndpointSpec {
     pub address: EndpointAddr,
     /// Its share, 1 to 1000 (0: takes no new connections).
     pub weight: u32,
-    /// Used only when no primary is ready, or when a connection has tried all that are.
-    pub backup: bool,
+    /// Used only when nobody of a lower tier is ready, or when a connection has tried all that are. 0: the first.
+    pub tier: u16,
+    /// Where it stands, as its source calls the place.
+    pub zone: Option<Arc<str>>,
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
@@ -87,7 +92,12 @@ pub struct EndpointSpec {
 impl EndpointSpec {
     /// A primary of weight 1 with nothing of its own.
     pub fn new(address: EndpointAddr) -> Self {
-        EndpointSpec { address, weight: 1, backup: false, server_name: None }
+        EndpointSpec { address, weight: 1, tier: 0, zone: None, server_name: None }
+    }
+
+    /// Does it wait for others to fail?
+    pub fn is_backup(&self) -> bool {
+        self.tier > 0
     }
 }
 
@@ -99,6 +109,8 @@ pub trait Observer: Send + Sync {
     fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str);
     /// Connections are let through open circuits from now on, or no longer.
     fn panic(&self, upstream: &str, on: bool);
+    /// The source of the set fails from now on, and why; `None`: it answers again.
+    fn source(&self, upstream: &str, failing: Option<&str>);
 }
 
 /// One upstream, shared by all reactors.
@@ -115,6 +127,8 @@ struct Core {
     set: EndpointSet,
     budget: backoff::Budget,
     rng: fastrand::Rng,
+    /// `None`: its set is not from a source that can fail.
+    freshness: Option<Freshness>,
 }
 
 impl Upstream {
@@ -129,7 +143,7 @@ impl Upstream {
         let queue = queue::Queue::new(settings.limits);
         let budget = backoff::Budget::new(retry.budget, Instant::now());
         let rng = fastrand::Rng::with_seed(seed);
-        let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng });
+        let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng, freshness: None });
         Arc::new(Upstream { name: name.into(), queue, core, sessions: Arc::default(), observer })
     }
 
@@ -168,6 +182,22 @@ impl Upstream {
     /// The members are these from now on. Those that stay keep their state, those that left finish their connections.
     pub fn update(&self, specs: Vec<EndpointSpec>, now: Instant) {
         self.change(|core| core.set.update(specs, now, &mut core.rng));
+    }
+
+    /// What the source of the set says. What went wrong leaves the members as they are.
+    pub fn learn(&self, answer: Result<Vec<EndpointSpec>, Failure>, now: Instant) {
+        let news = {
+            let mut core = self.lock();
+            core.freshness
+                .get_or_insert_default()
+                .learn(answer.as_ref().err().map(|failure| &*failure.detail), now)
+        };
+        if let Some(failing) = news {
+            self.observer.source(&self.name, failing.as_deref());
+        }
+        if let Ok(specs) = answer {
+            self.update(specs, now);
+        }
     }
 
     /// Waits in the queue for a place, `limit` at most. The place is held until the connection has ended.
@@ -222,8 +252,11 @@ impl Upstream {
 
     /// What is known of it at `now`.
     pub fn view(&self, now: Instant) -> UpstreamView {
-        let (endpoints, panicking) = self.change(|core| (core.set.view(now), core.set.panicking()));
-        UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking }
+        let (endpoints, panicking, source) = self.change(|core| {
+            let source = core.freshness.as_ref().map(|freshness| freshness.view(now));
+            (core.set.view(now), core.set.panicking(), source)
+        });
+        UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking, source }
     }
 
     /// Changes the core under its lock, then tells the observer what came of it.
@@ -356,6 +389,9 @@ mod tests {
         }
         fn panic(&self, upstream: &str, on: bool) {
             self.0.lock().unwrap().push(format!("{upstream} panic={on}"));
+        }
+        fn source(&self, upstream: &str, failing: Option<&str>) {
+            self.0.lock().unwrap().push(format!("{upstream} source {}", failing.unwrap_or("answers")));
         }
     }
 

@@ -180,13 +180,13 @@ impl EndpointSet {
             && (!anyone_ready || (tried.is_empty() && rng.u32(0..Self::PANIC_SHARE) == 0));
 
         self.scratch.clear();
-        let mut best = (true, true);
+        let mut best = (true, u16::MAX);
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let eligible = match let_through {
                 true => census.through.contains(&index),
                 false => endpoint.ready(now) == Ready::Yes,
             };
-            let rank = (tried.contains(&endpoint.id), endpoint.spec.backup);
+            let rank = (tried.contains(&endpoint.id), endpoint.spec.tier);
             if !eligible || rank > best {
                 continue;
             }
@@ -297,7 +297,7 @@ impl EndpointSet {
         for place in 0..self.endpoints.len() {
             self.advance(place, now);
             let endpoint = &self.endpoints[place];
-            let tier = if endpoint.spec.backup { &mut census.backups } else { &mut census.primaries };
+            let tier = if endpoint.spec.is_backup() { &mut census.backups } else { &mut census.primaries };
             let ready = endpoint.ready(now);
             tier.members += usize::from(!matches!(ready, Ready::Leaving | Ready::NoWeight));
             tier.ready += usize::from(ready == Ready::Yes);
@@ -328,7 +328,7 @@ impl EndpointSet {
         }
         let out = |place: &usize| {
             let endpoint = &self.endpoints[*place];
-            endpoint.spec.backup == backup && endpoint.ready(now) == Ready::CircuitOpen
+            (endpoint.spec.is_backup()) == backup && endpoint.ready(now) == Ready::CircuitOpen
         };
         let mut places: Vec<_> = (0..self.endpoints.len()).filter(out).collect();
         places.sort_by_key(|place| {

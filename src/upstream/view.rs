@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::endpoint::Ready;
+use super::freshness::SourceView;
 use super::set::EndpointSet;
 use crate::addr::UpstreamName;
 use crate::failure::BreakerClass;
@@ -23,6 +24,9 @@ pub struct UpstreamView {
     pub waiting: usize,
     /// More circuits are open than `max_ejected` allows: some connections are let through them.
     pub panicking: bool,
+    /// How fresh the set is, where it comes from a source that can fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceView>,
 }
 
 /// An endpoint at a moment.
@@ -80,7 +84,7 @@ impl EndpointSet {
             .map(|(place, endpoint)| EndpointView {
                 address: endpoint.label.clone(),
                 weight: endpoint.spec.weight,
-                backup: endpoint.spec.backup,
+                backup: endpoint.spec.is_backup(),
                 health: endpoint.health().label(),
                 breaker: endpoint.breaker.state(now).label(),
                 reopens_in_ms: endpoint

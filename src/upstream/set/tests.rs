@@ -15,7 +15,7 @@ fn spec(text: &str) -> EndpointSpec {
     let address = format!("{}:1", name.trim_start_matches('!')).parse().unwrap();
     EndpointSpec {
         weight: weight.parse().unwrap(),
-        backup: text.starts_with('!'),
+        tier: u16::from(text.starts_with('!')),
         ..EndpointSpec::new(address)
     }
 }
