@@ -1,6 +1,6 @@
 //! verdict: what the end of a relay means, for the client's record and for the endpoint's breaker.
 
-use crate::establish::Target;
+use crate::establish::{JudgedBy, Target};
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::relay::{Ended, How, Objection, OnTruncation, Party, Remark};
 use crate::tls::{self, ClientTls};
@@ -38,7 +38,7 @@ pub(super) fn judge(
         // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
         // A certificate that is refused is refused to all.
         let tells = |class: &BreakerClass| (silent && early) || *class == BreakerClass::CertificateRefused;
-        let class = failure.reason.breaker_class().filter(tells);
+        let class = failure.breaker_class().filter(tells);
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // What the server said of it says more than how it then left; of an end by anybody else it says nothing.
@@ -127,6 +127,18 @@ pub(super) fn judge(
     by_failure(failure)
 }
 
+/// What the end of a relay counts against the endpoint as.
+pub(super) fn class(verdict: &Verdict, ended: &Ended, by: &JudgedBy) -> Option<BreakerClass> {
+    if ended.overloaded {
+        return Some(BreakerClass::Overloaded);
+    }
+    let server_left = matches!(ended.how, How::Closed | How::Truncated | How::UpstreamReset)
+        && ended.closed_by == Some(Party::Upstream);
+    let said_nothing =
+        server_left && !ended.upstream_spoke && by.zero_byte.is_some_and(|most| ended.closed_after <= most);
+    verdict.class.or(said_nothing.then_some(BreakerClass::ZeroByte))
+}
+
 fn ours(reason: Reason, detail: &str) -> Failure {
     Failure::new(Stage::Relay, reason, Side::Ambassador, detail)
 }
@@ -183,6 +195,7 @@ mod tests {
                 refusable: true,
                 unanswered: Vec::new(),
                 remark: Some(remark),
+                overloaded: false,
             };
             let verdict = judge(&ended, true, OnTruncation::Reset, None);
             let failure = verdict.failure.unwrap();

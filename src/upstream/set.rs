@@ -76,13 +76,13 @@ pub enum Event {
 #[derive(Debug)]
 pub struct EndpointSet {
     settings: Settings,
-    breaker: Arc<breaker::Settings>,
+    pub(super) breaker: Arc<breaker::Settings>,
     pub(super) endpoints: Vec<Endpoint>,
     ids: u64,
     /// Has there been an update at all?
     known: bool,
     panicking: bool,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
     scratch: Vec<Candidate>,
 }
 
@@ -227,7 +227,38 @@ impl EndpointSet {
         detail: &str,
         rng: &mut fastrand::Rng,
     ) {
+        let id = attempt.endpoint;
         self.settle(attempt, Some(now), |endpoint, pass| endpoint.failed(pass, now, class, detail, rng));
+        self.compare(id, now, rng);
+    }
+
+    /// It goes on, and has failed all the same; its end says nothing more.
+    pub fn failed_meanwhile(
+        &mut self,
+        attempt: &mut Attempt,
+        now: Instant,
+        class: BreakerClass,
+        rng: &mut fastrand::Rng,
+    ) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            let transition = self.endpoints[place].failed_meanwhile(&mut attempt.pass, now, class, rng);
+            self.tell(place, transition);
+            self.compare(attempt.endpoint, now, rng);
+        }
+    }
+
+    /// Its client awaits its first answer.
+    pub fn asks(&mut self, attempt: &Attempt, now: Instant) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].breaker.asks(&attempt.pass);
+        }
+    }
+
+    /// The server said its first words, and in time.
+    pub fn answers(&mut self, attempt: &Attempt, now: Instant) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].breaker.answers(&attempt.pass, now);
+        }
     }
 
     /// It was established and has ended, and the upstream did nothing wrong.
@@ -257,7 +288,7 @@ impl EndpointSet {
                 endpoint.checked(Err(detail), rise, fall)
             }
         };
-        let transition = endpoint.breaker.checked(result.is_ok());
+        let transition = endpoint.breaker.checked(result.is_ok(), now);
         if let Some(up) = flip {
             let why = result.map_or_else(|(_, detail)| detail, |()| "it passes its checks".into());
             self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
@@ -352,7 +383,7 @@ impl EndpointSet {
     }
 
     /// Nobody wants to hear of the circuit of an endpoint that left.
-    fn tell(&mut self, place: usize, transition: Option<Transition>) {
+    pub(super) fn tell(&mut self, place: usize, transition: Option<Transition>) {
         let Endpoint { leaving, label, .. } = &self.endpoints[place];
         if let Some(transition) = transition.filter(|_| !leaving) {
             self.events.push(Event::Breaker(label.clone(), transition));
