@@ -11,6 +11,8 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod churn;
 #[cfg(test)]
 mod circuit;
@@ -44,6 +46,8 @@ mod mailboxes;
 mod messages;
 #[cfg(test)]
 mod mysql;
+#[cfg(all(test, unix))]
+mod operator;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

@@ -19,10 +19,10 @@ pub(super) struct FirstWord {
     overload: Option<Remark>,
 }
 
-/// What an error in place of the greeting is remembered as, if it says that the server can take nobody now.
-pub(super) fn overload(body: &[u8]) -> Option<Remark> {
+/// What an error is remembered as, if it says that the server can take nobody now. `instead`: of what it says so.
+pub(super) fn overload(body: &[u8], instead: &str) -> Option<Remark> {
     let said = Said::read(body).filter(Said::is_overload)?;
-    let (detail, mend) = said.words();
+    let (detail, mend) = said.words(instead);
     Some(Remark { of: Party::Upstream, detail: detail.into(), mend })
 }
 
@@ -40,7 +40,7 @@ impl Greeter for FirstWord {
             match (self.heard.get(HEADER), packet) {
                 (None | Some(&ERR), Ok(None)) => {}
                 (_, Ok(Some(packet))) => {
-                    self.overload = overload(packet.body);
+                    self.overload = overload(packet.body, "its greeting");
                     self.is_over = self.overload.is_none();
                 }
                 _ => self.is_over = true,

@@ -65,7 +65,7 @@ struct Login {
     asked: Option<Asked>,
     /// The client was given our key, and has not said its password yet: it belongs here.
     sealed_for: Option<SealedFor>,
-    /// What the server said in place of its greeting, if that was that it can take nobody now.
+    /// What the server said, if that was that it can take nobody now.
     overload: Option<Remark>,
 }
 
@@ -158,7 +158,7 @@ impl Login {
             // It says no to whoever comes, or what the client may make of it.
             Phase::Greeting | Phase::Response | Phase::Over => {
                 if self.phase == Phase::Greeting {
-                    self.overload = overload(packet.body);
+                    self.overload = overload(packet.body, "its greeting");
                 }
                 self.phase = Phase::Over;
                 put_packet(packet.number, packet.body, &mut onward.down);
@@ -173,9 +173,11 @@ impl Login {
                 self.phase = Phase::Over;
                 None
             }
-            // What it was asked and did not answer may be what it left for: a server has an ERR even for the end of that.
+            // What it was asked and did not answer may be what it left for: a server has an ERR even for the end of that. And
+            // one place more than it has is there for its administrators: others are told no when they have logged in.
             [ERR, ..] => {
                 self.phase = Phase::Over;
+                self.overload = overload(body, "letting the client in");
                 self.asked
             }
             [SWITCH, to @ ..] => Some(self.switch(to)),

@@ -101,16 +101,15 @@ impl<'a> Said<'a> {
         Some(Said { number: u16::from_le_bytes(*number), text })
     }
 
-    /// In place of a greeting: too many connections, or none from this host any more.
+    /// Too many connections, or none from this host any more. What is too much for one account has other numbers.
     pub(super) fn is_overload(&self) -> bool {
         matches!(self.number, 1040 | 1129)
     }
 
-    /// In place of a greeting: what it is, for a person, and what to do.
-    pub(super) fn words(&self) -> (String, &'static str) {
+    /// What it is, for a person, and what to do. `instead`: of what the server says so.
+    pub(super) fn words(&self, instead: &str) -> (String, &'static str) {
         let Said { number, text } = self;
-        let detail =
-            format!("the server answered with error {number} instead of its greeting: {}", quoted(text));
+        let detail = format!("the server answered with error {number} instead of {instead}: {}", quoted(text));
         let mend = match number {
             1040 => {
                 "raise the server's max_connections, or lower limits.connections here, so that clients wait here for a place"

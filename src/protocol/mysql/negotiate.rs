@@ -113,7 +113,7 @@ fn refused(detail: impl Into<String>) -> Failure {
 
 /// An error in place of the greeting.
 fn said_no(said: &Said<'_>) -> Failure {
-    let (detail, mend) = said.words();
+    let (detail, mend) = said.words("its greeting");
     let failure = refused(detail).mend(mend);
     match said.is_overload() {
         true => failure.counted_as(BreakerClass::Overloaded),
