@@ -502,7 +502,8 @@ fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
     match last {
         Some(last) => Failure {
             reason: Reason::EstablishTimeout,
-            detail: format!("not established within {limit} (timeouts.establish); last: {}", last.detail).into(),
+            detail: format!("not established within {limit} (timeouts.establish); last: {}", last.detail)
+                .into(),
             ..last
         },
         None => Failure::upstream(

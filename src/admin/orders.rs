@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn an_order_names_its_endpoint_and_what_is_to_be_done() {
-        let read = |path: String| read(&path).map(|ordered| ordered.map(|it| (it.upstream, it.endpoint, it.order)));
+        let read =
+            |path: String| read(&path).map(|ordered| ordered.map(|it| (it.upstream, it.endpoint, it.order)));
         let ordered = |endpoint: &str, order| Some(Ok(("orders".to_owned(), endpoint.to_owned(), order)));
         let at = |rest: &str| format!("/api/v1/upstreams/orders/endpoints/{rest}");
         assert_eq!(read(at("db1:5432/drain")), ordered("db1:5432", Order::Drain));

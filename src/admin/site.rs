@@ -61,8 +61,8 @@ impl Site {
 
     /// Answers any request.
     pub(super) fn answer<B>(&self, request: &Request<B>, reached: Reached) -> Answer {
-        let answer =
-            guard::check(request.uri(), request.headers(), reached).and_then(|()| self.page(request, reached));
+        let answer = guard::check(request.uri(), request.headers(), reached)
+            .and_then(|()| self.page(request, reached));
         answer.unwrap_or_else(|(status, words)| respond(status, TEXT, format!("{words}\n")))
     }
 

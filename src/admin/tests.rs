@@ -171,7 +171,12 @@ async fn what_is_not_there_or_may_not_be_is_refused_with_words() {
         ("GET /api/v1/connections/0000000000000000", "", "404", "no connection 0000000000000000"),
         ("POST /api/v1/upstreams", "Content-Length: 0\r\n", "405", "GET or HEAD"),
         ("DELETE /", "", "405", "GET or HEAD"),
-        ("POST /api/v1/upstreams/orders/endpoints/db1:5432/drain", "Content-Length: 0\r\n", "403", "Unix socket"),
+        (
+            "POST /api/v1/upstreams/orders/endpoints/db1:5432/drain",
+            "Content-Length: 0\r\n",
+            "403",
+            "Unix socket",
+        ),
         ("GET /metrics", "Host: 127.0.0.1\r\n", "400", "more than one Host"),
         ("GET /metrics", "Origin: http://evil.example\r\n", "403", "evil.example"),
         ("GET /metrics", "Origin: null\r\n", "403", "null"),
@@ -309,7 +314,8 @@ async fn a_stale_socket_file_is_replaced_a_live_one_is_not_and_ours_goes_with_us
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let order = async |line: &str| {
         let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        let request =
+            format!("{line} HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -86,10 +86,9 @@ impl FirstWords<'_> {
             this.timer = Some(Box::pin(sleep_until(now + limit)));
         }
         match &mut this.timer {
-            Some(timer) => timer
-                .as_mut()
-                .poll(cx)
-                .map(|()| lease.failed_meanwhile(now.into_std(), BreakerClass::Slow)),
+            Some(timer) => {
+                timer.as_mut().poll(cx).map(|()| lease.failed_meanwhile(now.into_std(), BreakerClass::Slow))
+            }
             None => Poll::Pending,
         }
     }

@@ -103,7 +103,11 @@ enum Circuit {
         /// When a check last said anything.
         checked: Option<Instant>,
     },
-    HalfOpen { failed_trials: u32, trials: Vec<Trial>, why: String },
+    HalfOpen {
+        failed_trials: u32,
+        trials: Vec<Trial>,
+        why: String,
+    },
 }
 
 /// A trial without a verdict.

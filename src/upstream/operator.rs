@@ -43,7 +43,8 @@ impl EndpointSet {
     /// they are.
     pub fn operate(&mut self, label: &str, order: Order, now: Instant) -> usize {
         let mut members = 0;
-        for endpoint in self.endpoints.iter_mut().filter(|member| !member.leaving && *member.label == *label) {
+        for endpoint in self.endpoints.iter_mut().filter(|member| !member.leaving && *member.label == *label)
+        {
             members += 1;
             let hold = match order {
                 Order::Drain | Order::Undrain => {

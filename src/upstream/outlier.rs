@@ -44,11 +44,8 @@ impl EndpointSet {
         }
         if let Some(mean) = stands_out(rate, &others, factor) {
             let percent = |rate: f64| (rate * 100.0).round();
-            let why = format!(
-                "{} % of its connections go well, of the others' {} %",
-                percent(rate),
-                percent(mean)
-            );
+            let why =
+                format!("{} % of its connections go well, of the others' {} %", percent(rate), percent(mean));
             let transition = self.endpoints[place].breaker.eject(now, why, rng);
             self.tell(place, transition);
         }

@@ -85,6 +85,7 @@ fn an_endpoint_that_ends_its_sessions_without_a_byte_loses_its_turn_where_that_c
         for count in 1..=3 {
             let mut client = clients::says_nothing(nuncio.listener("in"));
             client.read_to_end(&mut Vec::new()).ok(); // however it ends
+            drop(client);
             nuncio.wait_records(count);
         }
         assert_eq!(transitions(&nuncio, silent.address(), "open", "enforced") == 1.0, opens, "{zero_byte}");
@@ -103,8 +104,7 @@ fn a_failure_counts_as_much_as_its_class_weighs() {
             "{UNCHECKED}retry.attempts = 1\n[upstream.up.breaker]\nconsecutive = 4\nweights = {{ refused = {weight} }}\n\
              open_for = \"1h\"\nmax_open = \"1h\"\n"
         );
-        let mut nuncio =
-            Ambassador::start(&config::mtls(&pki, &(config::endpoints(&[nobody]) + &keys)));
+        let mut nuncio = Ambassador::start(&config::mtls(&pki, &(config::endpoints(&[nobody]) + &keys)));
         for count in 1..=6 {
             assert!(!served(&nuncio));
             nuncio.wait_records(count);
@@ -166,9 +166,7 @@ fn with_trials_by_checks_no_client_pays_for_finding_out_whether_an_endpoint_is_b
         (transitions(&nuncio, dead.address(), "open", "enforced") == 1.0).then_some(())
     });
     nuncio.wait_records(asked);
-    let failed = |nuncio: &Ambassador| {
-        nuncio.metric("nuncio_health_checks_total", &[("result", "failure")])
-    };
+    let failed = |nuncio: &Ambassador| nuncio.metric("nuncio_health_checks_total", &[("result", "failure")]);
     let before = failed(&nuncio);
     // Far more than the circuit's own time.
     eventually("checks fail", PATIENCE, || {

@@ -84,7 +84,8 @@ fn an_operator_holds_a_circuit_open_and_leaves_it_to_its_rules_again() {
 fn a_circuit_that_is_held_closed_lets_everybody_try() {
     let pki = Pki::generate();
     let nobody = free_address();
-    let keys = "retry.attempts = 1\nbreaker.consecutive = 1\nbreaker.open_for = \"1h\"\nbreaker.max_open = \"1h\"\n";
+    let keys =
+        "retry.attempts = 1\nbreaker.consecutive = 1\nbreaker.open_for = \"1h\"\nbreaker.max_open = \"1h\"\n";
     let mut scene = Scene::start(&pki, &[nobody], keys);
     let reason = |scene: &mut Scene, count| {
         assert!(!scene.served());

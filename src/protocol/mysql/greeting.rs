@@ -109,7 +109,8 @@ impl<'a> Said<'a> {
     /// What it is, for a person, and what to do. `instead`: of what the server says so.
     pub(super) fn words(&self, instead: &str) -> (String, &'static str) {
         let Said { number, text } = self;
-        let detail = format!("the server answered with error {number} instead of {instead}: {}", quoted(text));
+        let detail =
+            format!("the server answered with error {number} instead of {instead}: {}", quoted(text));
         let mend = match number {
             1040 => {
                 "raise the server's max_connections, or lower limits.connections here, so that clients wait here for a place"
@@ -118,7 +119,9 @@ impl<'a> Said<'a> {
                 "run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this \
                  host, and raise its max_connect_errors"
             }
-            1130 => "create an account for this host there (CREATE USER name@host), or look at its skip_name_resolve",
+            1130 => {
+                "create an account for this host there (CREATE USER name@host), or look at its skip_name_resolve"
+            }
             _ => "look in the server's log: it said so before TLS began",
         };
         (detail, mend)

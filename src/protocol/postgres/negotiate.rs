@@ -164,8 +164,7 @@ impl Said {
 
     fn failure(self) -> Failure {
         let (detail, mend) = self.words();
-        let failure =
-            refused(format!("the server answered SSLRequest with an error: {detail}")).mend(mend);
+        let failure = refused(format!("the server answered SSLRequest with an error: {detail}")).mend(mend);
         match self.is_overload() {
             true => failure.counted_as(BreakerClass::Overloaded),
             false => failure,

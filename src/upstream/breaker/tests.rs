@@ -383,7 +383,11 @@ fn trials_by_checks_let_no_client_in_before_a_check_has_passed() {
     let to = story.check(true, 60_000).map(|transition| transition.to);
     assert_eq!(to, Some(State::HalfOpen));
     let trial = story.admit(60_001);
-    assert_eq!(story.fail(trial, 60_001, EarlyClose), Some(State::Open), "what no check sees costs one client");
+    assert_eq!(
+        story.fail(trial, 60_001, EarlyClose),
+        Some(State::Open),
+        "what no check sees costs one client"
+    );
     assert_eq!(story.check(true, 61_000), None, "and its time is longer then");
 }
 
@@ -439,6 +443,10 @@ fn what_an_operator_holds_stays_whatever_the_rules_come_to() {
         assert_eq!(told.map(|told| (told.to, told.mode)), (n == 4).then_some((State::Open, Mode::Shadow)));
     }
     assert!(story.breaker.admits(story.at(30)));
-    assert_eq!(held(&mut story, None, 40), Some((State::Open, Mode::Enforced)), "what the rules have come to");
+    assert_eq!(
+        held(&mut story, None, 40),
+        Some((State::Open, Mode::Enforced)),
+        "what the rules have come to"
+    );
     assert_eq!(held(&mut story, None, 40), None);
 }
