@@ -142,7 +142,7 @@ sections! {
         retry: Retry = section;
         /// What may be open and waiting at a time.
         limits: Limits = section;
-        /// Connections that are ready before a client comes, TLS included. Without this table: none.
+        /// Connections that are ready before a client comes, TLS included.
         pool: Pool = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
@@ -253,8 +253,9 @@ sections! {
     struct Pool {
         /// Connections kept ready at each usable endpoint, also when nobody comes.
         min: Count<0, 1000> = default(0);
-        /// The most that are kept ready at each. Between the two: as many as came in the busiest second of the last half minute.
-        max: Count<1, 1000> = default(8);
+        /// The most that are kept ready at each: as many as clients came in the busiest second of the last half minute, but no
+        /// more than this. Without it: `min`, whoever comes.
+        max: Count<0, 1000> = example(8);
         /// One that nobody wanted is closed after this time. Keep it below the time after which the server itself would.
         max_age: Time = default("30s");
     }

@@ -378,15 +378,11 @@ fn breaker(written: file::Breaker, reader: &mut Reader) -> set::breaker::Setting
 /// What is kept ready, where its protocol lets that be.
 fn pool(written: Field<file::Pool>, protocol: Protocol, reader: &mut Reader) -> Option<set::pool::Settings> {
     let Field::Given(At { value: written, place }) = written else { return None };
-    if let Some(why) = protocol.never_warm() {
-        let message =
-            format!("keeps connections ready before a client comes, and with {} {why}", protocol.name());
-        reader.problem(&place, message, "remove it");
-    }
     let default = set::pool::Settings::default();
+    let most = written.min.value().copied().unwrap_or(default.min);
     let (min, max) = in_order(
         Bound("min", &written.min, default.min),
-        Bound("max", &written.max, default.max),
+        Bound("max", &written.max, most),
         |count| count.to_string(),
         reader,
     );
@@ -399,7 +395,12 @@ fn pool(written: Field<file::Pool>, protocol: Protocol, reader: &mut Reader) -> 
             "is as long as PostgreSQL waits for a login, unless its authentication_timeout was raised";
         reader.warning(place, message, "keep it below, with room for the login itself: \"30s\"");
     }
-    Some(set::pool::Settings { min, max, max_age })
+    if let Some(why) = protocol.never_warm().filter(|_| max > 0) {
+        let message =
+            format!("keeps connections ready before a client comes, and with {} {why}", protocol.name());
+        reader.problem(&place, message, "remove it");
+    }
+    (max > 0).then_some(set::pool::Settings { min, max, max_age })
 }
 
 /// authentication_timeout, if nobody has changed it.

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Manner, Reached, Target, reach};
+use crate::dial;
 use crate::failure::Failure;
-use crate::socket;
 use crate::tls::Secured;
 use crate::trail::{Times, Trail};
 use crate::upstream::pool::{Demand, PoolView, Settings};
@@ -179,7 +179,7 @@ impl Shelf {
 
 impl Ready {
     fn is_alive(&self, now: Instant) -> bool {
-        now < self.until && socket::is_open(&self.reached.stream)
+        now < self.until && dial::is_open(&self.reached.stream)
     }
 }
 

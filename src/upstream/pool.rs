@@ -19,7 +19,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { min: 0, max: 8, max_age: Duration::from_secs(30) }
+        Settings { min: 0, max: 0, max_age: Duration::from_secs(30) }
     }
 }
 

@@ -23,7 +23,7 @@ fn ready(ambassador: &Ambassador, count: f64) {
 fn a_client_is_given_a_connection_that_was_ready_and_the_next_one_another() {
     let pki = Pki::generate();
     let upstream = Upstream::start(&pki);
-    let mut scene = Scene::start(&pki, &[upstream.address()], "pool = { min = 1, max = 1 }\n");
+    let mut scene = Scene::start(&pki, &[upstream.address()], "pool.min = 1\n");
     ready(&scene.ambassador, 1.0);
     assert_eq!((upstream.accepted(), scene.ambassador.metric("nuncio_connections_total", &[])), (1, 0.0));
 
@@ -48,7 +48,7 @@ fn a_client_is_given_a_connection_that_was_ready_and_the_next_one_another() {
 fn what_its_server_has_ended_is_given_to_nobody() {
     let pki = Pki::generate();
     let mut upstream = Upstream::start(&pki);
-    let mut scene = Scene::start(&pki, &[upstream.address()], "pool = { min = 3, max = 3 }\n");
+    let mut scene = Scene::start(&pki, &[upstream.address()], "pool.min = 3\n");
     ready(&scene.ambassador, 3.0);
     upstream.restart();
     assert_eq!(scene.ask(b"ping").unwrap(), b"ping");
@@ -61,7 +61,7 @@ fn what_its_server_has_ended_is_given_to_nobody() {
 fn what_nobody_wants_is_replaced_before_its_server_would_end_it() {
     let pki = Pki::generate();
     let upstream = Upstream::start(&pki);
-    let pool = "pool = { min = 2, max = 2, max_age = \"300ms\" }\n";
+    let pool = "pool = { min = 2, max_age = \"300ms\" }\n";
     let scene = Scene::start(&pki, &[upstream.address()], pool);
     eventually("each was replaced twice", PATIENCE, || (upstream.accepted() >= 6).then_some(()));
     eventually("the old ones are closed", PATIENCE, || (upstream.open() <= 2).then_some(()));
