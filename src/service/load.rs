@@ -10,6 +10,7 @@ use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
+use crate::establish::warm::Pool;
 use crate::establish::{HttpCheck, Target};
 use crate::health::Login;
 use crate::protocol::Protocol;
@@ -186,6 +187,7 @@ pub(super) fn target(
         retry: written.retry.clone(),
         relay: written.relay.clone(),
         early_close: written.set.breaker.early_close,
+        pool: written.pool.map(Pool::new),
     }
 }
 

@@ -66,5 +66,6 @@ mod sqlserver;
 mod table;
 #[cfg(test)]
 mod upstreams;
+mod warm;
 #[cfg(test)]
 mod windows;
