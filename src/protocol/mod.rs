@@ -342,6 +342,11 @@ trait Dialect: Sync {
     /// No, in the client's own protocol; `None`: it has no way to say so here, and gets a reset.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>>;
 
+    /// Does a refused client leave by itself, and may one miss the refusal that the connection's end comes right behind?
+    fn leaves_when_refused(&self) -> bool {
+        false
+    }
+
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     fn farewell(&self) -> &'static [u8] {
         b""
@@ -489,6 +494,11 @@ impl Protocol {
     /// No, in the client's own protocol; `None`: it has no way to say so here, and gets a reset.
     pub fn refusal(self, refusal: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>> {
         self.dialect().refusal(refusal)
+    }
+
+    /// Does a refused client leave by itself, and may one miss the refusal that the connection's end comes right behind?
+    pub fn leaves_when_refused(self) -> bool {
+        self.dialect().leaves_when_refused()
     }
 
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.

@@ -35,6 +35,8 @@ mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
 #[cfg(test)]
+mod ldap_and_xmpp;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listener_tls;
