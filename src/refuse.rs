@@ -2,6 +2,7 @@
 //!
 //! Owns how long a refused client is waited for, and how many of them at a time. Leaves the words to `protocol`.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,9 +84,15 @@ pub async fn refuse<C: Leg>(
             };
             let mut words = protocol.refusal(&Refusal { failure, id, greeted, said: &said })?;
             converse(client, &mut *words).await.ok()?;
+            if protocol.leaves_when_refused() {
+                // An error, or none in time: it is closed either way.
+                match timeout(patience / 2, until_it_leaves(client)).await {
+                    Ok(Ok(_) | Err(_)) | Err(_) => {}
+                }
+            }
             client.shutdown().await.ok()?;
             // Closed with something unread, the kernel would reset, and the reset overtake our words.
-            tokio::io::copy(&mut client.take(THROWN_AWAY), &mut tokio::io::sink()).await.ok()
+            until_it_leaves(client).await.ok()
         })
         .await
         .ok()?
@@ -95,12 +102,16 @@ pub async fn refuse<C: Leg>(
     }
 }
 
+async fn until_it_leaves<C: Leg>(client: &mut C) -> io::Result<u64> {
+    tokio::io::copy(&mut client.take(THROWN_AWAY), &mut tokio::io::sink()).await
+}
+
 /// Gives a client whose TLS we ended the time to read the alert that says why, and closes its connection when dropped.
 pub async fn part<C: Leg>(socket: &mut C) {
     let Ok(_place) = PLACES.try_acquire() else { return };
     let told = async {
         socket.shutdown().await?;
-        tokio::io::copy(&mut socket.take(THROWN_AWAY), &mut tokio::io::sink()).await
+        until_it_leaves(socket).await
     };
     // An error, or none in time: it is closed either way.
     match timeout(LAST_PATIENCE, told).await {
@@ -152,6 +163,39 @@ mod tests {
         };
         tokio::join!(refused, listened);
         (answer, seen.was_reset())
+    }
+
+    /// Java's JNDI, on a busy machine, looks at the answer when the connection has ended, and then does not.
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_by_itself_is_given_the_time_to() {
+        for (protocol, says, waits) in [
+            (Protocol::Ldap, &b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\0\x80\0"[..], true),
+            (Protocol::Postgres, STARTUP, false),
+        ] {
+            for leaves in [true, false] {
+                let (ours, mut client) = duplex(4096);
+                let mut ours = Wire::new(ours);
+                client.write_all(says).await.unwrap();
+                let failure =
+                    Failure::new(Stage::Admit, Reason::ConnectionLimitReached, Side::Ambassador, "full");
+                let begun = tokio::time::Instant::now();
+                let refused = async move {
+                    refuse(&mut ours, protocol, Offer::No, Heard::Nothing, &failure, "ID").await;
+                };
+                let listened = async {
+                    client.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
+                    assert_eq!(begun.elapsed(), Duration::ZERO, "the answer is prompt");
+                    if leaves {
+                        client.shutdown().await.unwrap();
+                    }
+                    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+                    drop(client);
+                };
+                tokio::join!(refused, listened);
+                let held = if waits && !leaves { PATIENCE / 2 } else { Duration::ZERO };
+                assert_eq!(begun.elapsed(), held, "{protocol:?}");
+            }
+        }
     }
 
     #[tokio::test]

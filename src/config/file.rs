@@ -143,6 +143,8 @@ sections! {
         retry: Retry = section;
         /// What may be open and waiting at a time.
         limits: Limits = section;
+        /// Connections that are ready before a client comes, TLS included.
+        pool: Pool = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
     }
@@ -283,6 +285,17 @@ sections! {
         pending: Count<0, 10_000_000> = default(1024);
         /// How long one waits.
         queue_timeout: Time = default("5s");
+    }
+
+    /// `[upstream.NAME.pool]`
+    struct Pool {
+        /// Connections kept ready at each usable endpoint, also when nobody comes.
+        min: Count<0, 1000> = default(0);
+        /// The most that are kept ready at each: as many as clients came in the busiest second of the last half minute, but no
+        /// more than this. Without it: `min`, whoever comes.
+        max: Count<0, 1000> = example(8);
+        /// One that nobody wanted is closed after this time. Keep it below the time after which the server itself would.
+        max_age: Time = default("30s");
     }
 
     /// `[upstream.NAME.tcp]` and `[listener.NAME.tcp]`

@@ -10,6 +10,7 @@ use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
+use crate::establish::warm::Pool;
 use crate::establish::{HttpCheck, JudgedBy, Target};
 use crate::health::Login;
 use crate::protocol::Protocol;
@@ -190,6 +191,7 @@ pub(super) fn target(
             zero_byte: written.set.breaker.zero_byte,
             slow_first_byte: written.set.breaker.slow_first_byte,
         },
+        pool: written.pool.map(Pool::new),
     }
 }
 

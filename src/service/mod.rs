@@ -260,7 +260,7 @@ impl admin::Face for Service {
 
     fn upstreams(&self) -> Vec<UpstreamView> {
         let now = Instant::now();
-        self.current().parts.upstreams.values().map(|running| running.target.upstream.view(now)).collect()
+        self.current().parts.upstreams.values().map(|running| running.target.view(now)).collect()
     }
 
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {

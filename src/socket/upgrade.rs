@@ -45,6 +45,8 @@ pub struct Upgradable<S> {
 
 struct Tls {
     conn: ServerConnection,
+    /// The peer's first record has come.
+    has_begun: bool,
     /// While the handshake travels in packets, and for what came before it or behind.
     packed: Option<Packed>,
     /// Bytes that rustls has taken from a writer who was not told yet: they are not all with the socket.
@@ -131,7 +133,8 @@ impl Tls {
         }
         self.answer(plain, cx);
         let is_packed = self.conn.is_handshaking() && self.is_packed();
-        let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
+        let (packed, has_begun) = (self.packed.as_mut(), &mut self.has_begun);
+        let mut socket = Sync { plain, cx, packed, is_packed, has_begun };
         match self.conn.read_tls(&mut socket) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             // A client that has what it wanted and hangs up resets what our goodbye meets then.
@@ -194,7 +197,8 @@ impl Tls {
     fn poll_send<S: Leg>(&mut self, plain: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unwritable.is_none() {
             let is_packed = self.is_packed();
-            let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
+            let (packed, has_begun) = (self.packed.as_mut(), &mut self.has_begun);
+            let mut socket = Sync { plain, cx, packed, is_packed, has_begun };
             let sent = match self.conn.wants_write() {
                 true => self.conn.write_tls(&mut socket).map(|sent| sent > 0),
                 false => match socket.flush() {
@@ -337,6 +341,7 @@ impl<S: Leg> Leg for Upgradable<S> {
         };
         self.tls = Some(Box::new(Tls {
             conn,
+            has_begun: false,
             packed,
             held: 0,
             ended: false,
@@ -372,6 +377,7 @@ struct Sync<'a, 'c, S> {
     packed: Option<&'a mut Packed>,
     /// What goes this way now does so in packets.
     is_packed: bool,
+    has_begun: &'a mut bool,
 }
 
 fn now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
@@ -434,10 +440,21 @@ impl<S: Leg> Read for Sync<'_, '_, S> {
                 return Ok(0);
             }
             if !heard.is_empty() {
+                *self.has_begun = true;
                 return Ok(take(heard, into));
             }
         }
-        self.receive(into)
+        loop {
+            let read = self.receive(into)?;
+            // The end of the line that asked for TLS may come late (XMPP's do): it says nothing, and goes nowhere.
+            let is_blank = |byte: &&u8| !*self.has_begun && byte.is_ascii_whitespace();
+            let blanks = into[..read].iter().take_while(is_blank).count();
+            if blanks < read || read == 0 {
+                *self.has_begun = true;
+                into.copy_within(blanks..read, 0);
+                return Ok(read - blanks);
+            }
+        }
     }
 }
 

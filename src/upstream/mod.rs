@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod freshness;
 pub mod operator;
 mod outlier;
+pub mod pool;
 pub mod queue;
 pub mod sessions;
 pub mod set;
@@ -262,13 +263,29 @@ impl Upstream {
         core.set.members().map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
     }
 
+    /// Those members that a connection may use at `now`, and not only as a trial.
+    pub fn usable(&self, now: Instant) -> Vec<(EndpointId, EndpointSpec)> {
+        let core = self.lock();
+        let usable = core.set.members().filter(|endpoint| {
+            endpoint.ready(now) == endpoint::Ready::Yes && endpoint.breaker().state(now) == State::Closed
+        });
+        usable.map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
+    }
+
     /// What is known of it at `now`.
     pub fn view(&self, now: Instant) -> UpstreamView {
         let (endpoints, panicking, source) = self.change(|core| {
             let source = core.freshness.as_ref().map(|freshness| freshness.view(now));
             (core.set.view(now), core.set.panicking(), source)
         });
-        UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking, source }
+        UpstreamView {
+            name: self.name.clone(),
+            endpoints,
+            waiting: self.queue.waiting(),
+            panicking,
+            source,
+            pool: None,
+        }
     }
 
     /// Changes the core under its lock, then tells the observer what came of it.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::breaker::{Hold, Mode};
 use super::endpoint::{Endpoint, Ready};
 use super::freshness::SourceView;
+use super::pool::PoolView;
 use super::set::EndpointSet;
 use crate::addr::UpstreamName;
 use crate::failure::BreakerClass;
@@ -28,6 +29,9 @@ pub struct UpstreamView {
     /// How fresh the set is, where it comes from a source that can fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceView>,
+    /// Connections that are kept ready, where some are to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
 }
 
 /// An endpoint at a moment.

@@ -37,6 +37,8 @@ mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
 #[cfg(test)]
+mod ldap_and_xmpp;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listener_tls;
@@ -70,5 +72,6 @@ mod sqlserver;
 mod table;
 #[cfg(test)]
 mod upstreams;
+mod warm;
 #[cfg(test)]
 mod windows;
