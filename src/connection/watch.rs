@@ -28,11 +28,11 @@ pub(super) fn relay<'a>(
         let mut lease = served.lease.take();
         let ended = {
             let mut relay = pin!(served.relay(drain, flow));
-            let mut first = pin!(FirstWords { flow, limit, sent: 0, asked: None, timer: None });
+            let mut first = FirstWords { flow, limit, sent: 0, asked: None, timer: None };
             let early = poll_fn(|cx| match relay.as_mut().poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(Some(ended)),
                 Poll::Pending => match &mut lease {
-                    Some((_, lease)) => first.as_mut().look(cx, lease).map(|()| None),
+                    Some((_, lease)) => first.look(cx, lease).map(|()| None),
                     None => Poll::Ready(None),
                 },
             })
@@ -61,35 +61,30 @@ struct FirstWords<'a> {
 
 impl FirstWords<'_> {
     /// After each wake of the relay. Ready: they have been said, or come too late.
-    fn look(self: Pin<&mut Self>, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<()> {
-        let this = self.get_mut();
+    fn look(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<()> {
         let now = Instant::now();
-        let Some(limit) = this.limit else {
-            return match this.flow.first_byte() {
-                Some(_) => Poll::Ready(lease.answers(now.into_std())),
+        let Some(limit) = self.limit else {
+            return match self.flow.first_byte() {
+                Some(_) => Poll::Ready(()),
                 None => Poll::Pending,
-            };
+            }
+            .map(|()| lease.answers(now.into_std()));
         };
-        if this.flow.has_answered() {
-            return Poll::Ready(match this.asked.is_some_and(|asked| now >= asked + limit) {
-                true => lease.failed_meanwhile(now.into_std(), BreakerClass::Slow),
-                false => lease.answers(now.into_std()),
-            });
+        let late = |asked: Option<Instant>| asked.is_some_and(|asked| now >= asked + limit);
+        if self.flow.has_answered() && !late(self.asked) {
+            lease.answers(now.into_std());
+            return Poll::Ready(());
         }
-        let sent = this.flow.sent();
-        if sent != this.sent {
-            this.sent = sent;
-            if this.asked.is_none() {
+        let sent = self.flow.sent();
+        if sent != self.sent && !self.flow.has_answered() {
+            self.sent = sent;
+            if self.asked.is_none() {
                 lease.asks(now.into_std());
             }
-            this.asked = Some(now);
-            this.timer = Some(Box::pin(sleep_until(now + limit)));
+            self.asked = Some(now);
+            self.timer = Some(Box::pin(sleep_until(now + limit)));
         }
-        match &mut this.timer {
-            Some(timer) => {
-                timer.as_mut().poll(cx).map(|()| lease.failed_meanwhile(now.into_std(), BreakerClass::Slow))
-            }
-            None => Poll::Pending,
-        }
+        let timer = self.timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx));
+        timer.map(|()| lease.failed_meanwhile(now.into_std(), BreakerClass::Slow))
     }
 }

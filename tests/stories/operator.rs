@@ -23,7 +23,8 @@ fn config(pki: &Pki, endpoints: &[SocketAddr], socket: &Path, keys: &str) -> Str
 
 impl Scene {
     fn start(pki: &Pki, endpoints: &[SocketAddr], keys: &str) -> Scene {
-        let directory = tempfile::TempDir::with_prefix("nuncio-operator-").unwrap();
+        let directory =
+            tempfile::TempDir::with_prefix("nuncio-operator-").expect("a directory for the socket");
         let file = config(pki, endpoints, &directory.path().join("admin.sock"), keys);
         Scene { nuncio: Ambassador::start(&file), directory }
     }
@@ -43,8 +44,9 @@ impl Scene {
     fn post(&self, path: &str) -> Response {
         let request =
             format!("POST {path} HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-        let stream = UnixStream::connect(self.directory.path().join("admin.sock")).unwrap();
-        http::request_on(stream, &request).unwrap()
+        let stream =
+            UnixStream::connect(self.directory.path().join("admin.sock")).expect("the admin answers");
+        http::request_on(stream, &request).expect("an answer")
     }
 
     fn served(&self) -> bool {
