@@ -170,6 +170,62 @@ mod tests {
 
     use super::*;
 
+    /// As a relay ended that nothing is remarkable about.
+    fn ended(how: How, by: Party, after: u64, spoke: bool) -> Ended {
+        Ended {
+            how,
+            closed_by: Some(by),
+            closed_after: Duration::from_millis(after),
+            upstream_spoke: spoke,
+            greeting: false,
+            refusable: false,
+            unanswered: Vec::new(),
+            remark: None,
+            overloaded: false,
+        }
+    }
+
+    /// Whoever sits before a server that is not there may end its clients' sessions late and in order.
+    #[test]
+    fn a_server_that_leaves_without_a_byte_counts_within_the_time_that_is_set() {
+        use BreakerClass::{EarlyClose, ZeroByte};
+        use Party::{Client, Upstream};
+        let by = JudgedBy {
+            early_close: Duration::from_secs(1),
+            zero_byte: Some(Duration::from_secs(9)),
+            slow_first_byte: None,
+        };
+        for (how, party, after, spoke, expected) in [
+            (How::Closed, Upstream, 900, false, Some(EarlyClose)),
+            (How::Closed, Upstream, 1_100, false, Some(ZeroByte)),
+            (How::Truncated, Upstream, 8_000, false, Some(ZeroByte)),
+            (How::UpstreamReset, Upstream, 8_000, false, Some(ZeroByte)),
+            (How::Closed, Upstream, 9_001, false, None),
+            (How::Closed, Upstream, 8_000, true, None),
+            (How::Closed, Client, 8_000, false, None),
+            (How::ClientReset, Client, 8_000, false, None),
+        ] {
+            let ended = ended(how, party, after, spoke);
+            let early = ended.closed_after <= by.early_close;
+            let verdict = judge(&ended, early, OnTruncation::Reset, None);
+            assert_eq!(class(&verdict, &ended, &by), expected, "{ended:?}");
+            let off = JudgedBy { zero_byte: None, ..by };
+            let still = expected.filter(|class| *class != ZeroByte);
+            assert_eq!(class(&verdict, &ended, &off), still, "{ended:?}");
+        }
+    }
+
+    /// However it ended, and although it spoke: a client may leave as soon as it has been told.
+    #[test]
+    fn a_server_that_says_it_is_full_counts_as_that() {
+        use Party::{Client, Upstream};
+        for (how, by) in [(How::Closed, Upstream), (How::Closed, Client), (How::ClientReset, Client)] {
+            let ended = Ended { overloaded: true, ..ended(how, by, 5_000, true) };
+            let verdict = judge(&ended, false, OnTruncation::Reset, None);
+            assert_eq!(class(&verdict, &ended, &JudgedBy::default()), Some(BreakerClass::Overloaded));
+        }
+    }
+
     /// A server that said no to EHLO is the reason of the end that it then makes, and of none that others make: the client
     /// may stay, and be there yet when its time is over or nuncio stops.
     #[test]
@@ -186,17 +242,8 @@ mod tests {
             (How::Stopped, Ambassador, Reason::Draining),
         ] {
             let remark = Remark { of: Upstream, detail: "it said no: 421".into(), mend: "ask it" };
-            let ended = Ended {
-                how,
-                closed_by: Some(by),
-                closed_after: Duration::ZERO,
-                upstream_spoke: true,
-                greeting: true,
-                refusable: true,
-                unanswered: Vec::new(),
-                remark: Some(remark),
-                overloaded: false,
-            };
+            let ended =
+                Ended { greeting: true, refusable: true, remark: Some(remark), ..ended(how, by, 0, true) };
             let verdict = judge(&ended, true, OnTruncation::Reset, None);
             let failure = verdict.failure.unwrap();
             assert_eq!(failure.reason, reason, "{:?}", ended.how);

@@ -27,16 +27,18 @@
 mod hold;
 mod pass;
 mod settings;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backoff::{self, Window};
+use crate::backoff;
 use crate::failure::BreakerClass;
 
 pub use hold::{Hold, Mode};
 pub use pass::Pass;
 pub use settings::{Settings, Trials, Weights};
+use tally::Tally;
 
 /// What a circuit is at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,16 +82,10 @@ pub struct Breaker {
     /// Counts openings and closings: a pass of an older era has no say.
     era: u32,
     passes: u64,
-    /// What the failures without a proof in between weigh.
-    streak: u32,
-    /// How many they are.
-    failures: u32,
-    streak_began: Option<Instant>,
+    tally: Tally,
     /// One established connection, not a trial, that is watched until it has lived for long enough, and when that is. One is
     /// enough: if it fails or leaves, the next that is established takes its place.
     witness: Option<(u64, Instant)>,
-    /// Established connections (a late failure is moved over) and failed ones.
-    window: Option<Window>,
 }
 
 #[derive(Debug)]
@@ -121,18 +117,14 @@ struct Trial {
 impl Breaker {
     /// A closed circuit.
     pub fn new(settings: Arc<Settings>, now: Instant) -> Self {
-        let window = settings.has_window().then(|| Window::new(settings.window, now));
         Breaker {
+            tally: Tally::new(&settings, now),
             settings,
             circuit: Circuit::Closed,
             held: None,
             era: 0,
             passes: 0,
-            streak: 0,
-            failures: 0,
-            streak_began: None,
             witness: None,
-            window,
         }
     }
 
@@ -140,10 +132,7 @@ impl Breaker {
     /// and closed where no rule is left that could have opened it.
     pub(super) fn reconfigure(&mut self, settings: Arc<Settings>, now: Instant) -> Option<Transition> {
         let before = self.state(now);
-        let same_window = self.settings.window == settings.window;
-        let window = self.window.take().filter(|_| same_window);
-        self.window =
-            settings.has_window().then(|| window.unwrap_or_else(|| Window::new(settings.window, now)));
+        self.tally.reconfigure(&self.settings, &settings, now);
         if let Circuit::Open { until, .. } = &mut self.circuit {
             *until = (*until).min(now + settings.max_open);
         }
@@ -255,8 +244,8 @@ impl Breaker {
             return;
         }
         self.proves_from(pass, now + self.settings.lasting());
-        if let (Circuit::Closed, Some(window)) = (&self.circuit, &mut self.window) {
-            window.add(now, 1, 0);
+        if matches!(self.circuit, Circuit::Closed) {
+            self.tally.established(now);
         }
     }
 
@@ -275,7 +264,7 @@ impl Breaker {
     pub fn answers(&mut self, pass: &Pass, now: Instant) {
         let counts = pass.era == self.era && !pass.spent;
         let established = pass.established.filter(|_| counts);
-        if established.is_some_and(|at| pass.trial || self.streak_began.is_none_or(|began| began <= at)) {
+        if established.is_some_and(|at| pass.trial || self.tally.began().is_none_or(|began| began <= at)) {
             self.unwatch(pass);
             self.proves_from(pass, now + self.settings.early_close);
         }
@@ -288,7 +277,7 @@ impl Breaker {
                 .iter_mut()
                 .filter(|trial| trial.number == pass.number)
                 .for_each(|trial| trial.proves = Some(then)),
-            Circuit::Closed if self.streak == 0 => {}
+            Circuit::Closed if self.tally.began().is_none() => {}
             _ => self.witness = self.witness.or(Some((pass.number, then))),
         }
     }
@@ -305,10 +294,12 @@ impl Breaker {
         if pass.era != self.era || pass.spent {
             return None;
         }
-        let weight = self.settings.weights.of(class);
         match &self.circuit {
-            Circuit::Closed => self.count_failure(&pass, now, class, weight, rng),
-            _ if weight == 0 => None,
+            Circuit::Closed => {
+                let why = self.tally.failed(&pass, now, class, &self.settings)?;
+                Some(self.open(now, 0, why, rng))
+            }
+            _ if self.settings.weights.of(class) == 0 => None,
             Circuit::HalfOpen { failed_trials, .. } if pass.trial => {
                 let failed_trials = failed_trials.saturating_add(1);
                 Some(self.open(now, failed_trials, format!("a trial failed: {}", in_words(class)), rng))
@@ -322,7 +313,7 @@ impl Breaker {
         self.forget(&pass);
         let established = pass.established.filter(|_| pass.era == self.era)?;
         match self.circuit {
-            Circuit::Closed if self.streak_began.is_none_or(|began| established < began) => None,
+            Circuit::Closed if self.tally.began().is_none_or(|began| established < began) => None,
             _ => self.proved("a connection was established and ended well"),
         }
     }
@@ -339,7 +330,7 @@ impl Breaker {
 
     /// Connections of the window: those that went well so far, and what the failed ones weigh.
     pub(super) fn counted(&mut self, now: Instant) -> (u32, u32) {
-        self.window.as_mut().map_or((0, 0), |window| window.sums(now))
+        self.tally.counted(now)
     }
 
     /// An active health check passed or failed.
@@ -379,53 +370,13 @@ impl Breaker {
     }
 
     fn proved(&mut self, why: &str) -> Option<Transition> {
-        self.forget_streak();
+        self.tally.forget_streak();
+        self.witness = None;
         if matches!(self.circuit, Circuit::Closed) {
             return None;
         }
         self.enter(Circuit::Closed);
         Some(Transition { to: State::Closed, why: why.into(), mode: self.mode() })
-    }
-
-    fn forget_streak(&mut self) {
-        (self.streak, self.failures) = (0, 0);
-        self.streak_began = None;
-        self.witness = None;
-    }
-
-    fn count_failure(
-        &mut self,
-        pass: &Pass,
-        now: Instant,
-        class: BreakerClass,
-        weight: u32,
-        rng: &mut fastrand::Rng,
-    ) -> Option<Transition> {
-        if let (Some(window), Some(then)) = (&mut self.window, pass.established) {
-            window.take_back_left(now, then);
-        }
-        if weight == 0 {
-            return None;
-        }
-        self.streak = self.streak.saturating_add(weight);
-        self.failures = self.failures.saturating_add(1);
-        self.streak_began = self.streak_began.or(Some(now));
-        let (streak, failures) = (self.streak, self.failures);
-        if self.settings.consecutive.is_some_and(|limit| streak >= limit.max(1)) {
-            let weighed = if streak == failures { String::new() } else { format!(" (weighing {streak})") };
-            return Some(self.open(now, 0, format!("{failures} × {}{weighed}", in_words(class)), rng));
-        }
-        let window = self.window.as_mut()?;
-        window.add(now, 0, weight);
-        let rate = self.settings.failure_rate?;
-        let (well, failed) = window.sums(now);
-        let all = well.saturating_add(failed);
-        let share = f64::from(failed) / f64::from(all.max(1));
-        if all < self.settings.minimum || share < rate {
-            return None;
-        }
-        let why = format!("{failed} of {all} connections failed, the last by {}", in_words(class));
-        Some(self.open(now, 0, why, rng))
     }
 
     fn open(&mut self, now: Instant, failed_trials: u32, why: String, rng: &mut fastrand::Rng) -> Transition {
@@ -454,10 +405,8 @@ impl Breaker {
     fn enter(&mut self, circuit: Circuit) {
         self.circuit = circuit;
         self.era = self.era.wrapping_add(1);
-        self.forget_streak();
-        if let Some(window) = &mut self.window {
-            window.clear();
-        }
+        self.tally.clear();
+        self.witness = None;
     }
 
     /// Its trial, and its place as the witness, are free again.

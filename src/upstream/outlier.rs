@@ -61,9 +61,13 @@ impl EndpointSet {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    /// The middle column is how much worse an endpoint may be than the others.
+    use super::*;
+    use crate::failure::BreakerClass;
+    use crate::upstream::endpoint::Endpoint;
+    use crate::upstream::{EndpointSpec, Settings, breaker};
+
     #[test]
     fn how_much_worse_an_outlier_is_goes_by_how_much_the_others_differ() {
         for (rate, others, is_one) in [
@@ -76,6 +80,43 @@ mod tests {
             (0.20, [0.9, 0.1, 0.9, 0.1], false),
         ] {
             assert_eq!(stands_out(rate, &others, 1.9).is_some(), is_one, "{rate} beside {others:?}");
+        }
+    }
+
+    /// Four endpoints, of which one fails two connections in five and the others one in fifty: that one is found, by every
+    /// seed, and never one of the others.
+    #[test]
+    fn the_one_that_does_worse_is_found_and_no_other() {
+        for seed in 0..300 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let breaker = breaker::Settings {
+                consecutive: None,
+                outlier: Some(1.9),
+                outlier_endpoints: 4,
+                minimum: 40,
+                open_for: Duration::from_secs(3600),
+                max_open: Duration::from_secs(3600),
+                ..breaker::Settings::default()
+            };
+            let mut set = EndpointSet::new(Settings { breaker, ..Settings::default() });
+            let mut now = Instant::now();
+            let bad = "db0:1";
+            let specs = (0..4).map(|n| EndpointSpec::new(format!("db{n}:1").parse().unwrap())).collect();
+            set.update(specs, now, &mut rng);
+            for _ in 0..1_000 {
+                now += Duration::from_millis(20);
+                let mut picked = set.pick(now, None, &[], &mut rng).unwrap();
+                set.established(&mut picked.attempt, now, Duration::ZERO);
+                let share = if &*picked.label == bad { 0.4 } else { 0.02 };
+                match rng.f64() < share {
+                    true => set.failed(picked.attempt, now, BreakerClass::EarlyClose, "seen", &mut rng),
+                    false => set.ended_well(picked.attempt, now),
+                }
+            }
+            let out = |member: &Endpoint| member.breaker().detected(now) == State::Open;
+            let found: Vec<_> =
+                set.members().filter(|member| out(member)).map(|it| it.spec().address.to_string()).collect();
+            assert_eq!(found, [bad], "seed {seed}");
         }
     }
 }
