@@ -29,7 +29,7 @@ use crate::upstream::breaker::Mode;
 use crate::upstream::{EndpointView, Observer, Order, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
-pub(crate) use self::load::{load_everything, lone_target};
+pub(crate) use self::load::{load_everything, lone_target, warnings};
 pub use self::signals::{Signals, serve_until_stopped};
 
 /// The running ambassador.

@@ -13,6 +13,8 @@ mod balance;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod check_account;
+#[cfg(test)]
 mod churn;
 #[cfg(test)]
 mod circuit;
