@@ -239,7 +239,8 @@ sections! {
         /// The same for one that ends later, within this time, or off. Below the time after which the server leaves idle
         /// clients.
         zero_byte: Off<Time> = default("off");
-        /// A connection whose client waits longer than this for the first byte of its first answer has failed, or off.
+        /// A connection whose client waits longer than this for the first byte of its first answer has failed, or off. Not for
+        /// protocols whose servers do not answer.
         slow_first_byte: Off<Time> = default("off");
         /// Count, log and show what would be done, and do nothing of it.
         shadow: Flag = default(false);
