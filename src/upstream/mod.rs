@@ -8,6 +8,8 @@ pub mod balancer;
 pub mod breaker;
 pub mod endpoint;
 pub mod freshness;
+pub mod latency;
+pub mod maglev;
 pub mod queue;
 pub mod sessions;
 pub mod set;
@@ -28,7 +30,7 @@ use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
 use crate::failure::{BreakerClass, Failure};
 use freshness::Freshness;
-use set::{Attempt, EndpointSet, Event, Picked};
+use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
 
 /// Everything the pure core of an upstream wants to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +45,12 @@ pub struct Settings {
     pub fall: u32,
     /// What may be open and waiting at a time.
     pub limits: Limits,
+    /// How long an endpoint takes to have all of its weight, once it comes or comes back; `None`: it has it at once.
+    pub slow_start: Option<Duration>,
+    /// The share of a tier, by weight, below which a part of its connections goes on to the next; `None`: all or nothing.
+    pub spill_over: Option<f64>,
+    /// Where we are: endpoints there come first within a tier.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Default for Settings {
@@ -53,6 +61,9 @@ impl Default for Settings {
             rise: 2,
             fall: 3,
             limits: Limits::default(),
+            slow_start: None,
+            spill_over: None,
+            zone: None,
         }
     }
 }
@@ -62,6 +73,8 @@ impl Default for Settings {
 pub struct Limits {
     /// Connections open or being established; `None`: no limit.
     pub connections: Option<u32>,
+    /// The same, at each endpoint.
+    pub connections_per_endpoint: Option<u32>,
     /// Connections waiting for a place; beyond it they are refused at once.
     pub pending: u32,
     /// How long one waits for a place.
@@ -70,7 +83,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: None, pending: 1024, queue_timeout: Duration::from_secs(5) }
+        Limits {
+            connections: None,
+            connections_per_endpoint: None,
+            pending: 1024,
+            queue_timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -206,18 +224,59 @@ impl Upstream {
     }
 
     /// The endpoint for the next attempt of a connection that has tried `tried` before. When all that are ready were tried
-    /// before, one of them is tried again: the pause is the caller's.
+    /// before, one of them is tried again: the pause is the caller's. When all that serve are at their limit, it waits in the
+    /// queue, `limit` at most, and not longer than `queue_timeout` with the `queued` that it has waited already.
+    ///
+    /// # Errors
+    /// Nobody can be had, or not in time.
+    pub async fn lease(
+        self: &Arc<Self>,
+        source: Option<u64>,
+        tried: &[EndpointId],
+        queued: Duration,
+        limit: Duration,
+    ) -> Result<Lease, Failure> {
+        let pick = || self.try_pick(Instant::now(), source, tried);
+        match self.queue.nobody_before().then(pick) {
+            Some(Ok(lease)) => Ok(lease),
+            Some(Err(Unpicked::Nobody(failure))) => Err(failure),
+            // Few connections wait, and all have this future.
+            Some(Err(Unpicked::Full)) | None => {
+                let full = || self.lock().set.full(Instant::now());
+                Box::pin(self.queue.room(queued, limit, pick, full)).await
+            }
+        }
+    }
+
+    /// As [`Upstream::lease`] for a connection that doesn't wait.
+    ///
+    /// # Errors
+    /// Nobody can be had at `now`.
     pub fn pick(
         self: &Arc<Self>,
         now: Instant,
         source: Option<u64>,
         tried: &[EndpointId],
     ) -> Result<Lease, Failure> {
+        self.try_pick(now, source, tried).map_err(|unpicked| match unpicked {
+            Unpicked::Nobody(failure) => failure,
+            Unpicked::Full => self.queue.none_may_wait(self.lock().set.full(now)),
+        })
+    }
+
+    fn try_pick(
+        self: &Arc<Self>,
+        now: Instant,
+        source: Option<u64>,
+        tried: &[EndpointId],
+    ) -> Result<Lease, Unpicked> {
         let Picked { attempt, spec, label } = self.change(|core| {
-            if tried.is_empty() {
+            let picked = core.set.pick(now, source, tried, &mut core.rng);
+            // Who has to wait asks again.
+            if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
                 core.budget.deposit(now);
             }
-            core.set.pick(now, source, tried, &mut core.rng)
+            picked
         })?;
         let (id, trial) = (attempt.endpoint(), attempt.is_trial());
         Ok(Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) })
@@ -265,6 +324,7 @@ impl Upstream {
             let mut core = self.lock();
             (change(&mut core), core.set.take_events())
         };
+        self.queue.look_again();
         for event in events {
             match event {
                 Event::Breaker(endpoint, transition) => {
