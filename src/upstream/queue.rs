@@ -390,4 +390,77 @@ mod tests {
         }
         assert_eq!(queue.waiting(), 0);
     }
+
+    /// What `pick` sees of the endpoints.
+    struct Endpoints(std::cell::Cell<u32>);
+
+    impl Endpoints {
+        fn pick(&self) -> Result<u32, Unpicked> {
+            let left = self.0.get().checked_sub(1).ok_or(Unpicked::Full)?;
+            self.0.set(left);
+            Ok(left)
+        }
+    }
+
+    /// Who waits for an endpoint below its limit is served in turn, and who comes meanwhile goes behind.
+    #[tokio::test]
+    async fn room_goes_to_who_waited_longest() {
+        let queue = queue(10, 10, LONG);
+        let endpoints = Endpoints(0.into());
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, || endpoints.pick(), || (1, 1)));
+        assert!(queue.nobody_before());
+        let (mut first, mut second) = (room(), room());
+        assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
+        assert_eq!((queue.waiting(), queue.nobody_before()), (2, false));
+        endpoints.0.set(1);
+        queue.look_again();
+        assert!(poll_once(&mut second).await.is_pending(), "it is not its turn");
+        assert!(poll_once(&mut first).await.is_ready());
+        drop(first);
+        assert!(poll_once(&mut second).await.is_pending());
+        endpoints.0.set(1);
+        queue.look_again();
+        assert!(poll_once(&mut second).await.is_ready());
+        drop(second);
+        assert!(queue.nobody_before());
+    }
+
+    /// The first in line leaves just as it is told of news: the next one looks all the same.
+    #[tokio::test]
+    async fn who_leaves_takes_no_news_with_it() {
+        let queue = queue(10, 10, LONG);
+        let endpoints = Endpoints(0.into());
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, || endpoints.pick(), || (1, 1)));
+        let (mut first, mut second) = (room(), room());
+        assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
+        endpoints.0.set(1);
+        queue.look_again();
+        drop(first);
+        assert!(poll_once(&mut second).await.is_ready());
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_is_told_which_limit_it_was_and_its_figures() {
+        let endpoints = Endpoints(0.into());
+        let told = async |queue: &Queue, queued, limit| {
+            let room = queue.room(queued, limit, || endpoints.pick(), || (3, 50));
+            let failure = room.await.unwrap_err();
+            format!("{}: {}", failure.reason.label(), failure.detail)
+        };
+        assert_eq!(
+            told(&queue(10, 0, LONG), Duration::ZERO, LONG).await,
+            "connection_limit_reached: all 3 endpoints that serve are at their limit of 50 connections \
+             (limits.connections_per_endpoint), and limits.pending is 0"
+        );
+        assert_eq!(
+            told(&queue(10, 9, LONG), LONG - SOON, LONG).await,
+            "queue_timeout: all 3 endpoints that serve are at their limit of 50 connections \
+             (limits.connections_per_endpoint), and none came below it within 600.0 s (limits.queue_timeout)"
+        );
+        assert_eq!(
+            told(&queue(10, 9, LONG), Duration::ZERO, SOON).await,
+            "establish_timeout: all 3 endpoints that serve are at their limit of 50 connections \
+             (limits.connections_per_endpoint), and none came below it within 0.0 s (timeouts.establish)"
+        );
+    }
 }
