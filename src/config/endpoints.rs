@@ -80,7 +80,8 @@ pub(super) fn fit(written: &file::Upstream, limits: &file::Limits, source: &Sour
     if let (Some(each), Some(all)) = (limits.connections_per_endpoint.given(), limits.connections.value())
         && each.value > *all
     {
-        let message = format!("never comes to pass: limits.connections allows {all} at all endpoints together");
+        let message =
+            format!("never comes to pass: limits.connections allows {all} at all endpoints together");
         reader.warning(&each.place, message, "lower it, or raise limits.connections");
     }
 }

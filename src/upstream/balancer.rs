@@ -117,9 +117,9 @@ pub fn choose(
         }
         (Balance::SourceHash, Some(source)) => best_for(candidates, source),
         // Where the table finds nobody, hardly anybody can be had.
-        (Balance::Maglev, Some(source)) => table
-            .and_then(|table| table.find(source, candidates))
-            .or_else(|| best_for(candidates, source)),
+        (Balance::Maglev, Some(source)) => {
+            table.and_then(|table| table.find(source, candidates)).or_else(|| best_for(candidates, source))
+        }
         (Balance::Random | Balance::SourceHash | Balance::Maglev, _) => Some(draw(candidates, None, rng)),
     }
 }

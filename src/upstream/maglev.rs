@@ -180,7 +180,8 @@ mod tests {
         assert!(Table::new(Vec::new()).is_none());
         assert!(Table::new((0..10_000).map(|n| member(n, 1)).collect()).is_none());
         assert!(homes(&[member(1, 7)], 100).iter().all(|home| *home == 1));
-        let uneven = homes(&(1..=4000).map(|n| member(n, if n == 1 { 1000 } else { 1 })).collect::<Vec<_>>(), 1000);
+        let uneven =
+            homes(&(1..=4000).map(|n| member(n, if n == 1 { 1000 } else { 1 })).collect::<Vec<_>>(), 1000);
         assert!(uneven.iter().filter(|home| **home == 1).count().abs_diff(200) < 60);
     }
 }

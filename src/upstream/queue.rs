@@ -223,8 +223,9 @@ fn no_room(limits: &Limits, queued: Duration, limit: Duration, (endpoints, most)
         at_their_limit(endpoints, most),
         time.as_secs_f64()
     );
-    Failure::new(Stage::Queue, reason, Side::Ambassador, detail)
-        .mend("raise limits.connections_per_endpoint, add endpoints, or find out why connections are held so long")
+    Failure::new(Stage::Queue, reason, Side::Ambassador, detail).mend(
+        "raise limits.connections_per_endpoint, add endpoints, or find out why connections are held so long",
+    )
 }
 
 fn full(limits: &Limits) -> Failure {

@@ -179,7 +179,8 @@ impl EndpointSet {
     /// Of those let through, those that the connection should try first.
     fn gather_let_through(&mut self, asking: Asking<'_>, through: &[usize]) {
         let rank = |endpoint: &Endpoint| (asking.tried.contains(&endpoint.id), endpoint.spec.tier);
-        let with_room = through.iter().map(|place| &self.endpoints[*place]).filter(|endpoint| endpoint.has_room());
+        let with_room =
+            through.iter().map(|place| &self.endpoints[*place]).filter(|endpoint| endpoint.has_room());
         let Some(best) = with_room.map(rank).min() else { return };
         self.gather(asking.now, |place, endpoint| {
             through.binary_search(&place).is_ok() && endpoint.has_room() && rank(endpoint) == best
@@ -197,8 +198,10 @@ impl EndpointSet {
         });
         if self.scratch.is_empty() {
             // Rather than wait: another tier that serves, or one that it has tried.
-            let ready = |endpoint: &&Endpoint| endpoint.spec.tier <= last && endpoint.ready(now) == Ready::Yes;
-            let Some(lowest) = self.endpoints.iter().filter(ready).map(|endpoint| endpoint.spec.tier).min() else {
+            let ready =
+                |endpoint: &&Endpoint| endpoint.spec.tier <= last && endpoint.ready(now) == Ready::Yes;
+            let Some(lowest) = self.endpoints.iter().filter(ready).map(|endpoint| endpoint.spec.tier).min()
+            else {
                 return;
             };
             self.gather(now, |_, endpoint| endpoint.spec.tier == lowest && ready(&endpoint));

@@ -109,7 +109,8 @@ impl Story {
     /// A connection that is picked here, established at once and ends well.
     fn prove(&mut self, name: &str) {
         let place = self.set.endpoints.iter().position(|endpoint| endpoint.id == self.id(name)).unwrap();
-        let mut attempt = Attempt { endpoint: self.id(name), pass: self.set.endpoints[place].admit(self.now) };
+        let mut attempt =
+            Attempt { endpoint: self.id(name), pass: self.set.endpoints[place].admit(self.now) };
         self.set.established(&mut attempt, self.now, Duration::ZERO);
         self.set.ended_well(attempt, self.now);
     }
