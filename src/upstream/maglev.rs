@@ -17,7 +17,7 @@ pub struct Table {
 }
 
 /// Somebody who wants places in a table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Member {
     /// Its name in the set.
     pub id: EndpointId,
