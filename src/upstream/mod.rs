@@ -270,7 +270,7 @@ impl Upstream {
         source: Option<u64>,
         tried: &[EndpointId],
     ) -> Result<Lease, Unpicked> {
-        let Picked { attempt, spec, label } = self.change(|core| {
+        let Picked { attempt, spec, label } = self.ask(|core| {
             let picked = core.set.pick(now, source, tried, &mut core.rng);
             // Who has to wait asks again.
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
@@ -284,7 +284,7 @@ impl Upstream {
 
     /// May a failed connection have another attempt? `true` spends one of the retry budget.
     pub fn retry_allowed(&self) -> bool {
-        self.change(|core| core.budget.withdraw(Instant::now()))
+        self.ask(|core| core.budget.withdraw(Instant::now()))
     }
 
     /// An active check of an endpoint came back: how long it took, or why it failed.
@@ -311,20 +311,26 @@ impl Upstream {
 
     /// What is known of it at `now`.
     pub fn view(&self, now: Instant) -> UpstreamView {
-        let (endpoints, panicking, source) = self.change(|core| {
+        let (endpoints, panicking, source) = self.ask(|core| {
             let source = core.freshness.as_ref().map(|freshness| freshness.view(now));
             (core.set.view(now), core.set.panicking(), source)
         });
         UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking, source }
     }
 
-    /// Changes the core under its lock, then tells the observer what came of it.
+    /// Changes the core in a way that may make room for who waits.
     fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
+        let result = self.ask(change);
+        self.queue.look_again();
+        result
+    }
+
+    /// Uses the core under its lock, then tells the observer what came of it.
+    fn ask<T>(&self, ask: impl FnOnce(&mut Core) -> T) -> T {
         let (result, events) = {
             let mut core = self.lock();
-            (change(&mut core), core.set.take_events())
+            (ask(&mut core), core.set.take_events())
         };
-        self.queue.look_again();
         for event in events {
             match event {
                 Event::Breaker(endpoint, transition) => {
@@ -478,6 +484,32 @@ mod tests {
         let view = upstream.view(now);
         assert_eq!((view.endpoints[0].open, view.endpoints[0].established_total), (0, 1));
         assert_eq!(view.endpoints[0].establish_ms, Some(3));
+    }
+
+    /// The only place is taken; the one who waits sleeps until it comes free, and then has it.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_endpoint_sleeps_until_one_has_room() {
+        let (upstream, _, now) = upstream();
+        let limits = Limits { connections_per_endpoint: Some(1), ..Limits::default() };
+        let retry = backoff::Settings::default();
+        upstream.reconfigure(Settings { limits, ..Settings::default() }, &retry, now);
+        let lease = || upstream.lease(None, &[], Duration::ZERO, Duration::from_secs(60));
+        let held = lease().await.unwrap();
+        let free = async {
+            // Time passes only while all sleep.
+            tokio::time::sleep(Duration::from_millis(3100)).await;
+            assert_eq!(upstream.view(now).waiting, 1);
+            drop(held);
+        };
+        let begun = tokio::time::Instant::now();
+        let (leased, ()) = tokio::join!(lease(), free);
+        assert!(leased.is_ok());
+        assert_eq!(begun.elapsed(), Duration::from_millis(3100), "it was told, and did not find out by looking");
+        let failure = upstream.pick(now, None, &[]).err().unwrap();
+        assert_eq!(failure.reason, crate::failure::Reason::ConnectionLimitReached);
+        let failure = lease().await.err().unwrap();
+        assert_eq!(failure.reason, crate::failure::Reason::QueueTimeout);
+        assert_eq!(begun.elapsed(), Duration::from_millis(8100));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod again;
 mod ambassador;
 #[cfg(test)]
 mod balance;
+mod choice;
 #[cfg(test)]
 mod churn;
 #[cfg(test)]
