@@ -7,6 +7,7 @@
 mod http;
 mod login;
 mod pending;
+pub mod warm;
 mod wrapped;
 
 pub use http::HttpCheck;
@@ -32,7 +33,7 @@ use crate::protocol::{Asking, Negotiated, Protocol};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
-use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
+use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -106,6 +107,16 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
+    /// Connections that are ready before a client comes, where some are to be.
+    pub pool: Option<warm::Pool>,
+}
+
+impl Target {
+    /// The upstream and what is kept ready for it.
+    pub fn view(&self, now: std::time::Instant) -> UpstreamView {
+        let pool = self.pool.as_ref().map(warm::Pool::view);
+        UpstreamView { pool, ..self.upstream.view(now) }
+    }
 }
 
 /// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
@@ -182,6 +193,13 @@ pub async fn establish(
         }
         tried.push(lease.id());
 
+        if let Some(warm) = target.pool.as_ref().and_then(|pool| pool.take(lease.id())) {
+            let endpoint = lease.label().clone();
+            trail.attempts.push(Attempt { endpoint, stage: None, reason: None, took: Duration::ZERO });
+            trail.times = warm::times(trail.times.queue, warm.age);
+            lease.established(Instant::now().into_std(), warm.took);
+            return Ok(Established { lease: Some((place, lease)), reached: warm.reached });
+        }
         let manner = Manner { opening, alone: false, ..Manner::of(target) };
         let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
@@ -476,6 +494,11 @@ async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> boo
     }
     tokio::time::sleep_until(until).await;
     true
+}
+
+fn broken_at_the_end(error: &std::io::Error) -> Failure {
+    let detail = format!("the connection broke at the end of the TLS handshake: {error}");
+    Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
 }
 
 fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {

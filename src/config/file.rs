@@ -152,6 +152,8 @@ sections! {
         retry: Retry = section;
         /// What may be open and waiting at a time.
         limits: Limits = section;
+        /// Connections that are ready before a client comes, TLS included.
+        pool: Pool = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
     }
@@ -263,6 +265,17 @@ sections! {
         queue_timeout: Time = default("5s");
     }
 
+    /// `[upstream.NAME.pool]`
+    struct Pool {
+        /// Connections kept ready at each usable endpoint, also when nobody comes.
+        min: Count<0, 1000> = default(0);
+        /// The most that are kept ready at each: as many as clients came in the busiest second of the last half minute, but no
+        /// more than this. Without it: `min`, whoever comes.
+        max: Count<0, 1000> = example(8);
+        /// One that nobody wanted is closed after this time. Keep it below the time after which the server itself would.
+        max_age: Time = default("30s");
+    }
+
     /// `[upstream.NAME.tcp]` and `[listener.NAME.tcp]`
     struct Tcp {
         /// Silence after which the kernel asks whether the peer is there, or off.
@@ -313,7 +326,8 @@ sections! {
         /// Ask clients for a certificate issued by the identity's `ca` that carries one of these names, as a subject
         /// alternative name or as its common name.
         client_names: List<Text> = example(["erp.example.com"]);
-        /// How long a client may take for its first message, where its protocol lets it begin, and for its TLS handshake.
+        /// How long a client may take for its first message, where its protocol lets it begin, for its request for TLS, where
+        /// that is required, and for its TLS handshake.
         preface_timeout: Time = default("10s");
         /// The clients' sockets.
         tcp: Tcp = section;

@@ -145,6 +145,8 @@ pub struct Upstream {
     pub relay: relay::Settings,
     /// `required`: counts for /readyz
     pub required: bool,
+    /// `pool`: connections that are kept ready.
+    pub pool: Option<upstream::pool::Settings>,
 }
 
 /// `[listener.NAME]`

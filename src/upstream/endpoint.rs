@@ -81,6 +81,8 @@ pub struct Endpoint {
     pub(super) is_near: bool,
     /// It came, or came back, at this time: its share grows from then on, where the set starts slowly.
     pub(super) warming_since: Option<Instant>,
+    /// It could not be used when that was looked at last, and has not come back since.
+    is_out: bool,
     pub(super) latency: Latency,
     /// See [`balancer::Candidate`].
     pub(super) key: u64,
@@ -126,6 +128,7 @@ impl Endpoint {
             most: None,
             is_near: false,
             warming_since: None,
+            is_out: false,
             latency: Latency::default(),
             last_failure: None,
             established_total: 0,
@@ -157,6 +160,18 @@ impl Endpoint {
     /// Is it below its limit?
     pub(super) fn has_room(&self) -> bool {
         self.most.is_none_or(|most| self.open < most)
+    }
+
+    /// Is it back, after it was held out by its checks or its circuit? Then it begins anew. A trial is no return.
+    pub(super) fn look_whether_back(&mut self, now: Instant) {
+        match self.ready(now) {
+            Ready::Yes | Ready::Full if self.is_out && self.breaker.state(now) == State::Closed => {
+                self.is_out = false;
+                self.warming_since = Some(now);
+            }
+            Ready::Yes | Ready::Full | Ready::Leaving | Ready::NoWeight => {}
+            Ready::Down | Ready::CircuitOpen => self.is_out = true,
+        }
     }
 
     /// Its weight at `now`, in the balancer's unit: all of it, or what it has come to if the set starts slowly.

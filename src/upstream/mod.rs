@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod freshness;
 pub mod latency;
 pub mod maglev;
+pub mod pool;
 pub mod queue;
 pub mod sessions;
 pub mod set;
@@ -309,13 +310,29 @@ impl Upstream {
         core.set.members().map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
     }
 
+    /// Those members that a connection may use at `now`, and not only as a trial.
+    pub fn usable(&self, now: Instant) -> Vec<(EndpointId, EndpointSpec)> {
+        let core = self.lock();
+        let usable = core.set.members().filter(|endpoint| {
+            endpoint.ready(now) == endpoint::Ready::Yes && endpoint.breaker().state(now) == State::Closed
+        });
+        usable.map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
+    }
+
     /// What is known of it at `now`.
     pub fn view(&self, now: Instant) -> UpstreamView {
         let (endpoints, panicking, source) = self.ask(|core| {
             let source = core.freshness.as_ref().map(|freshness| freshness.view(now));
             (core.set.view(now), core.set.panicking(), source)
         });
-        UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking, source }
+        UpstreamView {
+            name: self.name.clone(),
+            endpoints,
+            waiting: self.queue.waiting(),
+            panicking,
+            source,
+            pool: None,
+        }
     }
 
     /// Changes the core in a way that may make room for who waits.
@@ -504,7 +521,11 @@ mod tests {
         let begun = tokio::time::Instant::now();
         let (leased, ()) = tokio::join!(lease(), free);
         assert!(leased.is_ok());
-        assert_eq!(begun.elapsed(), Duration::from_millis(3100), "it was told, and did not find out by looking");
+        assert_eq!(
+            begun.elapsed(),
+            Duration::from_millis(3100),
+            "it was told, and did not find out by looking"
+        );
         let failure = upstream.pick(now, None, &[]).err().unwrap();
         assert_eq!(failure.reason, crate::failure::Reason::ConnectionLimitReached);
         let failure = lease().await.err().unwrap();

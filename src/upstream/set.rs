@@ -37,8 +37,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::balancer::Candidate;
-use super::breaker::{self, Pass, State, Transition};
-use super::endpoint::{Endpoint, EndpointId, Health};
+use super::breaker::{self, Pass, Transition};
+use super::endpoint::{Endpoint, EndpointId};
 use super::{EndpointSpec, Settings};
 use crate::failure::{BreakerClass, Failure};
 
@@ -173,7 +173,7 @@ impl EndpointSet {
             // By the old settings up to now.
             self.advance(place, now);
             let transition = self.endpoints[place].breaker.reconfigure(self.breaker.clone(), now);
-            self.tell(place, Some(now), transition);
+            self.tell(place, transition);
         }
         self.members_changed();
     }
@@ -217,7 +217,6 @@ impl EndpointSet {
         };
         let Settings { rise, fall, .. } = self.settings;
         let endpoint = &mut self.endpoints[place];
-        let was_down = endpoint.health() == Health::Down;
         let flip = match &result {
             Ok(()) => endpoint.checked(Ok(()), rise, fall),
             Err((class, detail)) => {
@@ -227,13 +226,10 @@ impl EndpointSet {
         };
         let transition = endpoint.breaker.checked(result.is_ok());
         if let Some(up) = flip {
-            if up && was_down {
-                endpoint.warming_since = Some(now);
-            }
             let why = result.map_or_else(|(_, detail)| detail, |()| "it passes its checks".into());
             self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
         }
-        self.tell(place, Some(now), transition);
+        self.tell(place, transition);
     }
 
     /// Checks of another kind begin, or there are none any more: nothing is known of anybody's health. Nobody is told, since
@@ -276,16 +272,16 @@ impl EndpointSet {
 
     fn advance(&mut self, place: usize, now: Instant) {
         let transition = self.endpoints[place].breaker.advance(now);
-        self.tell(place, Some(now), transition);
+        self.tell(place, transition);
+        if self.settings.slow_start.is_some() {
+            self.endpoints[place].look_whether_back(now);
+        }
     }
 
-    /// A circuit changed at `now`. Nobody wants to hear of that of an endpoint that left.
-    fn tell(&mut self, place: usize, now: Option<Instant>, transition: Option<Transition>) {
-        let Endpoint { leaving, label, warming_since, .. } = &mut self.endpoints[place];
-        if transition.as_ref().is_some_and(|transition| transition.to == State::Closed) {
-            *warming_since = now;
-        }
-        if let Some(transition) = transition.filter(|_| !*leaving) {
+    /// Nobody wants to hear of the circuit of an endpoint that left.
+    fn tell(&mut self, place: usize, transition: Option<Transition>) {
+        let Endpoint { leaving, label, .. } = &self.endpoints[place];
+        if let Some(transition) = transition.filter(|_| !leaving) {
             self.events.push(Event::Breaker(label.clone(), transition));
         }
     }
@@ -306,7 +302,7 @@ impl EndpointSet {
         if endpoint.leaving && endpoint.open == 0 {
             self.endpoints.remove(place);
         } else {
-            self.tell(place, now, transition);
+            self.tell(place, transition);
         }
     }
 }

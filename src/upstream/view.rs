@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::endpoint::Ready;
 use super::freshness::SourceView;
+use super::pool::PoolView;
 use super::set::EndpointSet;
 use crate::addr::UpstreamName;
 use crate::failure::BreakerClass;
@@ -27,6 +28,9 @@ pub struct UpstreamView {
     /// How fresh the set is, where it comes from a source that can fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceView>,
+    /// Connections that are kept ready, where some are to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
 }
 
 /// An endpoint at a moment.

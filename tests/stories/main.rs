@@ -10,6 +10,8 @@ mod again;
 mod ambassador;
 #[cfg(test)]
 mod balance;
+#[cfg(test)]
+mod check_account;
 mod choice;
 #[cfg(test)]
 mod churn;
@@ -35,6 +37,8 @@ mod http_check;
 mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
+#[cfg(test)]
+mod ldap_and_xmpp;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
@@ -67,5 +71,6 @@ mod sqlserver;
 mod table;
 #[cfg(test)]
 mod upstreams;
+mod warm;
 #[cfg(test)]
 mod windows;
