@@ -54,7 +54,7 @@ pub(super) fn fit(written: &file::Upstream, limits: &file::Limits, source: &Sour
     };
     let knows = match source {
         Source::Fixed(_) => "in `endpoints`",
-        Source::Dns(_) => "in the answers of a DNS",
+        Source::Dns(_) => "in an answer of DNS",
     };
     let first = specs.iter().map(|spec| spec.tier).min();
     if let Some(spill_over) = written.spill_over.given().filter(|at| at.value.is_some())
