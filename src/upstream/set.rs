@@ -38,9 +38,9 @@ use std::time::{Duration, Instant};
 
 use super::balancer::Candidate;
 use super::breaker::{self, Pass, Transition};
-use super::endpoint::{Endpoint, EndpointId};
+use super::endpoint::{Endpoint, EndpointId, Ready};
 use super::{EndpointSpec, Settings};
-use crate::failure::{BreakerClass, Failure};
+use crate::failure::{BreakerClass, Failure, Reason, Stage};
 
 /// A connection's hold on an endpoint, used up by settling it.
 #[derive(Debug)]
@@ -303,6 +303,37 @@ impl EndpointSet {
             self.endpoints.remove(place);
         } else {
             self.tell(place, transition);
+        }
+    }
+
+    /// How many are at their limit, and what that is: for whoever asks why he waits.
+    pub(super) fn full(&self, now: Instant) -> (usize, u32) {
+        let full = self.members().filter(|member| member.ready(now) == Ready::Full).count();
+        (full, self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX))
+    }
+
+    /// Why nobody can be picked.
+    fn nobody(&self, now: Instant) -> Failure {
+        let unavailable =
+            |detail: &str| Failure::upstream(Stage::Route, Reason::DestinationUnavailable, detail);
+        if self.members().next().is_none() {
+            return match self.known {
+                true => unavailable("the upstream has no endpoints"),
+                false => {
+                    unavailable("the upstream's endpoints are not known yet: its name has not been resolved")
+                        .mend("look at the DNS: nuncio keeps asking, and serves as soon as it answers")
+                }
+            };
+        }
+        const NAMED: usize = 4;
+        let mut detail =
+            self.members().take(NAMED).map(|endpoint| endpoint.why_not(now)).collect::<Vec<_>>().join("; ");
+        if let more @ 1.. = self.members().count().saturating_sub(NAMED) {
+            detail += &format!("; and {more} more");
+        }
+        match self.members().any(|endpoint| endpoint.ready(now) == Ready::CircuitOpen) {
+            true => Failure::upstream(Stage::Route, Reason::CircuitOpen, detail),
+            false => unavailable(&detail),
         }
     }
 }

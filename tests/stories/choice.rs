@@ -12,7 +12,7 @@ use super::harness::{self, Pki, Upstream, clients};
 
 fn ask(ambassador: &Ambassador, times: u32) {
     for _ in 0..times {
-        assert_eq!(clients::ask(ambassador.listener("in"), b"ping").unwrap(), b"ping");
+        assert_eq!(clients::ask(ambassador.listener("in"), b"ping").expect("a server answers"), b"ping");
     }
 }
 

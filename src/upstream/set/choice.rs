@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Attempt, EndpointSet, Event, Picked, Unpicked};
-use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::balancer::{self, Balance, Candidate, Terms, mix, share_of};
 use crate::upstream::endpoint::{Endpoint, EndpointId, Ready};
 use crate::upstream::maglev::{Member, Table};
@@ -212,9 +211,9 @@ impl EndpointSet {
     /// The tier that a connection goes to, and the last that serves: with it, or before it, one has to come free.
     fn draw_tier(&self, asking: Asking<'_>, any_untried: bool, rng: &mut fastrand::Rng) -> (u16, u16) {
         let spill_over = self.settings.spill_over;
-        let is_full = |tier: &&Tier| tier.keeps(spill_over) >= 1.0;
+        let keeps_all = |tier: &&Tier| tier.keeps(spill_over) >= 1.0;
         let alive = || self.tiers.iter().filter(|tier| tier.counts.alive > 0);
-        let serves = alive().find(is_full).or_else(|| alive().last()).map_or(0, |tier| tier.number);
+        let serves = alive().find(keeps_all).or_else(|| alive().next_back()).map_or(0, |tier| tier.number);
         let mut wanted = alive().filter(|tier| !any_untried || tier.counts.untried > 0).peekable();
         while let Some(tier) = wanted.next() {
             let keeps = tier.keeps(spill_over);
@@ -302,37 +301,6 @@ impl EndpointSet {
         for of_tier in seen.chunk_by(|a, b| a.0 == b.0) {
             let [(number, _), ..] = of_tier else { continue };
             tiers.push(Tier { number: *number, zones: of_tier.len(), counts: Counts::default() });
-        }
-    }
-
-    /// How many are at their limit, and what that is: for whoever asks why he waits.
-    pub(in crate::upstream) fn full(&self, now: Instant) -> (usize, u32) {
-        let full = self.members().filter(|member| member.ready(now) == Ready::Full).count();
-        (full, self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX))
-    }
-
-    /// Why nobody can be picked.
-    fn nobody(&self, now: Instant) -> Failure {
-        let unavailable =
-            |detail: &str| Failure::upstream(Stage::Route, Reason::DestinationUnavailable, detail);
-        if self.members().next().is_none() {
-            return match self.known {
-                true => unavailable("the upstream has no endpoints"),
-                false => {
-                    unavailable("the upstream's endpoints are not known yet: its name has not been resolved")
-                        .mend("look at the DNS: nuncio keeps asking, and serves as soon as it answers")
-                }
-            };
-        }
-        const NAMED: usize = 4;
-        let mut detail =
-            self.members().take(NAMED).map(|endpoint| endpoint.why_not(now)).collect::<Vec<_>>().join("; ");
-        if let more @ 1.. = self.members().count().saturating_sub(NAMED) {
-            detail += &format!("; and {more} more");
-        }
-        match self.members().any(|endpoint| endpoint.ready(now) == Ready::CircuitOpen) {
-            true => Failure::upstream(Stage::Route, Reason::CircuitOpen, detail),
-            false => unavailable(&detail),
         }
     }
 }

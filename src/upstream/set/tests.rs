@@ -8,7 +8,6 @@ mod zones;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::failure::{Reason, Stage};
 use crate::upstream::balancer::Balance;
 
 struct Story {
