@@ -164,14 +164,15 @@ impl Endpoint {
 
     /// Is it back, after it was held out by its checks or its circuit? Then it begins anew. A trial is no return.
     pub(super) fn look_whether_back(&mut self, now: Instant) {
-        match self.ready(now) {
-            Ready::Yes | Ready::Full if self.is_out && self.breaker.state(now) == State::Closed => {
-                self.is_out = false;
-                self.warming_since = Some(now);
-            }
-            Ready::Yes | Ready::Full | Ready::Leaving | Ready::NoWeight => {}
-            Ready::Down | Ready::CircuitOpen => self.is_out = true,
+        let is_in = match self.ready(now) {
+            Ready::Yes | Ready::Full => self.breaker.state(now) == State::Closed,
+            Ready::Leaving | Ready::NoWeight => return,
+            Ready::Down | Ready::CircuitOpen => false,
+        };
+        if is_in && self.is_out {
+            self.warming_since = Some(now);
         }
+        self.is_out = !is_in;
     }
 
     /// Its weight at `now`, in the balancer's unit: all of it, or what it has come to if the set starts slowly.
