@@ -12,7 +12,7 @@ use nuncio::failure::BreakerClass;
 use nuncio::upstream::breaker::{self, Mode, Trials};
 use nuncio::upstream::endpoint::{Endpoint, Ready};
 use nuncio::upstream::operator::Order;
-use nuncio::upstream::set::{Attempt, EndpointSet, Event};
+use nuncio::upstream::set::{Attempt, EndpointSet, Event, Unpicked};
 use nuncio::upstream::{EndpointSpec, Settings, State};
 
 const SCHEDULES: u64 = 4_000;
@@ -144,7 +144,8 @@ impl World {
                 }
                 self.live.push(Connection { attempt: picked.attempt, established: false, judged: false });
             }
-            Err(failure) => {
+            Err(Unpicked::Full) => panic!("there is no limit"),
+            Err(Unpicked::Nobody(failure)) => {
                 assert!(before.iter().all(|ready| *ready != Ready::Yes), "{failure}");
                 let kept_out =
                     self.orders.iter().all(|(drained, held)| *drained || *held == Some(Order::Open));

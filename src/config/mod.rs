@@ -8,6 +8,7 @@
 
 mod across;
 mod breaker;
+mod endpoints;
 mod file;
 mod kinds;
 mod listeners;

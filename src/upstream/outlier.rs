@@ -26,7 +26,7 @@ impl EndpointSet {
     /// After a failure: opens the circuit of an endpoint that does so much worse than the others.
     pub(super) fn compare(&mut self, id: EndpointId, now: Instant, rng: &mut fastrand::Rng) {
         let (Some(factor), minimum) = (self.breaker.outlier, self.breaker.minimum.max(1)) else { return };
-        let Some(place) = self.endpoints.iter().position(|endpoint| endpoint.id == id) else { return };
+        let Some(place) = self.place_of(id) else { return };
         let (mut rate, mut others) = (None, Vec::new());
         for (at, endpoint) in self.endpoints.iter_mut().enumerate().filter(|(_, member)| !member.leaving) {
             let (well, failed) = endpoint.breaker.counted(now);

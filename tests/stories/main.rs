@@ -14,6 +14,7 @@ mod balance;
 mod breaker;
 #[cfg(test)]
 mod check_account;
+mod choice;
 #[cfg(test)]
 mod churn;
 #[cfg(test)]
