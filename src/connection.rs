@@ -6,6 +6,7 @@
 
 mod secure;
 mod verdict;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,7 +77,10 @@ pub fn serve<H: Send>(
         let mut record = Record::open(&listener.journal, &listener.name, &accepted.client, accepted.at);
         let ending = match Box::pin(begin(accepted, &listener, moved, &mut record)).await {
             Ok(mut served) => {
-                let ended = served.relay(&listener.drain, record.flow()).await;
+                let ended = match served.target.judged_by.is_watched() {
+                    false => served.relay(&listener.drain, record.flow()).await,
+                    true => watch::relay(&mut served, &listener.drain, record.flow()).await,
+                };
                 Box::pin(settle(served, ended, &listener, &mut record)).await
             }
             Err(ending) => ending,
@@ -439,12 +443,12 @@ async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: 
         return ending(verdict::of_cancelling(&ended, &target), record);
     };
     drop(place);
-    let early_close = target.early_close;
-    let early = ended.closed_after <= early_close;
+    let by = &target.judged_by;
+    let early = ended.closed_after <= by.early_close;
     let verdict = verdict::judge(&ended, early, target.relay.on_truncation, target.tls.as_deref());
-    match verdict.class {
+    match verdict::class(&verdict, &ended, by) {
         // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
-        None if since.elapsed() <= early_close && !ended.upstream_spoke => drop(lease),
+        None if since.elapsed() <= by.lasting() && !ended.upstream_spoke => drop(lease),
         class => lease.ended(Instant::now(), class),
     }
     let mut ending = ending(verdict, record);

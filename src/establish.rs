@@ -105,10 +105,33 @@ pub struct Target {
     pub retry: backoff::Settings,
     /// How bytes are relayed afterwards.
     pub relay: relay::Settings,
-    /// How soon an end without a byte counts against the endpoint.
-    pub early_close: Duration,
+    /// What counts against the endpoint once it is established.
+    pub judged_by: JudgedBy,
     /// Connections that are ready before a client comes, where some are to be.
     pub pool: Option<warm::Pool>,
+}
+
+/// What counts against an endpoint whose connection was established.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JudgedBy {
+    /// How soon an end without a byte does.
+    pub early_close: Duration,
+    /// How soon a later one does.
+    pub zero_byte: Option<Duration>,
+    /// How late the first byte of the first answer does.
+    pub slow_first_byte: Option<Duration>,
+}
+
+impl JudgedBy {
+    /// How long a connection has to live without a word until that says anything for its endpoint.
+    pub fn lasting(&self) -> Duration {
+        self.early_close.max(self.zero_byte.unwrap_or_default())
+    }
+
+    /// Does it matter when the server says its first words?
+    pub fn is_watched(&self) -> bool {
+        self.zero_byte.is_some() || self.slow_first_byte.is_some()
+    }
 }
 
 impl Target {
@@ -216,7 +239,7 @@ pub async fn establish(
         // An endpoint that our own deadline left less than its due has shown nothing: a connection that waited long in the
         // queue would otherwise open the circuits of healthy endpoints.
         let cut_short = out_of_time_now && took < target.timeouts.due(failure.stage);
-        let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
+        let class = failure.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
         if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
@@ -504,12 +527,11 @@ fn broken_at_the_end(error: &std::io::Error) -> Failure {
 fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
     let limit = humantime::format_duration(target.timeouts.establish);
     match last {
-        Some(Failure { stage, side, detail, mend, .. }) => Failure {
-            stage,
+        Some(last) => Failure {
             reason: Reason::EstablishTimeout,
-            side,
-            detail: format!("not established within {limit} (timeouts.establish); last: {detail}").into(),
-            mend,
+            detail: format!("not established within {limit} (timeouts.establish); last: {}", last.detail)
+                .into(),
+            ..last
         },
         None => Failure::upstream(
             Stage::Connect,

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Face;
 use super::guard::{self, Reached};
+use super::orders;
 use crate::drain::Watch;
 use crate::metrics;
 use crate::record::ConnectionView;
@@ -29,6 +30,10 @@ const PATHS: &str = "\
 /api/v1/upstreams             upstreams, endpoints, health and circuits
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
 /api/v1/connections/{id}      one connection, open or lately ended
+
+Through the Unix socket also, with POST:
+/api/v1/upstreams/{name}/endpoints/{address}/{order}
+      drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
 ";
 
 /// The site.
@@ -38,7 +43,7 @@ pub(super) struct Site {
 }
 
 type Answer = Response<Full<Bytes>>;
-type Refusal = (StatusCode, String);
+pub(super) type Refusal = (StatusCode, String);
 
 /// A page of connections.
 #[derive(Serialize)]
@@ -56,13 +61,20 @@ impl Site {
 
     /// Answers any request.
     pub(super) fn answer<B>(&self, request: &Request<B>, reached: Reached) -> Answer {
-        let answer =
-            guard::check(request.uri(), request.headers(), reached).and_then(|()| self.page(request));
+        let answer = guard::check(request.uri(), request.headers(), reached)
+            .and_then(|()| self.page(request, reached));
         answer.unwrap_or_else(|(status, words)| respond(status, TEXT, format!("{words}\n")))
     }
 
-    fn page<B>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
+    fn page<B>(&self, request: &Request<B>, reached: Reached) -> Result<Answer, Refusal> {
         let path = request.uri().path();
+        if let Some(ordered) = orders::read(path) {
+            if *request.method() != Method::POST {
+                return Ok(wrong_method("POST", "this is an order: POST\n"));
+            }
+            let now_are = orders::carry_out(&ordered?, reached, &*self.face)?;
+            return Ok(json(&now_are, false));
+        }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(
             path,
@@ -77,10 +89,7 @@ impl Site {
             return Err((StatusCode::NOT_FOUND, format!("there is no such page. There are:\n{PATHS}")));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer =
-                respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "this page is for reading: GET or HEAD\n");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Ok(answer);
+            return Ok(wrong_method("GET, HEAD", "this page is for reading: GET or HEAD\n"));
         }
         let query = Query::read(request.uri().query().unwrap_or_default())
             .map_err(|words| (StatusCode::BAD_REQUEST, words))?;
@@ -171,7 +180,7 @@ impl Query {
 }
 
 /// A value of a query with its `%XX` and `+` read.
-fn decoded(text: &str) -> Result<String, String> {
+pub(super) fn decoded(text: &str) -> Result<String, String> {
     let wrong = || format!("'{}' is not a query's value: %XX stands for a byte", text.escape_debug());
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -201,6 +210,12 @@ fn json(value: &impl Serialize, pretty: bool) -> Answer {
         Ok(text) => respond(StatusCode::OK, JSON, text + "\n"),
         Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
     }
+}
+
+fn wrong_method(allowed: &'static str, words: &'static str) -> Answer {
+    let mut answer = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, words);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

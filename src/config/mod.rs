@@ -7,6 +7,7 @@
 //! Leaves the files that the configuration names to `tls`.
 
 mod across;
+mod breaker;
 mod endpoints;
 mod file;
 mod kinds;

@@ -2,7 +2,8 @@
 //!
 //! Here is the shell that connections, discovery, health checks and the admin share: one lock held for a pick or a
 //! settlement, one seeded generator, the queue, and the observer, who is told outside of the lock. The rules are in the
-//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], [`balancer`].
+//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], `outlier` (who does worse than the others),
+//! [`operator`] (who was ordered what), [`balancer`].
 
 pub mod balancer;
 pub mod breaker;
@@ -10,6 +11,8 @@ pub mod endpoint;
 pub mod freshness;
 pub mod latency;
 pub mod maglev;
+pub mod operator;
+mod outlier;
 pub mod pool;
 pub mod queue;
 pub mod sessions;
@@ -23,6 +26,7 @@ use std::time::{Duration, Instant};
 pub use breaker::State;
 pub use endpoint::EndpointId;
 pub use freshness::SourceView;
+pub use operator::Order;
 pub use queue::Place;
 pub use sessions::{Session, Sessions, Whereabouts};
 pub use view::{EndpointView, UpstreamView};
@@ -30,6 +34,7 @@ pub use view::{EndpointView, UpstreamView};
 use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
 use crate::failure::{BreakerClass, Failure};
+use breaker::{Mode, Transition};
 use freshness::Freshness;
 use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
 
@@ -124,6 +129,8 @@ impl EndpointSpec {
 pub trait Observer: Send + Sync {
     /// An endpoint's circuit changed.
     fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str);
+    /// Its rules came to that, and something else is in force: shadow mode, or an operator's word.
+    fn breaker_shadow(&self, _upstream: &str, _endpoint: &str, _to: State, _why: &str) {}
     /// Active checks flipped an endpoint.
     fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str);
     /// Connections are let through open circuits from now on, or no longer.
@@ -304,6 +311,11 @@ impl Upstream {
         self.change(|core| core.set.forget_health());
     }
 
+    /// Carries an operator's order out; `false`: there is no endpoint of that name.
+    pub fn operate(&self, endpoint: &str, order: Order, now: Instant) -> bool {
+        self.change(|core| core.set.operate(endpoint, order, now)) > 0
+    }
+
     /// The members, for health checks.
     pub fn endpoints(&self) -> Vec<(EndpointId, EndpointSpec)> {
         let core = self.lock();
@@ -350,9 +362,10 @@ impl Upstream {
         };
         for event in events {
             match event {
-                Event::Breaker(endpoint, transition) => {
-                    self.observer.breaker(&self.name, &endpoint, transition.to, &transition.why);
-                }
+                Event::Breaker(endpoint, Transition { to, why, mode }) => match mode {
+                    Mode::Enforced => self.observer.breaker(&self.name, &endpoint, to, &why),
+                    Mode::Shadow => self.observer.breaker_shadow(&self.name, &endpoint, to, &why),
+                },
                 Event::Health { endpoint, up, why } => self.observer.health(&self.name, &endpoint, up, &why),
                 Event::Panic(on) => self.observer.panic(&self.name, on),
             }
@@ -408,6 +421,27 @@ impl Lease {
     pub fn established(&mut self, now: Instant, took: Duration) {
         if let Some(attempt) = &mut self.attempt {
             self.upstream.change(|core| core.set.established(attempt, now, took));
+        }
+    }
+
+    /// Its client awaits its first answer: until that comes, living on says nothing.
+    pub fn asks(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.upstream.change(|core| core.set.asks(attempt, now));
+        }
+    }
+
+    /// The server said its first words, and in time.
+    pub fn answers(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.upstream.change(|core| core.set.answers(attempt, now));
+        }
+    }
+
+    /// It goes on, and has failed all the same: its end says nothing more.
+    pub fn failed_meanwhile(&mut self, now: Instant, class: BreakerClass) {
+        if let Some(attempt) = &mut self.attempt {
+            self.upstream.change(|core| core.set.failed_meanwhile(attempt, now, class, &mut core.rng));
         }
     }
 

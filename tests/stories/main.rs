@@ -11,6 +11,8 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod check_account;
 mod choice;
 #[cfg(test)]
@@ -49,6 +51,8 @@ mod mailboxes;
 mod messages;
 #[cfg(test)]
 mod mysql;
+#[cfg(all(test, unix))]
+mod operator;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
