@@ -78,7 +78,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.counts.lock().leave(self.source, self.counts_by_source);
+        self.counts.lock().leave(self.counts_by_source.then_some(self.source));
     }
 }
 
@@ -126,7 +126,7 @@ impl Gate {
         let user = self.check_user(accepted).await?;
         let source = user.map_or_else(|| accepted.client.source_key(), |uid| SourceKey::User(Some(uid)));
         let counts_by_source = self.proxies.is_none();
-        self.counts.lock().enter(self, source, counts_by_source, now)?;
+        self.counts.lock().enter(self, counts_by_source.then_some(source), now)?;
         Ok(Ticket { user, source, counts_by_source, counts: self.counts.clone() })
     }
 
@@ -281,13 +281,7 @@ impl Counts {
 }
 
 impl Inside {
-    fn enter(
-        &mut self,
-        gate: &Gate,
-        source: SourceKey,
-        counts_by_source: bool,
-        now: Instant,
-    ) -> Result<(), Failure> {
+    fn enter(&mut self, gate: &Gate, source: Option<SourceKey>, now: Instant) -> Result<(), Failure> {
         if self.open >= gate.connections {
             let detail = format!(
                 "as many connections of this listener are open as may be: {} (`connections`)",
@@ -295,7 +289,7 @@ impl Inside {
             );
             return Err(limited(Side::Ambassador, detail));
         }
-        if counts_by_source {
+        if let Some(source) = source {
             self.has_room_for(gate, source)?;
         }
         // Last, so that who is turned away at a cap uses up none of the rate.
@@ -306,7 +300,7 @@ impl Inside {
             return Err(limited(Side::Ambassador, detail));
         }
         self.open += 1;
-        if counts_by_source {
+        if let Some(source) = source {
             *self.by_source.entry(source).or_default() += 1;
         }
         Ok(())
@@ -340,11 +334,9 @@ impl Inside {
         takes
     }
 
-    fn leave(&mut self, source: SourceKey, counts_by_source: bool) {
+    fn leave(&mut self, source: Option<SourceKey>) {
         self.open = self.open.saturating_sub(1);
-        if !counts_by_source {
-            return;
-        }
+        let Some(source) = source else { return };
         if let Some(count) = self.by_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {

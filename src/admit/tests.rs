@@ -115,10 +115,10 @@ async fn a_wave_of_sources_leaves_no_table_behind() {
     let gate = gate(Settings::default());
     let source = |n: u32| SourceKey::Ip(IpAddr::from(n.to_be_bytes()));
     for n in 0..20_000 {
-        counts.lock().enter(&gate, source(n), Instant::now()).unwrap();
+        counts.lock().enter(&gate, Some(source(n)), Instant::now()).unwrap();
     }
     for n in 0..20_000 {
-        counts.lock().leave(source(n));
+        counts.lock().leave(Some(source(n)));
     }
     assert!(counts.lock().by_source.capacity() < 4096);
 }
@@ -260,4 +260,45 @@ mod users {
         let problem = Gate::new(&settings).unwrap_err();
         assert!(problem.starts_with("allow_users: ") && problem.contains("'no-such-user'"), "{problem}");
     }
+}
+
+/// Who connects through a proxy is judged by where it comes from itself, and counts against its own cap; the proxy's own
+/// network is asked for before.
+#[tokio::test]
+async fn whom_a_proxy_brings_is_judged_as_if_it_had_come_itself() {
+    let network = |text: &str| text.parse::<IpNet>().unwrap();
+    let gate = gate(Settings {
+        allow: vec![network("192.0.2.0/24")],
+        proxies: Some(vec![network("10.0.0.0/8")]),
+        connections_per_source: Some(1),
+        ..Settings::default()
+    });
+    assert_eq!(verdict(&gate, "192.0.2.1:9").await, Err(Reason::AdmissionDenied), "a client is no proxy");
+    let now = Instant::now();
+    let mut tickets = Vec::new();
+    for _ in 0..3 {
+        tickets.push(gate.admit(&from("10.0.0.1:9").await, now).await.unwrap());
+    }
+    let [first, second, third] = &mut tickets[..] else { unreachable!() };
+    let behind = |ticket: &mut Ticket, ip: &str| gate.admit_behind(ticket, Some(ip.parse().unwrap()));
+    behind(first, "192.0.2.1").unwrap();
+    assert_eq!(first.source(), SourceKey::Ip("192.0.2.1".parse().unwrap()));
+    assert_eq!(behind(second, "::ffff:192.0.2.1").unwrap_err().reason, Reason::ConnectionLimitReached);
+    assert_eq!(behind(third, "198.51.100.1").unwrap_err().reason, Reason::AdmissionDenied);
+    behind(third, "192.0.2.2").unwrap();
+    // The proxy for itself: a check of its own.
+    gate.admit_behind(second, None).unwrap();
+    tickets.remove(0);
+    let mut again = gate.admit(&from("10.0.0.1:9").await, now).await.unwrap();
+    behind(&mut again, "192.0.2.1").unwrap();
+    drop((again, tickets));
+    let inside = gate.counts.lock();
+    assert_eq!((inside.open, inside.by_source.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn without_networks_of_proxies_only_this_hosts_are_heard() {
+    let gate = gate(Settings { proxies: Some(Vec::new()), ..Settings::default() });
+    assert_eq!(verdict(&gate, "127.0.0.1:9").await, Ok(()));
+    assert_eq!(verdict(&gate, "10.0.0.1:9").await, Err(Reason::AdmissionDenied));
 }

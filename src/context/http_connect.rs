@@ -307,10 +307,16 @@ mod tests {
     #[test]
     fn the_answers_say_where_it_leads_or_why_not() {
         let granted = granted(&Grant { id: "ID", endpoint: Some("db1:5432"), attempts: 2 });
-        insta::assert_snapshot!(String::from_utf8(granted).unwrap().replace('\r', ""), @"");
+        insta::assert_snapshot!(String::from_utf8(granted).unwrap().replace('\r', ""), @r#"
+        HTTP/1.1 200 Connection established
+        Proxy-Status: nuncio; next-hop="db1:5432"
+        Nuncio-Connection: ID
+        Nuncio-Endpoint: db1:5432
+        Nuncio-Attempts: 2
+        "#);
         let failure =
             Failure::upstream(Stage::Connect, Reason::ConnectionRefused, "db1:5432 said \"n\u{f6}\"\r\nX: y");
-        insta::assert_snapshot!(refusal(&Request::default(), &failure).replace('\r', ""), @"");
+        insta::assert_snapshot!(refusal(&Request::default(), &failure).replace('\r', ""), @"XX");
     }
 
     /// Nothing that a server or a client chose the words of can add a header, or end the head.

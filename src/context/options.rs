@@ -102,7 +102,10 @@ impl Options {
 fn duration(text: &str) -> Option<Duration> {
     // humantime 2.4 overflows on sums near u64::MAX seconds; numbers this short cannot come near.
     let digits = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
-    let duration = humantime::parse_duration(text).ok().filter(|_| text.len() <= 32 && digits <= 9)?;
+    if text.len() > 32 || digits > 9 {
+        return None;
+    }
+    let duration = humantime::parse_duration(text).ok()?;
     (duration > Duration::ZERO && duration <= LONGEST).then_some(duration)
 }
 

@@ -238,11 +238,12 @@ fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// As text, bounded, where it is one; else in hexadecimal.
+/// As text, bounded, where it is a plain one; else in hexadecimal.
 fn name(value: &[u8]) -> Option<Box<str>> {
     const LONGEST: usize = 255;
     let value = value.get(..LONGEST).unwrap_or(value);
-    let text = std::str::from_utf8(value).ok().filter(|text| !text.chars().any(char::is_control));
+    let is_plain = value.iter().all(u8::is_ascii_graphic);
+    let text = std::str::from_utf8(value).ok().filter(|_| is_plain);
     let text = text.map_or_else(|| value.iter().map(|byte| format!("{byte:02x}")).collect(), str::to_owned);
     Some(text.into_boxed_str()).filter(|text| !text.is_empty())
 }

@@ -159,6 +159,10 @@ impl Request {
         let [_, command, _, kind, address @ ..] = message else {
             return Err(odd("a SOCKS5 request is too short"));
         };
+        if ![1, 3, 4].contains(kind) {
+            self.code = Some(socks::ADDRESS_UNSUPPORTED);
+            return Err(odd(format!("SOCKS5 has no address type {kind}")));
+        }
         if *command != CONNECT {
             self.code = Some(socks::COMMAND_UNSUPPORTED);
             let detail =
@@ -184,10 +188,7 @@ impl Request {
             }
             _ => None,
         };
-        let Some(ip) = host else {
-            self.code = Some(socks::ADDRESS_UNSUPPORTED);
-            return Err(odd(format!("SOCKS5 has no address type {kind}")));
-        };
+        let Some(ip) = host else { return Err(odd("a SOCKS5 request is too short")) };
         if port == 0 {
             return Err(odd(format!("the client asks for port 0 of {ip}")));
         }
