@@ -119,6 +119,11 @@ impl Gate {
     pub async fn admit(&self, accepted: &Accepted, now: Instant) -> Result<Ticket, Failure> {
         if let ClientAddr::Tcp(peer) = &accepted.client {
             match &self.proxies {
+                // The address that it comes from is the one by which it would have left. That it is of this host all the same
+                // the kernel knows.
+                None if self.allow.is_empty() && is_redirected_here(accepted) => {
+                    owner(accepted, *peer)?;
+                }
                 None => self.check_network(peer.ip().to_canonical())?,
                 Some(proxies) => check_proxy(proxies, peer.ip().to_canonical())?,
             }
@@ -162,7 +167,7 @@ impl Gate {
             (ClientAddr::Unix { uid }, _) if anybody => return Ok(*uid),
             _ if anybody => return Ok(None),
             (ClientAddr::Unix { uid: Some(uid) }, _) => *uid,
-            (ClientAddr::Tcp(peer), ListenAddr::Tcp(local)) => owner(*local, *peer)?,
+            (ClientAddr::Tcp(peer), ListenAddr::Tcp(_)) => owner(accepted, *peer)?,
             _ => return Err(denied("the system does not tell which user the client is")),
         };
         if self.users.contains(&uid) || self.has_group(accepted) {
@@ -201,6 +206,13 @@ impl Gate {
     }
 }
 
+/// Was it redirected to loopback? What another host sends does not arrive there, unless it was made to (route_localnet).
+fn is_redirected_here(accepted: &Accepted) -> bool {
+    let on_loopback =
+        matches!(&accepted.local, ListenAddr::Tcp(local) if local.ip().to_canonical().is_loopback());
+    accepted.redirected_from.is_some() && on_loopback
+}
+
 /// Only from a proxy that is known a client's address is taken.
 fn check_proxy(proxies: &[IpNet], ip: IpAddr) -> Result<(), Failure> {
     let may = if proxies.is_empty() { ip.is_loopback() } else { is_in(proxies, ip) };
@@ -220,14 +232,22 @@ fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
 }
 
 /// The user behind a TCP client, which only this host's kernel can tell.
-fn owner(local: SocketAddr, peer: SocketAddr) -> Result<u32, Failure> {
-    if !peer.ip().to_canonical().is_loopback() {
+fn owner(accepted: &Accepted, peer: SocketAddr) -> Result<u32, Failure> {
+    if !peer.ip().to_canonical().is_loopback() && !is_redirected_here(accepted) {
         return Err(denied(format!("{peer} is not on loopback, and only there a TCP client has a user"))
             .mend(
                 "with `allow_users` or `allow_groups` let clients connect to 127.0.0.1, ::1 or a Unix socket",
             ));
     }
-    socket::owner_of_peer(local, peer).map_err(|why| {
+    // The client's own socket knows nothing of being redirected.
+    let connected_to = match (accepted.redirected_from, &accepted.local) {
+        (Some(destination), _) => destination,
+        (None, ListenAddr::Tcp(local)) => *local,
+        (None, ListenAddr::Unix(_) | ListenAddr::Systemd(_)) => {
+            return Err(denied("the system does not tell which user the client is"));
+        }
+    };
+    socket::owner_of_peer(connected_to, peer).map_err(|why| {
         denied(why).mend(
             "the client must still hold its connection when it is let in, and must not come from another network \
              namespace; a Unix socket always tells its user",

@@ -117,6 +117,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "protocol",
             "record",
             "relay",
+            "route",
             "socket",
             "tls",
             "upstream",

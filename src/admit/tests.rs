@@ -18,8 +18,13 @@ async fn loopback() -> (TcpStream, Accepted) {
     let client = TcpStream::connect(local).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
     let (stream, client_addr) = (Stream::Tcp(stream), ClientAddr::Tcp(peer));
-    let accepted =
-        Accepted { stream, client: client_addr, local: ListenAddr::Tcp(local), at: Instant::now() };
+    let accepted = Accepted {
+        stream,
+        client: client_addr,
+        local: ListenAddr::Tcp(local),
+        redirected_from: None,
+        at: Instant::now(),
+    };
     (client, accepted)
 }
 
@@ -140,7 +145,7 @@ mod users {
         let uid = Some(server.peer_cred().unwrap().uid());
         let local = ListenAddr::Unix("/run/orders.sock".into());
         let (stream, client_addr) = (Stream::Unix(server), ClientAddr::Unix { uid });
-        (client, Accepted { stream, client: client_addr, local, at: Instant::now() })
+        (client, Accepted { stream, client: client_addr, local, redirected_from: None, at: Instant::now() })
     }
 
     fn only_users(users: &[&str]) -> Gate {

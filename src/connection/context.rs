@@ -8,7 +8,6 @@ use tokio::time::timeout;
 
 use super::Listener;
 use crate::accept::Accepted;
-use crate::addr::ListenAddr;
 use crate::admit::Ticket;
 use crate::context::{Context, Grant, Hearing, Kind, Refusal};
 use crate::establish::Wish;
@@ -88,12 +87,10 @@ impl Speech {
     }
 }
 
-/// Where a redirected connection was going is what its client connected to, and by that the kernel knows it.
+/// Asks the kernel where a connection was going, where that matters.
 pub(super) fn as_connected(mut accepted: Box<Accepted>, listener: &Listener) -> Box<Accepted> {
-    if listener.context == Kind::OriginalDestination
-        && let Some(destination) = accepted.stream.original_destination()
-    {
-        accepted.local = ListenAddr::Tcp(destination);
+    if listener.context == Kind::OriginalDestination {
+        accepted.redirected_from = accepted.stream.original_destination();
     }
     accepted
 }

@@ -282,7 +282,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_in_the_words_that_the_client_awaits_then() {
-        let cases: [(Vec<u8>, &str, &[u8], Option<&[u8]>); 9] = [
+        /// What the client says, what the failure says, what was answered till then, and how the refusal begins.
+        type Case<'a> = (Vec<u8>, &'a str, &'a [u8], Option<&'a [u8]>);
+        let cases: [Case<'_>; 9] = [
             (b"GET / HTTP/1.1\r\n\r\n".into(), "it begins as HTTP does", &[], None),
             (vec![0x16, 3, 1], "it begins with TLS", &[], None),
             (vec![4, 1, 0, 80], "SOCKS4", &[], Some(&[0, 0x5b, 0, 0, 0, 0, 0, 0])),

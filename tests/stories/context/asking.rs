@@ -193,7 +193,6 @@ fn an_endpoint_that_is_asked_for_is_the_only_one_that_is_tried() {
             &client,
             format!("CONNECT db.test:5432 HTTP/1.1\r\nNuncio-Endpoint: {endpoint}\r\n\r\n").as_bytes(),
         );
-        half_close(&client);
         head(&client)
     };
     for _ in 0..4 {
@@ -277,9 +276,10 @@ fn a_connection_that_nothing_redirected_is_refused() {
     let pki = Pki::generate();
     let upstream = Upstream::start(&pki);
     let mut scene = Scene::of(&asking(&pki, "original_destination", &[upstream.address()], ""));
-    let client = clients::connect(scene.address());
-    let (answer, _) = rest(&client);
-    assert!(answer.is_empty());
+    // An error: it is turned away so fast that connect(2) tells of it.
+    if let Ok(client) = clients::reach(scene.address()) {
+        assert!(rest(&client).0.is_empty());
+    }
     let record = scene.one_record();
     assert_eq!((&record["reason"], upstream.accepted()), (&"destination_not_found".into(), 0), "{record:#}");
 }

@@ -5,6 +5,8 @@ mod malformed;
 #[cfg(unix)]
 mod programs;
 mod proxies;
+#[cfg(target_os = "linux")]
+mod redirected;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +17,7 @@ use super::harness::pki::{Pki, SERVER_NAME};
 /// A file with a listener `test` that has these keys, and an upstream `db`, over mutual TLS unless its keys say otherwise.
 fn file(pki: &Pki, listener: &str, at: &[SocketAddr], upstream: &str) -> String {
     let (ca, certificate, key) = (pki.ca(), &pki.client.certificate, &pki.client.key);
-    let endpoints = if upstream.contains("endpoints") { String::new() } else { endpoints(at) };
+    let endpoints = if at.is_empty() { String::new() } else { endpoints(at) };
     let identity = match upstream.contains("tls = \"off\"") {
         true => String::new(),
         false => format!("identity = \"test\"\nserver_name = \"{SERVER_NAME}\"\n"),

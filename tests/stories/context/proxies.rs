@@ -1,5 +1,6 @@
 //! A proxy before nuncio that says who its clients are.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::super::harness::scene::{Scene, half_close, rest, send};
@@ -85,7 +86,8 @@ fn a_stranger_cannot_say_who_it_is() {
     let mut scene = Scene::of(&file(&pki, &keys, &[upstream.address()], ""));
     let header = b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 5432\r\nhello";
     let stranger = clients::connect_from(Ipv4Addr::new(127, 0, 0, 3), scene.address());
-    send(&stranger, header);
+    // It may be gone before it has said so.
+    (&stranger).write_all(header).ok();
     assert!(rest(&stranger).0.is_empty());
     drop(stranger);
     let record = scene.one_record();
@@ -124,7 +126,8 @@ fn through(proxy: impl FnOnce(SocketAddr) -> Server, checks: bool) {
     }
     drop(proxy);
     for record in scene.ambassador.records() {
-        assert!(record.get("reason").is_none(), "{record:#}");
+        // HAProxy resets what it has seen to be there.
+        assert!(["success", "cancelled"].contains(&record["outcome"].as_str().unwrap()), "{record:#}");
     }
 }
 
