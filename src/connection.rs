@@ -191,10 +191,7 @@ async fn walk(
     };
     let asked = asked.map_err(|unopened| no_opening(unopened, client))?;
 
-    let decided = route::decide(&listener.route, ticket.source(), &asked).and_then(|route| {
-        let target = listener.targets.get(&route.upstream).ok_or_else(|| no_such_upstream(&route))?;
-        Ok((route, target))
-    });
+    let decided = context::decide(listener, &ticket, &asked);
     let (route, target) = decided.map_err(|failure| Stop::No(Heard::Opening(Vec::new()), failure))?;
     speech.protocol = target.protocol;
     let told = |failure| Stop::Over(left_for(Some(failure), false));
@@ -224,8 +221,12 @@ async fn walk(
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
     record.relaying();
+    record.flow().add_sent(opening.bytes.len());
     let offer = secure::offer(client, listener);
-    let (greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
+    let (mut greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
+    if let (Some(greeting), Offer::Required) = (&mut greeting, offer) {
+        greeting.asks_within(listener.preface_timeout);
+    }
     Ok(Walked { lease, reached, greeting, target: target.clone(), held: (ticket, session) })
 }
 
@@ -363,7 +364,11 @@ async fn hear_out(
         heard = ask(target, negotiated, client, listener) => heard,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
     };
-    heard.map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener))
+    heard.map_err(|unopened| {
+        let interview = target.protocol.interview(negotiated, secure::offer(client, listener));
+        let heard = Heard::Greeted(interview.map_or_else(Vec::new, |talk| talk.unanswered()));
+        unopened_means(unopened, heard, trail, client, listener)
+    })
 }
 
 /// Asks the client; inside its own TLS once more, where it wants that first. `None`: there is nothing to ask.
@@ -561,11 +566,6 @@ fn broken_socket(error: &std::io::Error) -> Box<Ending> {
 
 fn draining(stage: Stage) -> Failure {
     Failure::new(stage, Reason::Draining, Side::Ambassador, "shutting down: no new connections are taken")
-}
-
-fn no_such_upstream(route: &route::Route) -> Failure {
-    let detail = format!("there is no upstream '{}'", route.upstream);
-    Failure::new(Stage::Route, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
 #[cfg(test)]

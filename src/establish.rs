@@ -4,11 +4,14 @@
 //! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, the words before TLS to `protocol`, TLS
 //! to `tls`, and what the client is told to `connection`.
 
+mod bound;
 mod http;
 mod login;
 mod pending;
+pub mod warm;
 mod wrapped;
 
+pub use bound::Wish;
 pub use http::HttpCheck;
 pub use pending::{Pending, secure, take_leave};
 
@@ -21,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::addr::{EndpointAddr, Host};
+use crate::addr::Host;
 use crate::backoff;
 use crate::converse::{Trouble, converse};
 use crate::dial;
@@ -32,7 +35,8 @@ use crate::protocol::{Asking, Negotiated, Protocol};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
-use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
+use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
+use bound::{Bound, out_of_time};
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -106,6 +110,16 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
+    /// Connections that are ready before a client comes, where some are to be.
+    pub pool: Option<warm::Pool>,
+}
+
+impl Target {
+    /// The upstream and what is kept ready for it.
+    pub fn view(&self, now: std::time::Instant) -> UpstreamView {
+        let pool = self.pool.as_ref().map(warm::Pool::view);
+        UpstreamView { pool, ..self.upstream.view(now) }
+    }
 }
 
 /// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
@@ -149,17 +163,6 @@ pub struct Reached {
     pub pending: Option<Box<Pending>>,
 }
 
-/// What a client wishes for its own connection, where that is less than the target allows.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wish<'a> {
-    /// Attempts, the first included.
-    pub attempts: Option<u32>,
-    /// The queue and all attempts together.
-    pub deadline: Option<Duration>,
-    /// This endpoint and no other.
-    pub endpoint: Option<&'a EndpointAddr>,
-}
-
 /// Waits for a place, then tries endpoints until one is established, an attempt fails for good, or the time is up.
 ///
 /// # Errors
@@ -181,12 +184,14 @@ pub async fn establish(
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
     for number in 1..=attempts {
-        let now = Instant::now().into_std();
-        let picked = match wish.endpoint {
-            None => target.upstream.pick(now, Some(source), &tried),
-            Some(endpoint) => target.upstream.pick_only(now, endpoint, tried.is_empty()),
+        let (queued, asked) = (trail.times.queue.unwrap_or_default(), Instant::now());
+        let left = deadline.saturating_duration_since(asked);
+        let leased = match wish.endpoint {
+            None => target.upstream.lease(Some(source), &tried, queued, left).await,
+            Some(endpoint) => target.upstream.lease_only(asked.into_std(), endpoint, tried.is_empty()),
         };
-        let mut lease = match picked {
+        trail.times.queue = Some(queued + asked.elapsed());
+        let mut lease = match leased {
             Ok(lease) => lease,
             // What was seen at an endpoint says more than that no other is left.
             Err(none_ready) => return Err(last.unwrap_or(none_ready)),
@@ -197,6 +202,13 @@ pub async fn establish(
         }
         tried.push(lease.id());
 
+        if let Some(warm) = target.pool.as_ref().and_then(|pool| pool.take(lease.id())) {
+            let endpoint = lease.label().clone();
+            trail.attempts.push(Attempt { endpoint, stage: None, reason: None, took: Duration::ZERO });
+            trail.times = warm::times(trail.times.queue, warm.age);
+            lease.established(Instant::now().into_std(), warm.took);
+            return Ok(Established { lease: Some((place, lease)), reached: warm.reached });
+        }
         let manner = Manner { opening, alone: false, ..Manner::of(target) };
         let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
@@ -493,38 +505,9 @@ async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> boo
     true
 }
 
-/// How long it may take to establish a connection, and by whose word.
-#[derive(Clone, Copy)]
-struct Bound {
-    limit: Duration,
-    set_by: &'static str,
-}
-
-impl Bound {
-    fn of(target: &Target, wish: Wish<'_>) -> Bound {
-        match wish.deadline.filter(|deadline| *deadline < target.timeouts.establish) {
-            Some(limit) => Bound { limit, set_by: "the client's own deadline" },
-            None => Bound { limit: target.timeouts.establish, set_by: "timeouts.establish" },
-        }
-    }
-}
-
-fn out_of_time(Bound { limit, set_by }: Bound, last: Option<Failure>) -> Failure {
-    let limit = humantime::format_duration(limit);
-    match last {
-        Some(Failure { stage, side, detail, mend, .. }) => Failure {
-            stage,
-            reason: Reason::EstablishTimeout,
-            side,
-            detail: format!("not established within {limit} ({set_by}); last: {detail}").into(),
-            mend,
-        },
-        None => Failure::upstream(
-            Stage::Connect,
-            Reason::EstablishTimeout,
-            format!("not established within {limit} ({set_by})"),
-        ),
-    }
+fn broken_at_the_end(error: &std::io::Error) -> Failure {
+    let detail = format!("the connection broke at the end of the TLS handshake: {error}");
+    Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
 }
 
 /// To whole milliseconds, for a person.

@@ -8,6 +8,7 @@
 
 mod across;
 mod contexts;
+mod endpoints;
 mod file;
 mod kinds;
 mod listeners;
@@ -146,6 +147,8 @@ pub struct Upstream {
     pub relay: relay::Settings,
     /// `required`: counts for /readyz
     pub required: bool,
+    /// `pool`: connections that are kept ready.
+    pub pool: Option<upstream::pool::Settings>,
 }
 
 /// `[listener.NAME]`

@@ -3,6 +3,8 @@
 //! Owns in whose words a client is spoken to: until it is told yes, in those in which it asked for a destination; from then on,
 //! and where nobody asks, in its protocol's. Leaves the words themselves to `context` and `protocol`.
 
+use std::sync::Arc;
+
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -10,13 +12,14 @@ use super::Listener;
 use crate::accept::Accepted;
 use crate::admit::Ticket;
 use crate::context::{Context, Grant, Hearing, Kind, Refusal};
-use crate::establish::Wish;
+use crate::establish::{Target, Wish};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::preface::{self, Unopened};
 use crate::protocol::{Offer, Protocol};
 use crate::record::ConnectionId;
 use crate::refuse::{self, Heard};
 use crate::relay::Leg;
+use crate::route::{self, Route};
 use crate::socket::Stream;
 use crate::trail::Trail;
 
@@ -123,6 +126,22 @@ fn original_destination(client: &Stream) -> Result<Context, Failure> {
                 .mend("redirect connections to it as packaging/nftables shows, and connect to the servers' own addresses"))
         }
     }
+}
+
+/// Which upstream it goes to.
+pub(super) fn decide<'a>(
+    listener: &'a Listener,
+    ticket: &Ticket,
+    asked: &Context,
+) -> Result<(Route, &'a Arc<Target>), Failure> {
+    let route = route::decide(&listener.route, ticket.source(), asked)?;
+    let target = listener.targets.get(&route.upstream).ok_or_else(|| no_such_upstream(&route))?;
+    Ok((route, target))
+}
+
+fn no_such_upstream(route: &Route) -> Failure {
+    let detail = format!("there is no upstream '{}'", route.upstream);
+    Failure::new(Stage::Route, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
 /// What is asked for on the way to the server.

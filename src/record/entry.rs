@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::ConnectionId;
+use super::context::Surroundings;
 use super::view::{AttemptView, ConnectionView, Millis, State, Timestamp, TlsView};
-use super::{ConnectionId, ContextView};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::metrics::{Series, Timed};
 use crate::relay::Flow;
@@ -24,7 +25,7 @@ pub(super) struct Entry {
     /// How much of the flow the counters have already.
     pub(super) counted: Counted,
     pub(super) relaying: OnceLock<Relaying>,
-    pub(super) context: OnceLock<Box<ContextView>>,
+    pub(super) surroundings: OnceLock<Box<Surroundings>>,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +115,8 @@ impl Entry {
         let (sent, received) = (self.flow.sent(), self.flow.received());
         let exchanges = Some(self.flow.exchanges()).filter(|exchanges| exchanges.count > 0);
         let state = if self.relaying.get().is_some() { State::Relaying } else { State::Establishing };
+        let surroundings = self.surroundings.get();
+        let process = surroundings.and_then(|surroundings| surroundings.process.as_ref());
         ConnectionView {
             id: self.id,
             state,
@@ -121,7 +124,9 @@ impl Entry {
             listener: self.listener.clone(),
             client: self.client().clone(),
             uid: known.and_then(|known| known.user),
-            context: self.context.get().cloned(),
+            pid: process.map(|(pid, _)| *pid),
+            process: process.and_then(|(_, name)| name.clone()),
+            context: surroundings.and_then(|surroundings| surroundings.context.clone()),
             upstream: known.and_then(|known| known.upstream.clone()),
             endpoint: known.and_then(|known| known.endpoint.clone()),
             outcome: None,
@@ -138,6 +143,7 @@ impl Entry {
             proxy_ms: times.proxy,
             negotiate_ms: times.negotiate,
             handshake_ms: times.handshake,
+            warm_ms: times.warm,
             first_byte_ms: self.flow.first_byte().map(Millis),
             duration_ms: Millis(duration),
             bytes_sent: sent,
@@ -155,7 +161,7 @@ impl Entry {
 
     /// Who connected; where a proxy did, who connected to that.
     pub(super) fn client(&self) -> &ClientAddr {
-        self.context.get().and_then(|context| context.source()).unwrap_or(&self.client)
+        self.surroundings.get().and_then(|surroundings| surroundings.source()).unwrap_or(&self.client)
     }
 
     /// As it is now.

@@ -21,10 +21,11 @@ use crate::context::{Context, Kind};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::{End, Open, Timed};
 use crate::relay::Flow;
-use crate::socket::TcpFacts;
+use crate::socket::{Process, TcpFacts};
 use crate::tls;
 use crate::trail::{Attempt, Times};
 
+use self::context::Surroundings;
 use self::entry::{Attempts, Counted, Entry, Relaying, Took};
 
 pub use self::context::ContextView;
@@ -110,7 +111,7 @@ impl Record {
             flow: Flow::default(),
             counted: Counted::default(),
             relaying: OnceLock::new(),
-            context: OnceLock::new(),
+            surroundings: OnceLock::new(),
         });
         journal.enter(&entry);
         let user = match client {
@@ -151,9 +152,9 @@ impl Record {
 
     /// What was told of it before its first byte; `None`: nothing, or nothing that could be understood. The first call counts.
     /// `process`: the client's, and how that calls itself.
-    pub fn tell(&mut self, kind: Kind, context: Option<&Context>, process: Option<(u32, Option<Box<str>>)>) {
-        if let Some(view) = ContextView::new(kind, context, process, &self.entry.client) {
-            self.entry.context.get_or_init(|| Box::new(view));
+    pub fn tell(&mut self, kind: Kind, context: Option<&Context>, process: Option<Process>) {
+        if let Some(known) = Surroundings::new(kind, context, process, &self.entry.client) {
+            self.entry.surroundings.get_or_init(|| Box::new(known));
         }
     }
 
@@ -219,7 +220,7 @@ impl Record {
         let cause = ending.failure.as_ref().map(|failure| (failure.reason, failure.side));
         known.series.ended(End { outcome: ending.outcome, stage, cause }, duration);
         self.open = None;
-        let quiet = ending.quiet && !entry.context.get().is_some_and(|context| context.asks());
+        let quiet = ending.quiet && !entry.surroundings.get().is_some_and(|surroundings| surroundings.asks());
         let mut view = entry.view(Some(known), duration);
         let AtEnd { tcp, client_tls } = self.at_end.take().map(|at_end| *at_end).unwrap_or_default();
         view.client_tls = client_tls.map(|summary| self.journal.smaller(summary));
@@ -270,7 +271,7 @@ impl ConnectionView {
 
 /// The steps that were taken, as the histogram names them.
 fn steps(times: &Times) -> impl Iterator<Item = (Timed, Duration)> {
-    let Times { queue, resolve, connect, proxy, negotiate, handshake } = *times;
+    let Times { queue, resolve, connect, proxy, negotiate, handshake, warm: _ } = *times;
     let all = [
         (Timed::Queue, queue),
         (Timed::Resolve, resolve),

@@ -27,6 +27,12 @@ pub struct ConnectionView {
     /// The user id of the client's process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// The process of a client on a Unix socket. For a person to read: it may be another one by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What that process calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Box<str>>,
     /// What was told of it before its first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<Box<ContextView>>,
@@ -78,6 +84,9 @@ pub struct ConnectionView {
     /// TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_ms: Option<Millis>,
+    /// None of these: the connection was ready, and had been for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_ms: Option<Millis>,
     /// From the start of the relay to the upstream's first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<Millis>,
@@ -247,6 +256,8 @@ impl ConnectionView {
         line.quoted("listener", &self.listener);
         line.pair("client", &self.client);
         line.known("uid", self.uid);
+        line.known("pid", self.pid);
+        line.maybe_quoted("process", self.process.as_deref());
         if let Some(context) = &self.context {
             context.write(&mut line);
         }
@@ -267,6 +278,7 @@ impl ConnectionView {
         line.known("proxy_ms", self.proxy_ms);
         line.known("negotiate_ms", self.negotiate_ms);
         line.known("handshake_ms", self.handshake_ms);
+        line.known("warm_ms", self.warm_ms);
         line.known("first_byte_ms", self.first_byte_ms);
         line.known("exchanges", self.exchanges);
         line.known("exchange_p50_ms", self.exchange_p50_ms);

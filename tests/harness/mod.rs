@@ -10,6 +10,7 @@ pub mod brokers;
 pub mod clients;
 pub mod config;
 #[cfg(unix)]
+pub mod delayer;
 pub mod dovecot;
 pub mod hostile;
 pub mod http;

@@ -11,6 +11,9 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod check_account;
+mod choice;
+#[cfg(test)]
 mod churn;
 #[cfg(test)]
 mod circuit;
@@ -36,6 +39,8 @@ mod http_check;
 mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
+#[cfg(test)]
+mod ldap_and_xmpp;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
@@ -68,5 +73,6 @@ mod sqlserver;
 mod table;
 #[cfg(test)]
 mod upstreams;
+mod warm;
 #[cfg(test)]
 mod windows;

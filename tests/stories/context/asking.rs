@@ -283,3 +283,32 @@ fn a_connection_that_nothing_redirected_is_refused() {
     let record = scene.one_record();
     assert_eq!((&record["reason"], upstream.accepted()), (&"destination_not_found".into(), 0), "{record:#}");
 }
+
+/// A client on a Unix socket is told by its user and its process, for a person to read.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_client_on_a_unix_socket_is_told_by_its_process() {
+    let pki = Pki::generate();
+    let upstream = Upstream::start(&pki);
+    let directory = tempfile::TempDir::with_prefix("nuncio-").unwrap();
+    let socket = directory.path().join("in.sock");
+    let text = file(&pki, "upstream = \"db\"", &[upstream.address()], "");
+    let address = format!("address = [\"127.0.0.1:0\", \"unix:{}\"]", socket.display());
+    let mut scene =
+        Scene::of(&text.replace("address = \"127.0.0.1:0\"\nupstream", &format!("{address}\nupstream")));
+    let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    client.write_all(b"hello").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
+    assert_eq!(answer, "hello");
+    let record = scene.one_record();
+    let context = &record["context"];
+    assert_eq!(
+        (&context["kind"], &context["pid"]),
+        (&"none".into(), &std::process::id().into()),
+        "{record:#}"
+    );
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    assert_eq!(context["process"], name.trim_end());
+}
