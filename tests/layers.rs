@@ -129,6 +129,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "addr",
             "admin",
             "config",
+            "context",
             "discovery",
             "establish",
             "failure",

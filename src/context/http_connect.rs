@@ -316,7 +316,21 @@ mod tests {
         "#);
         let failure =
             Failure::upstream(Stage::Connect, Reason::ConnectionRefused, "db1:5432 said \"n\u{f6}\"\r\nX: y");
-        insta::assert_snapshot!(refusal(&Request::default(), &failure).replace('\r', ""), @"XX");
+        insta::assert_snapshot!(refusal(&Request::default(), &failure).replace('\r', ""), @r#"
+        HTTP/1.1 502 Bad Gateway
+        Proxy-Status: nuncio; error=connection_refused; details="connection_refused: db1:5432 said \"n?\"??X: y; is the server running, and does it listen on this address and port?"; next-hop="db1:5432"
+        Nuncio-Connection: ID
+        Nuncio-Endpoint: db1:5432
+        Nuncio-Attempts: 1
+        Content-Type: text/plain; charset=utf-8
+        Content-Length: 141
+        Connection: close
+
+        db1:5432 said "nö"
+        X: y
+        is the server running, and does it listen on this address and port?
+        (connection_refused at connect, connection ID)
+        "#);
     }
 
     /// Nothing that a server or a client chose the words of can add a header, or end the head.

@@ -423,7 +423,7 @@ fn what_was_told_before_the_first_byte_stands_in_the_line() {
     let desk = Desk::new(Format::Text);
     let mut record = desk.open();
     let (options, user) = crate::context::Options::read(
-        "correlation=job-7;max-attempts=1;deadline=2s;upstream=orders;endpoint=db1:5432;erp\n id=0",
+        "correlation=job-7;max-attempts=1;deadline=2s;upstream=orders;endpoint=db1:5432;erp\n id",
     )
     .unwrap();
     let context = Context {
@@ -443,5 +443,5 @@ fn what_was_told_before_the_first_byte_stands_in_the_line() {
     assert!(desk.journal.find_by_client(&client("192.0.2.7:40001")).is_none());
     let printed = desk.printed();
     let told = printed.split_once("listener=orders ").unwrap().1.split_once(" outcome=").unwrap().0;
-    insta::assert_snapshot!(told, @r#"client=192.0.2.7:40000 pid=7 process=psql context=proxy_protocol via=127.0.0.1:50000 destination=db.example.com:5432 authority="a \"b\"" unique_id=dead user="erp\n id=0" correlation=job-7 max_attempts=1 deadline_ms=2000.000 asked_upstream=orders asked_endpoint=db1:5432"#);
+    insta::assert_snapshot!(told, @r#"client=192.0.2.7:40000 pid=7 process=psql context=proxy_protocol via=127.0.0.1:50000 destination=db.example.com:5432 authority="a \"b\"" unique_id=dead user="erp\n id" correlation=job-7 max_attempts=1 deadline_ms=2000.000 asked_upstream=orders asked_endpoint=db1:5432"#);
 }
