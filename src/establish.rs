@@ -4,12 +4,14 @@
 //! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, the words before TLS to `protocol`, TLS
 //! to `tls`, and what the client is told to `connection`.
 
+mod bound;
 mod http;
 mod login;
 mod pending;
 pub mod warm;
 mod wrapped;
 
+pub use bound::Wish;
 pub use http::HttpCheck;
 pub use pending::{Pending, secure, take_leave};
 
@@ -34,6 +36,7 @@ use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
+use bound::{Bound, out_of_time};
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -190,20 +193,26 @@ pub struct Reached {
 pub async fn establish(
     target: &Target,
     source: u64,
+    wish: Wish<'_>,
     opening: &[u8],
     trail: &mut Trail,
 ) -> Result<Established, Failure> {
     let begun = Instant::now();
-    let deadline = begun + target.timeouts.establish;
-    let place = target.upstream.place(target.timeouts.establish).await?;
+    let bound = Bound::of(target, wish);
+    let deadline = begun + bound.limit;
+    let place = target.upstream.place(bound.limit).await?;
     trail.times.queue = Some(begun.elapsed());
 
+    let attempts = target.retry.attempts.min(wish.attempts.unwrap_or(u32::MAX));
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
-    for number in 1..=target.retry.attempts {
+    for number in 1..=attempts {
         let (queued, asked) = (trail.times.queue.unwrap_or_default(), Instant::now());
         let left = deadline.saturating_duration_since(asked);
-        let leased = target.upstream.lease(Some(source), &tried, queued, left).await;
+        let leased = match wish.endpoint {
+            None => target.upstream.lease(Some(source), &tried, queued, left).await,
+            Some(endpoint) => target.upstream.lease_only(asked.into_std(), endpoint, tried.is_empty()),
+        };
         trail.times.queue = Some(queued + asked.elapsed());
         let mut lease = match leased {
             Ok(lease) => lease,
@@ -212,7 +221,7 @@ pub async fn establish(
         };
         let again = tried.contains(&lease.id());
         if again && !pause(&target.retry, number, deadline).await {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
         tried.push(lease.id());
 
@@ -246,9 +255,9 @@ pub async fn establish(
         let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
         last = Some(failure);
         if out_of_time_now {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
-        if !may_try_another || number == target.retry.attempts {
+        if !may_try_another || number == attempts {
             break;
         }
         if !target.upstream.retry_allowed() {
@@ -522,23 +531,6 @@ async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> boo
 fn broken_at_the_end(error: &std::io::Error) -> Failure {
     let detail = format!("the connection broke at the end of the TLS handshake: {error}");
     Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
-}
-
-fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
-    let limit = humantime::format_duration(target.timeouts.establish);
-    match last {
-        Some(last) => Failure {
-            reason: Reason::EstablishTimeout,
-            detail: format!("not established within {limit} (timeouts.establish); last: {}", last.detail)
-                .into(),
-            ..last
-        },
-        None => Failure::upstream(
-            Stage::Connect,
-            Reason::EstablishTimeout,
-            format!("not established within {limit} (timeouts.establish)"),
-        ),
-    }
 }
 
 /// To whole milliseconds, for a person.

@@ -33,7 +33,7 @@ pub use view::{EndpointView, UpstreamView};
 
 use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
-use crate::failure::{BreakerClass, Failure};
+use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
 use breaker::{Mode, Transition};
 use freshness::Freshness;
 use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
@@ -278,7 +278,7 @@ impl Upstream {
         source: Option<u64>,
         tried: &[EndpointId],
     ) -> Result<Lease, Unpicked> {
-        let Picked { attempt, spec, label } = self.ask(|core| {
+        let picked = self.ask(|core| {
             let picked = core.set.pick(now, source, tried, &mut core.rng);
             // Who has to wait asks again.
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
@@ -286,8 +286,45 @@ impl Upstream {
             }
             picked
         })?;
+        Ok(self.leased(picked))
+    }
+
+    /// This endpoint and no other, for a connection whose client named it. It doesn't wait: it would hold up those behind it
+    /// whom others could serve, nor does it go before those who do.
+    ///
+    /// # Errors
+    /// The endpoint can't be had at `now`, or there is none of that address.
+    pub fn lease_only(
+        self: &Arc<Self>,
+        now: Instant,
+        address: &EndpointAddr,
+        is_first: bool,
+    ) -> Result<Lease, Failure> {
+        let picked = match self.queue.nobody_before() {
+            false => Err(Unpicked::Full),
+            true => self.ask(|core| {
+                if is_first {
+                    core.budget.deposit(now);
+                }
+                core.set.pick_only(address, now)
+            }),
+        };
+        match picked {
+            Ok(picked) => Ok(self.leased(picked)),
+            Err(Unpicked::Nobody(failure)) => Err(failure),
+            Err(Unpicked::Full) => {
+                let detail = format!(
+                    "the client asks for the endpoint {address}, which is at its limit (limits.connections_per_endpoint)"
+                );
+                Err(Failure::new(Stage::Queue, Reason::ConnectionLimitReached, Side::Ambassador, detail)
+                    .mend("let the client ask for no endpoint, raise limits.connections_per_endpoint, or find out who holds the connections"))
+            }
+        }
+    }
+
+    fn leased(self: &Arc<Self>, Picked { attempt, spec, label }: Picked) -> Lease {
         let (id, trial) = (attempt.endpoint(), attempt.is_trial());
-        Ok(Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) })
+        Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) }
     }
 
     /// May a failed connection have another attempt? `true` spends one of the retry budget.

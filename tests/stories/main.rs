@@ -22,6 +22,8 @@ mod circuit;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod context;
+#[cfg(test)]
 mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
