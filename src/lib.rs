@@ -21,6 +21,7 @@ pub mod admit;
 pub mod establish;
 pub mod preface;
 pub mod refuse;
+pub mod rollout;
 pub mod route;
 
 pub mod upstream;
