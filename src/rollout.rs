@@ -41,7 +41,7 @@ pub struct Progressive {
     pub steps: Vec<u32>,
     /// How long each step takes at least.
     pub pause: Duration,
-    /// And how many of its connections must have ended, or come to their first byte, before the next one.
+    /// And how many of its connections must have been established, or failed, before the next one.
     pub minimum: u32,
     /// Its share of failed connections may be so much above the stable one's, 0 to 1.
     pub failures: f64,
@@ -49,14 +49,14 @@ pub struct Progressive {
     pub slower: f64,
 }
 
-/// What became of a connection, as far as its upstream had a part in it.
+/// How a connection ended, as far as its upstream had a part in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct End {
+    /// It had been established, and counted then.
+    pub established: bool,
     /// It failed, and not for its client's or our own sake.
     pub failed: bool,
-    /// From the endpoint's turn until it could carry data; `None`: it never could.
-    pub establish: Option<Duration>,
-    /// From then to the server's first byte; `None`: there was none.
+    /// From its being established to the server's first byte; `None`: there was none.
     pub first_byte: Option<Duration>,
 }
 
@@ -129,13 +129,16 @@ pub struct RolloutView {
 /// What one side did within a step.
 #[derive(Debug)]
 struct Tally {
-    ended: u64,
+    /// Established, or failed before.
+    connections: u64,
     failed: u64,
     times: [Histogram<u32>; 2],
 }
 
 /// What is timed, in words.
 const TIMES: [&str; 2] = ["to be established", "to the first byte"];
+const ESTABLISH: usize = 0;
+const FIRST_BYTE: usize = 1;
 /// Longest sample told apart, in microseconds: an hour.
 const LONGEST: u64 = 3_600_000_000;
 /// A p99 is compared once so many were measured on both sides.
@@ -154,23 +157,17 @@ impl Tally {
             histogram.auto(true);
             histogram
         };
-        Tally { ended: 0, failed: 0, times: [empty(), empty()] }
+        Tally { connections: 0, failed: 0, times: [empty(), empty()] }
     }
 
-    fn add(&mut self, outcome: &Outcome) {
-        self.ended += 1;
-        self.failed += u64::from(outcome.failed);
-        for (histogram, took) in self.times.iter_mut().zip([outcome.establish, outcome.first_byte]) {
-            if let Some(took) = took {
-                let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
-                let recorded = histogram.record(micros);
-                debug_assert!(recorded.is_ok(), "it grows by itself");
-            }
-        }
+    fn time(&mut self, what: usize, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
+        let recorded = self.times[what].record(micros);
+        debug_assert!(recorded.is_ok(), "it grows by itself");
     }
 
     fn failure_rate(&self) -> f64 {
-        if self.ended == 0 { 0.0 } else { self.failed as f64 / self.ended as f64 }
+        if self.connections == 0 { 0.0 } else { self.failed as f64 / self.connections as f64 }
     }
 }
 
@@ -252,22 +249,57 @@ impl Rollout {
         Ok(())
     }
 
-    /// What became of a connection that was sent to `upstream`.
-    pub fn ended(&mut self, upstream: &str, outcome: &Outcome, now: Instant) -> Option<News> {
-        let progressive = self.settings.progressive.as_ref()?;
-        let is_canary = *progressive.canary == *upstream;
-        if is_canary {
-            self.met.0 += 1;
-            self.met.1 += u64::from(outcome.failed);
+    /// A connection to `upstream` can carry data, after so long.
+    pub fn established(&mut self, upstream: &str, took: Duration) {
+        if let Some(tally) = self.met(upstream) {
+            tally.connections += 1;
+            tally.time(ESTABLISH, took);
         }
-        if !matches!(self.phase, Phase::Running { .. }) {
+    }
+
+    /// A connection that was sent to `upstream` has ended, or never came to be.
+    pub fn ended(&mut self, upstream: &str, end: End) -> Option<News> {
+        let End { established, failed, first_byte } = end;
+        if !established && !failed {
             return None;
         }
-        let tally = if is_canary { &mut self.canary } else { &mut self.stable };
-        tally.add(outcome);
+        if failed && self.is_canary(upstream) {
+            self.met.1 += 1;
+        }
+        let tally = match established {
+            true => self.tally(upstream)?,
+            false => self.met(upstream)?,
+        };
+        if let Some(took) = first_byte {
+            tally.time(FIRST_BYTE, took);
+        }
+        tally.connections += u64::from(!established);
+        tally.failed += u64::from(failed);
+        // One may have been counted in the step before.
+        tally.connections = tally.connections.max(tally.failed);
         // That it fails is seen with the very connection; the times are looked at with every tick.
-        let why = self.fails_more().filter(|_| is_canary && outcome.failed)?;
+        let why = self.fails_more().filter(|_| failed && self.is_canary(upstream))?;
         Some(self.roll_back(why))
+    }
+
+    fn is_canary(&self, upstream: &str) -> bool {
+        self.settings.progressive.as_ref().is_some_and(|progressive| *progressive.canary == *upstream)
+    }
+
+    /// Somebody has met `upstream`.
+    fn met(&mut self, upstream: &str) -> Option<&mut Tally> {
+        self.met.0 += u64::from(self.is_canary(upstream));
+        self.tally(upstream)
+    }
+
+    /// As long as it matters.
+    fn tally(&mut self, upstream: &str) -> Option<&mut Tally> {
+        let is_canary = self.is_canary(upstream);
+        matches!(self.phase, Phase::Running { .. }).then_some(if is_canary {
+            &mut self.canary
+        } else {
+            &mut self.stable
+        })
     }
 
     /// Time has passed.
@@ -278,7 +310,7 @@ impl Rollout {
         }
         let progressive = self.settings.progressive.as_ref()?;
         let is_over = now.saturating_duration_since(self.since) >= progressive.pause
-            && self.canary.ended >= u64::from(progressive.minimum);
+            && self.canary.connections >= u64::from(progressive.minimum);
         if !is_over {
             return None;
         }
@@ -309,13 +341,13 @@ impl Rollout {
         let may_fail = (self.stable.failure_rate() + allowed.failures).clamp(1e-4, 1.0);
         let rate = self.canary.failure_rate();
         // Chernoff's bound: so many failures come by chance with at most exp(-n × divergence).
-        if rate <= may_fail || self.canary.ended as f64 * divergence(rate, may_fail) <= -CHANCE.ln() {
+        if rate <= may_fail || self.canary.connections as f64 * divergence(rate, may_fail) <= -CHANCE.ln() {
             return None;
         }
         Some(format!(
             "{} of {} connections failed ({:.1} %), where the stable one's {:.1} % and {:.1} % more are allowed",
             self.canary.failed,
-            self.canary.ended,
+            self.canary.connections,
             rate * 100.0,
             self.stable.failure_rate() * 100.0,
             allowed.failures * 100.0

@@ -19,12 +19,17 @@ fn progressive() -> Settings {
     }
 }
 
-fn worked(millis: u64) -> Outcome {
-    let took = Some(Duration::from_millis(millis));
-    Outcome { failed: false, establish: took, first_byte: took }
+/// A whole connection that took so long to be established, and as long to the first byte.
+fn works(rollout: &mut Rollout, upstream: &str, establish: u64, first_byte: u64) -> Option<News> {
+    rollout.established(upstream, Duration::from_millis(establish));
+    let first_byte = Some(Duration::from_millis(first_byte));
+    rollout.ended(upstream, End { established: true, failed: false, first_byte })
 }
 
-const FAILED: Outcome = Outcome { failed: true, establish: None, first_byte: None };
+/// One that cannot be established.
+fn fails(rollout: &mut Rollout, upstream: &str) -> Option<News> {
+    rollout.ended(upstream, End { failed: true, ..End::default() })
+}
 
 /// Everybody by weight; whose weight grows takes from the others, and nobody else moves.
 #[test]
@@ -67,14 +72,14 @@ fn a_good_canary_gets_everything_step_by_step() {
     let minute = |n: u32| start + Duration::from_secs(60) * n;
     assert_eq!(rollout.tick(minute(1)), None, "nobody has met it yet");
     for _ in 0..60 {
-        rollout.ended("stable", &worked(3), start);
-        assert_eq!(rollout.ended("canary", &worked(3), start), None, "its time is not over");
+        works(&mut rollout, "stable", 3, 3);
+        assert_eq!(works(&mut rollout, "canary", 3, 3), None, "its time is not over");
     }
     assert_eq!(rollout.tick(minute(1)), Some(News::Step(25)));
     assert_eq!(rollout.view().split, shares(&[("stable", 75), ("canary", 25)]));
-    (0..60).for_each(|_| assert_eq!(rollout.ended("canary", &worked(3), minute(1)), None));
+    (0..60).for_each(|_| assert_eq!(works(&mut rollout, "canary", 3, 3), None));
     assert_eq!(rollout.tick(minute(2)), Some(News::Step(100)));
-    (0..60).for_each(|_| assert_eq!(rollout.ended("canary", &worked(3), minute(2)), None));
+    (0..60).for_each(|_| assert_eq!(works(&mut rollout, "canary", 3, 3), None));
     assert_eq!(rollout.tick(minute(3)), Some(News::Done));
     let view = rollout.view();
     assert_eq!((view.phase, view.canary_connections, view.canary_failed), (Phase::Done, Some(180), Some(0)));
@@ -89,12 +94,13 @@ fn a_canary_that_fails_is_rolled_back_at_once_and_says_why() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let now = Instant::now();
         let mut rollout = Rollout::new(progressive(), now);
-        (0..200).for_each(|_| drop(rollout.ended("stable", &worked(3), now)));
+        (0..200).for_each(|_| assert_eq!(works(&mut rollout, "stable", 3, 3), None));
         let mut met = 0;
         let why = loop {
             met += 1;
-            let outcome = if rng.f64() < 0.2 { FAILED } else { worked(3) };
-            match rollout.ended("canary", &outcome, now) {
+            let fails_now = rng.f64() < 0.2;
+            match if fails_now { fails(&mut rollout, "canary") } else { works(&mut rollout, "canary", 3, 3) }
+            {
                 Some(News::RolledBack(why)) => break why,
                 None => assert!(met < 500, "seed {seed}"),
                 other => panic!("seed {seed}: {other:?}"),
@@ -116,9 +122,12 @@ fn a_canary_no_worse_than_the_stable_one_is_not_rolled_back_by_chance() {
         let now = Instant::now();
         let mut rollout = Rollout::new(progressive(), now);
         (0..2_000).any(|number| {
-            let outcome = if rng.f64() < 0.05 { FAILED } else { worked(1 + rng.u64(0..20)) };
             let upstream = if number % 4 == 0 { "canary" } else { "stable" };
-            matches!(rollout.ended(upstream, &outcome, now), Some(News::RolledBack(_)))
+            let news = match rng.f64() < 0.05 {
+                true => fails(&mut rollout, upstream),
+                false => works(&mut rollout, upstream, 1 + rng.u64(0..20), 1 + rng.u64(0..20)),
+            };
+            matches!(news, Some(News::RolledBack(_)))
         })
     });
     let rolled_back = rolled_back.count();
@@ -127,14 +136,11 @@ fn a_canary_no_worse_than_the_stable_one_is_not_rolled_back_by_chance() {
 
 #[test]
 fn a_canary_that_is_slower_is_rolled_back_for_that() {
-    for (what, slow) in [
-        ("to be established", Outcome { establish: Some(Duration::from_millis(40)), ..worked(3) }),
-        ("to the first byte", Outcome { first_byte: Some(Duration::from_millis(40)), ..worked(3) }),
-    ] {
+    for (what, establish, first_byte) in [("to be established", 40, 3), ("to the first byte", 3, 40)] {
         let now = Instant::now();
         let mut rollout = Rollout::new(progressive(), now);
-        (0..200).for_each(|_| drop(rollout.ended("stable", &worked(3), now)));
-        (0..200).for_each(|_| assert_eq!(rollout.ended("canary", &slow, now), None));
+        (0..200).for_each(|_| assert_eq!(works(&mut rollout, "stable", 3, 3), None));
+        (0..200).for_each(|_| assert_eq!(works(&mut rollout, "canary", establish, first_byte), None));
         let said = rollout.tick(now);
         let Some(News::RolledBack(why)) = said else { panic!("{said:?}") };
         assert!(why.contains(what) && why.contains("40."), "{why}");
@@ -160,6 +166,19 @@ fn weights_set_by_hand_stop_what_moved_by_itself() {
     }
     rollout.set(&[named("canary", 10), named("stable", 90)]).unwrap();
     assert_eq!(rollout.view().split, shares(&[("stable", 90), ("canary", 10)]));
-    assert!((0..100).all(|_| rollout.ended("canary", &FAILED, now).is_none()));
+    assert!((0..100).all(|_| fails(&mut rollout, "canary").is_none()));
     assert_eq!(rollout.view().phase, Phase::ByHand);
+}
+
+/// A session of hours that breaks: it was counted when it was established, and now it is counted as failed.
+#[test]
+fn what_was_established_in_an_earlier_step_may_fail_in_this_one() {
+    let start = Instant::now();
+    let mut rollout = Rollout::new(progressive(), start);
+    (0..50).for_each(|_| rollout.established("canary", Duration::from_millis(3)));
+    assert_eq!(rollout.tick(start + Duration::from_secs(60)), Some(News::Step(25)));
+    let broken = End { established: true, failed: true, first_byte: None };
+    let why = (1..=50).find_map(|number| Some((number, rollout.ended("canary", broken)?)));
+    let Some((2, News::RolledBack(why))) = why else { panic!("{why:?}") };
+    assert!(why.contains("50 connections met it, 2 of them failed"), "{why}");
 }
