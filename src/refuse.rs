@@ -46,8 +46,11 @@ static PLACES_AT_THE_DOOR: Semaphore = Semaphore::const_new(16);
 
 /// How long a refused client may take, to say what it must before it listens and to read what we say.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same at the end of a drain, which waits no longer than that for what is still open.
-const LAST_PATIENCE: Duration = Duration::from_millis(500);
+/// The same at the end of a drain, which waits two seconds for all that is still open. A client of AMQP has three answers to
+/// give before it reads ours.
+const LAST_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a client may take to read the alert by which its TLS ended.
+const FOR_AN_ALERT: Duration = Duration::from_millis(500);
 
 /// What a client may still send us meanwhile.
 const THROWN_AWAY: u64 = 64 * 1024;
@@ -114,7 +117,7 @@ pub async fn part<C: Leg>(socket: &mut C) {
         until_it_leaves(socket).await
     };
     // An error, or none in time: it is closed either way.
-    match timeout(LAST_PATIENCE, told).await {
+    match timeout(FOR_AN_ALERT, told).await {
         Ok(Ok(_) | Err(_)) | Err(_) => {}
     }
 }
@@ -209,5 +212,26 @@ mod tests {
         for (says, heard) in [(CANCEL, Heard::Nothing), (b"", Heard::Cancel)] {
             assert_eq!(told(says, heard).await, (Vec::new(), true));
         }
+    }
+
+    /// Whom a drain ends may have more to say than others before it listens, and its host is often busy then.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_second_is_told_that_nuncio_stops() {
+        let (mut ours, mut client) = {
+            let (ours, client) = duplex(4096);
+            (Wire::new(ours), client)
+        };
+        let failure = Failure::new(Stage::Queue, Reason::Draining, Side::Ambassador, "shutting down");
+        let refusing = refuse(&mut ours, Protocol::Postgres, Offer::No, Heard::Nothing, &failure, "ID");
+        let asking = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.write_all(STARTUP).await.unwrap();
+            let mut answer = [0];
+            client.read_exact(&mut answer).await.expect("an answer");
+            drop(client);
+            answer
+        };
+        let ((), answer) = tokio::join!(refusing, asking);
+        assert_eq!(&answer, b"E");
     }
 }

@@ -310,7 +310,8 @@ sections! {
         /// Ask clients for a certificate issued by the identity's `ca` that carries one of these names, as a subject
         /// alternative name or as its common name.
         client_names: List<Text> = example(["erp.example.com"]);
-        /// How long a client may take for its first message, where its protocol lets it begin, and for its TLS handshake.
+        /// How long a client may take for its first message, where its protocol lets it begin, for its request for TLS, where
+        /// that is required, and for its TLS handshake.
         preface_timeout: Time = default("10s");
         /// The clients' sockets.
         tcp: Tcp = section;

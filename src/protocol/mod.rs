@@ -143,6 +143,11 @@ pub trait Talk: Send {
     /// What it waits for, as in "the server's answer to SSLRequest".
     fn awaits(&self) -> &'static str;
 
+    /// What the peer is about to say, as a refusal has to know it that comes in the place of an answer: a packet's number, say.
+    fn unanswered(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// What may be amiss should that not come in time; `None`: nothing in particular.
     fn if_late(&self) -> Option<&'static str> {
         None

@@ -204,6 +204,17 @@ impl<G: Beginning> Greeter for Asking<G> {
         }
     }
 
+    fn awaits_tls(&self) -> bool {
+        let has_asked =
+            self.skipping.is_none() && self.answer.as_ref().is_some_and(|answer| answer.starts_tls);
+        let is_turn = self.greeter.as_ref().is_some_and(Beginning::is_settled);
+        self.is_required
+            && self.inside.is_some()
+            && is_turn
+            && !has_asked
+            && self.upgrade != Upgrade::Answered
+    }
+
     fn why_ended(&self) -> Option<Remark> {
         let remark = self.greeter.as_ref().and_then(Greeter::why_ended);
         if self.inside.is_none() {

@@ -130,6 +130,15 @@ pub(crate) fn lone_target(
     Ok(target(written, upstream, tls, http, resolver.clone()))
 }
 
+/// What is not as it should be of the files that a configuration names beside its identities', and works all the same.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let exposed = config.upstreams.iter().filter_map(|(name, written)| {
+        let found = tls::exposed(written.health.login.as_ref()?.password_file.as_ref()?)?;
+        Some(format!("upstream.{name}.health: password_file {found}"))
+    });
+    exposed.collect()
+}
+
 /// Loads all that a configuration names, without binding or dialling.
 pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<String>> {
     let mut problems = Vec::new();

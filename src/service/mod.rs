@@ -28,7 +28,7 @@ use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::{Observer, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
-pub(crate) use self::load::{load_everything, lone_target};
+pub(crate) use self::load::{load_everything, lone_target, warnings};
 pub use self::signals::{Signals, serve_until_stopped};
 
 /// The running ambassador.

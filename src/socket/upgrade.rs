@@ -19,11 +19,18 @@ use tokio::time::{Sleep, sleep};
 use super::Gone;
 use crate::relay::{Leg, Packets};
 
+mod records;
+
+use records::Records;
+
 /// Sealed bytes that may wait for the socket: what a client that reads nothing takes beside the relay's own buffers.
 const WAITING: usize = 32 * 1024;
 
 /// A client that has asked for TLS in the middle and does not begin it holds its upstream no longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is said of a client that ends so.
+const CUT: &str = "the client ended its connection inside a TLS record: what it said last is not whole";
 
 /// The TLS that a listener has to give.
 #[derive(Debug)]
@@ -49,6 +56,8 @@ struct Tls {
     has_begun: bool,
     /// While the handshake travels in packets, and for what came before it or behind.
     packed: Option<Packed>,
+    /// Where in the peer's stream of records it is.
+    records: Records,
     /// Bytes that rustls has taken from a writer who was not told yet: they are not all with the socket.
     held: usize,
     /// The peer has ended its direction, with close_notify or without.
@@ -134,8 +143,8 @@ impl Tls {
         self.answer(plain, cx);
         let is_packed = self.conn.is_handshaking() && self.is_packed();
         let (packed, has_begun) = (self.packed.as_mut(), &mut self.has_begun);
-        let mut socket = Sync { plain, cx, packed, is_packed, has_begun };
-        match self.conn.read_tls(&mut socket) {
+        let socket = Sync { plain, cx, packed, is_packed, has_begun };
+        match self.conn.read_tls(&mut self.records.watching(socket)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             // A client that has what it wanted and hangs up resets what our goodbye meets then.
             Err(_) if self.closing => {
@@ -143,11 +152,16 @@ impl Tls {
                 return Poll::Ready(Ok(()));
             }
             Err(error) => return Poll::Ready(Err(error)),
-            // Old clients end without close_notify. Who cuts a connection to a listener of this host could as well do worse.
             Ok(0) => {
                 self.ended = true;
                 return Poll::Ready(match self.conn.is_handshaking() {
                     true => Err(self.unwritable.unwrap_or(io::ErrorKind::UnexpectedEof).into()),
+                    // Nobody ends so on purpose: something is missing, and the server must not take it for all there is.
+                    false if self.records.is_inside() && !self.closing => {
+                        Err(io::Error::new(io::ErrorKind::UnexpectedEof, CUT))
+                    }
+                    // Old clients end without close_notify. Who cuts a connection to a listener of this host could as
+                    // well do worse.
                     false => Ok(()),
                 });
             }
@@ -343,6 +357,7 @@ impl<S: Leg> Leg for Upgradable<S> {
             conn,
             has_begun: false,
             packed,
+            records: Records::default(),
             held: 0,
             ended: false,
             closing: false,

@@ -11,6 +11,8 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod check_account;
+#[cfg(test)]
 mod churn;
 #[cfg(test)]
 mod circuit;

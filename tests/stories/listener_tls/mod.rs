@@ -5,6 +5,7 @@ mod chat;
 mod direct;
 #[cfg(unix)]
 mod legacy;
+mod patience;
 #[cfg(unix)]
 mod postgres;
 mod smtp;

@@ -11,8 +11,9 @@ use super::{behind, inside_tls, told};
 
 const OFFER: &str = "250-mx.upstream.test\r\n250-AUTH PLAIN\r\n250 SIZE 1000\r\n";
 
+/// The only connections are those of the tests.
 fn upstream(address: std::net::SocketAddr) -> String {
-    format!("protocol = \"smtp\"\n{}", config::endpoints(&[address]))
+    format!("protocol = \"smtp\"\nhealth.kind = \"off\"\n{}", config::endpoints(&[address]))
 }
 
 fn started(pki: &Pki, listener: &str, address: std::net::SocketAddr) -> Ambassador {
