@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::addr::Host;
+use crate::addr::{EndpointAddr, Host};
 use crate::backoff;
 use crate::converse::{Trouble, converse};
 use crate::dial;
@@ -160,6 +160,17 @@ pub struct Reached {
     pub pending: Option<Box<Pending>>,
 }
 
+/// What a client wishes for its own connection, where that is less than the target allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    /// Attempts, the first included.
+    pub attempts: Option<u32>,
+    /// The queue and all attempts together.
+    pub deadline: Option<Duration>,
+    /// This endpoint and no other.
+    pub endpoint: Option<&'a EndpointAddr>,
+}
+
 /// Waits for a place, then tries endpoints until one is established, an attempt fails for good, or the time is up.
 ///
 /// # Errors
@@ -167,25 +178,33 @@ pub struct Reached {
 pub async fn establish(
     target: &Target,
     source: u64,
+    wish: Wish<'_>,
     opening: &[u8],
     trail: &mut Trail,
 ) -> Result<Established, Failure> {
     let begun = Instant::now();
-    let deadline = begun + target.timeouts.establish;
-    let place = target.upstream.place(target.timeouts.establish).await?;
+    let bound = Bound::of(target, wish);
+    let deadline = begun + bound.limit;
+    let place = target.upstream.place(bound.limit).await?;
     trail.times.queue = Some(begun.elapsed());
 
+    let attempts = target.retry.attempts.min(wish.attempts.unwrap_or(u32::MAX));
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
-    for number in 1..=target.retry.attempts {
-        let mut lease = match target.upstream.pick(Instant::now().into_std(), Some(source), &tried) {
+    for number in 1..=attempts {
+        let now = Instant::now().into_std();
+        let picked = match wish.endpoint {
+            None => target.upstream.pick(now, Some(source), &tried),
+            Some(endpoint) => target.upstream.pick_only(now, endpoint, tried.is_empty()),
+        };
+        let mut lease = match picked {
             Ok(lease) => lease,
             // What was seen at an endpoint says more than that no other is left.
             Err(none_ready) => return Err(last.unwrap_or(none_ready)),
         };
         let again = tried.contains(&lease.id());
         if again && !pause(&target.retry, number, deadline).await {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
         tried.push(lease.id());
 
@@ -219,9 +238,9 @@ pub async fn establish(
         let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
         last = Some(failure);
         if out_of_time_now {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
-        if !may_try_another || number == target.retry.attempts {
+        if !may_try_another || number == attempts {
             break;
         }
         if !target.upstream.retry_allowed() {
@@ -497,20 +516,36 @@ fn broken_at_the_end(error: &std::io::Error) -> Failure {
     Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
 }
 
-fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
-    let limit = humantime::format_duration(target.timeouts.establish);
+/// How long it may take to establish a connection, and by whose word.
+#[derive(Clone, Copy)]
+struct Bound {
+    limit: Duration,
+    set_by: &'static str,
+}
+
+impl Bound {
+    fn of(target: &Target, wish: Wish<'_>) -> Bound {
+        match wish.deadline.filter(|deadline| *deadline < target.timeouts.establish) {
+            Some(limit) => Bound { limit, set_by: "the client's own deadline" },
+            None => Bound { limit: target.timeouts.establish, set_by: "timeouts.establish" },
+        }
+    }
+}
+
+fn out_of_time(Bound { limit, set_by }: Bound, last: Option<Failure>) -> Failure {
+    let limit = humantime::format_duration(limit);
     match last {
         Some(Failure { stage, side, detail, mend, .. }) => Failure {
             stage,
             reason: Reason::EstablishTimeout,
             side,
-            detail: format!("not established within {limit} (timeouts.establish); last: {detail}").into(),
+            detail: format!("not established within {limit} ({set_by}); last: {detail}").into(),
             mend,
         },
         None => Failure::upstream(
             Stage::Connect,
             Reason::EstablishTimeout,
-            format!("not established within {limit} (timeouts.establish)"),
+            format!("not established within {limit} ({set_by})"),
         ),
     }
 }

@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("relay", &[]),
     ("protocol", &["failure", "relay"]),
     ("converse", &["failure", "protocol"]),
+    ("context", &["addr", "failure", "protocol"]),
     ("trail", &["failure"]),
     // Sockets, and the endpoints behind them.
     ("socket", &["relay"]),
@@ -28,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("accept", &["addr", "drain", "socket"]),
     ("admit", &["accept", "addr", "failure", "socket"]),
     ("preface", &["converse", "failure", "protocol", "relay"]),
-    ("route", &["addr"]),
+    ("route", &["addr", "context", "failure"]),
     (
         "establish",
         &[
@@ -46,10 +47,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("refuse", &["converse", "failure", "protocol", "relay"]),
+    ("refuse", &["context", "converse", "failure", "protocol", "relay"]),
     // What is told.
     ("metrics", &["addr", "failure", "upstream"]),
-    ("record", &["addr", "failure", "metrics", "relay", "socket", "tls", "trail"]),
+    ("record", &["addr", "context", "failure", "metrics", "relay", "socket", "tls", "trail"]),
     ("admin", &["accept", "addr", "drain", "metrics", "record", "upstream"]),
     // The walk, and what is written in the file for it.
     (
@@ -58,6 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "accept",
             "addr",
             "admit",
+            "context",
             "drain",
             "establish",
             "failure",
@@ -82,6 +84,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "admin",
             "admit",
             "backoff",
+            "context",
             "dial",
             "discovery",
             "establish",
@@ -156,9 +159,11 @@ const RECORD_IS_TOUCHED_BY: &[&str] = &["connection.rs"];
 const PURE: &[&str] = &[
     "addr.rs",
     "backoff.rs",
+    "context/",
     "failure.rs",
     "protocol/",
     "route.rs",
+    "route/",
     "trail.rs",
     "upstream/balancer.rs",
     "upstream/breaker.rs",

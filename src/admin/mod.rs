@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::accept::{self, Socket};
-use crate::addr::ListenAddr;
+use crate::addr::{ClientAddr, ListenAddr};
 use crate::drain::Watch;
 use crate::record::{ConnectionId, ConnectionView};
 use crate::upstream::UpstreamView;
@@ -52,6 +52,8 @@ pub trait Face: Send + Sync {
     fn connections(&self) -> Vec<ConnectionView>;
     /// One connection, open or lately ended.
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView>;
+    /// The newest connection of a client's address, open or lately ended.
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView>;
 }
 
 /// What one client of the admin may take.

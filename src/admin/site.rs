@@ -1,5 +1,6 @@
 //! What can be asked, and the answers. No I/O: a request in, a response out.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use super::Face;
 use super::guard::{self, Reached};
+use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::metrics;
 use crate::record::ConnectionView;
@@ -29,6 +31,7 @@ const PATHS: &str = "\
 /api/v1/upstreams             upstreams, endpoints, health and circuits
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
 /api/v1/connections/{id}      one connection, open or lately ended
+/api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
 ";
 
 /// The site.
@@ -84,6 +87,10 @@ impl Site {
         }
         let query = Query::read(request.uri().query().unwrap_or_default())
             .map_err(|words| (StatusCode::BAD_REQUEST, words))?;
+        if let Some(client) = id.and_then(|id| id.strip_prefix("by-client/")) {
+            let found = self.by_client(client)?;
+            return Ok(json(&found, query.pretty));
+        }
         if let Some(id) = id {
             let id = id.parse().map_err(|error| (StatusCode::BAD_REQUEST, error))?;
             let found = self.face.connection(id).ok_or_else(|| {
@@ -113,6 +120,21 @@ impl Site {
                 json(&Connections { total, connections: fitting }, query.pretty)
             }
             _ => respond(StatusCode::OK, TEXT, format!("nuncio {}\n\n{PATHS}", env!("CARGO_PKG_VERSION"))),
+        })
+    }
+
+    /// The newest connection of a client's address, as its own socket has it.
+    fn by_client(&self, text: &str) -> Result<ConnectionView, Refusal> {
+        let text = decoded(text).map_err(|words| (StatusCode::BAD_REQUEST, words))?;
+        let address: SocketAddr = text.parse().map_err(|_| {
+            let words =
+                format!("'{}' is no IP:PORT, as in 127.0.0.1:40000 or [::1]:40000", text.escape_debug());
+            (StatusCode::BAD_REQUEST, words)
+        })?;
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.face.connection_of(&ClientAddr::Tcp(address)).ok_or_else(|| {
+            let words = format!("no connection of {address} is open or among the last that ended");
+            (StatusCode::NOT_FOUND, words)
         })
     }
 

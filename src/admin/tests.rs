@@ -45,6 +45,9 @@ impl Face for House {
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView> {
         self.journal.find(id)
     }
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView> {
+        self.journal.find_by_client(client)
+    }
 }
 
 fn house(reasons: &[&str]) -> House {

@@ -78,7 +78,7 @@ impl Overview {
             allow: listener.admit.allow.iter().map(ToString::to_string).collect(),
             allow_users: listener.admit.allow_users.clone(),
             allow_groups: listener.admit.allow_groups.clone(),
-            upstream: listener.route.upstream.to_string(),
+            upstream: upstreams_of(listener),
             tls: match &listener.tls {
                 None => "off",
                 Some(tls) if tls.required => "required",
@@ -120,6 +120,15 @@ impl Overview {
             .chain(self.upstreams.iter().map(Upstream::to_text))
             .chain(self.identities.iter().map(|who| who.to_text(now)));
         blocks.map(|block| block + "\n").collect()
+    }
+}
+
+/// One, or those that a destination chooses among.
+fn upstreams_of(listener: &config::Listener) -> String {
+    let several: Vec<_> = listener.route.reachable.iter().map(|reachable| &*reachable.upstream).collect();
+    match several.is_empty() {
+        true => listener.route.upstream.to_string(),
+        false => several.join(", "),
     }
 }
 

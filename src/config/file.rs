@@ -10,9 +10,10 @@ use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
-    Rate, ServerName, Size, Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, HostText, Ip, KernelTime, Level, Listen, Mode, Network,
+    PinText, Rate, ServerName, Size, Text, Time, TimeOrZero,
 };
+use crate::context::Kind as Context;
 use crate::health;
 use crate::protocol::{BEYOND, Protocol};
 use crate::record::Format;
@@ -130,6 +131,9 @@ sections! {
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
         /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
         on_truncation: Choice<OnTruncation> = example("close");
+        /// Destinations that it answers for, where clients ask for one (a listener's `context`): names, "*.NAME", addresses and
+        /// networks, with :PORT behind them for one port only. They choose the upstream; what is dialled are its endpoints.
+        hosts: List<HostText> = example(["db.example.com", "*.corp.example.com:5432", "10.1.0.0/16"]);
         /// The local address to dial from.
         source_address: Ip = example("10.0.0.5");
         /// How long each stage may take.
@@ -278,7 +282,17 @@ sections! {
         /// IP:PORT, unix:/PATH, systemd:NAME; or a list of them. Other than loopback only with `allow`.
         address: OneOrMany<Listen> = needed("127.0.0.1:5432");
         /// Which [upstream.NAME]; or a table with its keys, for an upstream of this listener only.
-        upstream: UpstreamOf = needed("example");
+        upstream: UpstreamOf = shown("example");
+        /// How it hears who is behind a connection and where it wants to go, before its first byte. none: not at all.
+        /// proxy_protocol: a proxy before it says who the client is (PROXY version 1 or 2). socks5, http_connect: clients ask for a
+        /// destination, as of such a proxy. original_destination (Linux): the kernel redirected the connection, see packaging/nftables.
+        context: Choice<Context> = default("none");
+        /// With the last three, instead of `upstream`: the [upstream.NAME] that clients may reach, each by its `hosts`. Nothing
+        /// else is ever dialled.
+        upstreams: List<Text> = example(["orders", "mail"]);
+        /// With context = "proxy_protocol": networks of the proxies, which alone may connect over TCP; `allow` is for their
+        /// clients then. Without it: proxies on this host only.
+        proxy_from: List<Network> = example(["10.0.0.0/8"]);
         /// Networks that may connect over TCP. Without it: this host only.
         allow: List<Network> = example(["10.0.0.0/8"]);
         /// Users of this host that may connect. Without it and `allow_groups`: all of them.
@@ -400,6 +414,16 @@ pub(super) enum TlsMode {
 
 impl Choices for TlsMode {
     const ALL: &'static [(&'static str, Self)] = &[("negotiate", Self::Negotiate), ("direct", Self::Direct)];
+}
+
+impl Choices for Context {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("none", Self::None),
+        ("proxy_protocol", Self::ProxyProtocol),
+        ("socks5", Self::Socks5),
+        ("http_connect", Self::HttpConnect),
+        ("original_destination", Self::OriginalDestination),
+    ];
 }
 
 impl Choices for Protocol {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::ConnectionId;
 use super::view::{AttemptView, ConnectionView, Millis, State, Timestamp, TlsView};
+use super::{ConnectionId, ContextView};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::metrics::{Series, Timed};
 use crate::relay::Flow;
@@ -24,6 +24,7 @@ pub(super) struct Entry {
     /// How much of the flow the counters have already.
     pub(super) counted: Counted,
     pub(super) relaying: OnceLock<Relaying>,
+    pub(super) context: OnceLock<Box<ContextView>>,
 }
 
 #[derive(Debug, Default)]
@@ -118,8 +119,9 @@ impl Entry {
             state,
             opened: Timestamp(self.opened),
             listener: self.listener.clone(),
-            client: self.client.clone(),
+            client: self.client().clone(),
             uid: known.and_then(|known| known.user),
+            context: self.context.get().cloned(),
             upstream: known.and_then(|known| known.upstream.clone()),
             endpoint: known.and_then(|known| known.endpoint.clone()),
             outcome: None,
@@ -150,6 +152,11 @@ impl Entry {
             rtt_ms: None,
             retransmits: None,
         }
+    }
+
+    /// Who connected; where a proxy did, who connected to that.
+    pub(super) fn client(&self) -> &ClientAddr {
+        self.context.get().and_then(|context| context.source()).unwrap_or(&self.client)
     }
 
     /// As it is now.

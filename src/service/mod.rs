@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use self::compose::{Door, Parts};
 use self::plan::{Known, Plan};
 use self::reactors::Reactors;
-use crate::addr::ListenerName;
+use crate::addr::{ClientAddr, ListenerName};
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
@@ -272,6 +272,10 @@ impl admin::Face for Service {
 
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView> {
         self.foundation.journal.find(id)
+    }
+
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView> {
+        self.foundation.journal.find_by_client(client)
     }
 }
 

@@ -214,12 +214,34 @@ impl Upstream {
         source: Option<u64>,
         tried: &[EndpointId],
     ) -> Result<Lease, Failure> {
-        let Picked { attempt, spec, label } = self.change(|core| {
+        self.lease(|core| {
             if tried.is_empty() {
                 core.budget.deposit(now);
             }
             core.set.pick(now, source, tried, &mut core.rng)
-        })?;
+        })
+    }
+
+    /// The same for a connection whose client named its endpoint.
+    pub fn pick_only(
+        self: &Arc<Self>,
+        now: Instant,
+        address: &EndpointAddr,
+        is_first: bool,
+    ) -> Result<Lease, Failure> {
+        self.lease(|core| {
+            if is_first {
+                core.budget.deposit(now);
+            }
+            core.set.pick_only(address, now)
+        })
+    }
+
+    fn lease(
+        self: &Arc<Self>,
+        pick: impl FnOnce(&mut Core) -> Result<Picked, Failure>,
+    ) -> Result<Lease, Failure> {
+        let Picked { attempt, spec, label } = self.change(pick)?;
         let (id, trial) = (attempt.endpoint(), attempt.is_trial());
         Ok(Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) })
     }

@@ -22,7 +22,8 @@ use super::balancer::{self, Candidate};
 use super::breaker::{self, Pass, Transition};
 use super::endpoint::{Endpoint, EndpointId, Ready};
 use super::{EndpointSpec, Settings};
-use crate::failure::{BreakerClass, Failure, Reason, Stage};
+use crate::addr::EndpointAddr;
+use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
 
 /// A connection's hold on an endpoint, used up by settling it.
 #[derive(Debug)]
@@ -209,6 +210,31 @@ impl EndpointSet {
             spec: endpoint.spec.clone(),
             label: endpoint.label.clone(),
         })
+    }
+
+    /// This endpoint and no other, for a connection whose client named it. Who is not ready is not picked for that either:
+    /// a circuit that is open protects the server from everybody.
+    pub fn pick_only(&mut self, address: &EndpointAddr, now: Instant) -> Result<Picked, Failure> {
+        self.census(now);
+        let asked = |endpoint: &&mut Endpoint| !endpoint.leaving && endpoint.spec.address == *address;
+        let Some(endpoint) = self.endpoints.iter_mut().find(asked) else {
+            let detail =
+                format!("the client asks for the endpoint {address}, which the upstream has not got");
+            return Err(Failure::new(Stage::Route, Reason::DestinationNotFound, Side::Client, detail)
+                .mend("ask for one of those in /api/v1/upstreams, spelt as there"));
+        };
+        let reason = match endpoint.ready(now) {
+            Ready::Yes => {
+                return Ok(Picked {
+                    attempt: Attempt { endpoint: endpoint.id, pass: endpoint.admit(now) },
+                    spec: endpoint.spec.clone(),
+                    label: endpoint.label.clone(),
+                });
+            }
+            Ready::CircuitOpen => Reason::CircuitOpen,
+            Ready::Leaving | Ready::NoWeight | Ready::Down => Reason::DestinationUnavailable,
+        };
+        Err(Failure::upstream(Stage::Route, reason, endpoint.why_not(now)))
     }
 
     /// The first settling: it is connected.
