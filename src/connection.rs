@@ -6,6 +6,7 @@
 
 mod context;
 mod secure;
+mod split;
 mod verdict;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
+use crate::rollout::Split;
 use crate::route;
 use crate::socket::{self, Gone, Stream};
 use crate::tls::unbuffered::Unbuffered;
@@ -51,6 +53,8 @@ pub struct Listener {
     pub tls: Option<ClientTls>,
     /// Where they go.
     pub route: route::Settings,
+    /// Among whom they are divided, where they are. Outlives a reload that does not change it.
+    pub split: Option<Arc<Split>>,
     /// The upstreams of the same configuration.
     pub targets: Arc<Targets>,
     /// Where records go.
@@ -85,6 +89,7 @@ pub fn serve<H: Send>(
             }
             Err(ending) => ending,
         };
+        split::ended(&listener, &record, &ending);
         record.close(*ending);
         drop(held);
     }
@@ -192,6 +197,7 @@ async fn walk(
     let asked = asked.map_err(|unopened| no_opening(unopened, client))?;
 
     let decided = route::decide(&listener.route, ticket.source(), &asked).and_then(|route| {
+        let route = split::drawn(route, listener);
         let target = listener.targets.get(&route.upstream).ok_or_else(|| no_such_upstream(&route))?;
         Ok((route, target))
     });
@@ -218,8 +224,10 @@ async fn walk(
         interview(target, established, opening, client, listener, &mut trail).await
     }
     .await;
+    let took = trail.attempts.iter().map(|attempt| attempt.took).sum();
     note(trail, target, listener, record);
     let (Established { lease, mut reached }, opening) = established?;
+    split::established(listener, &route, took);
     if let Some(secured) = &mut reached.secured {
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }

@@ -1,8 +1,10 @@
 //! rollout: which of several upstreams a listener's connections go to, by weights; and weights that move by themselves, from one
 //! upstream to the next version of it, for as long as that one serves as well.
 //!
-//! Pure: the time is passed in, and what became of connections is told. Leaves to `route` whose turn it is to be asked for, to
+//! Pure, but for [`Split`], which locks and logs: the time is passed in, and what became of connections is told. Leaves to `route` whose turn it is to be asked for, to
 //! `connection` what became of them, and to `service` who looks after it.
+
+mod live;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -11,6 +13,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::addr::UpstreamName;
+
+pub use live::Split;
 
 /// One of the upstreams, and its share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,7 +114,7 @@ pub struct Rollout {
     met: (u64, u64),
 }
 
-/// The same, for the API.
+/// The same, for the API and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RolloutView {
     /// Who has which share now.

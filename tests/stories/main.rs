@@ -60,6 +60,7 @@ mod protocols;
 mod real_servers;
 #[cfg(test)]
 mod refused;
+mod rollouts;
 #[cfg(test)]
 mod six_endpoints;
 #[cfg(test)]
