@@ -192,12 +192,11 @@ pub async fn establish(
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
     for number in 1..=attempts {
-        let now = Instant::now().into_std();
-        let picked = match wish.endpoint {
-            None => target.upstream.pick(now, Some(source), &tried),
-            Some(endpoint) => target.upstream.pick_only(now, endpoint, tried.is_empty()),
-        };
-        let mut lease = match picked {
+        let (queued, asked) = (trail.times.queue.unwrap_or_default(), Instant::now());
+        let left = deadline.saturating_duration_since(asked);
+        let leased = target.upstream.lease(Some(source), &tried, wish.endpoint, queued, left).await;
+        trail.times.queue = Some(queued + asked.elapsed());
+        let mut lease = match leased {
             Ok(lease) => lease,
             // What was seen at an endpoint says more than that no other is left.
             Err(none_ready) => return Err(last.unwrap_or(none_ready)),

@@ -124,8 +124,18 @@ sections! {
         pins: List<PinText> = default([]);
         /// Look at nothing: whoever answers gets the data. For a test bench.
         danger_accept_any_certificate: Flag = default(false);
-        /// Whose turn it is: least_connections, round_robin, random or source_hash. All of them heed weights.
+        /// Whose turn it is: least_connections, peak_ewma (the quicker to be reached), round_robin, random; source_hash or maglev
+        /// (a client's source stays with an endpoint; maglev for very many). All of them heed weights.
         balance: Choice<Balance> = default("least_connections");
+        /// How long an endpoint that is new, or came back by its checks or its circuit, takes to have all of its weight, from a
+        /// tenth on; or off.
+        slow_start: Off<Time> = default("off");
+        /// Share of a tier, by weight, that has to be ready for it to keep all connections. With less, it keeps them in
+        /// proportion, and the others go to the next tier. off: it keeps all while anyone is ready.
+        spill_over: Off<Share> = default("off");
+        /// Where we are: endpoints of this zone come first within their tier, for as much as their fair share of what is ready
+        /// allows. "${ZONE}" takes it from the environment.
+        zone: Text = example("eu-1a");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
@@ -158,8 +168,12 @@ sections! {
         address: words::Endpoint = needed("db1.example.com:5432");
         /// Its share of the connections, beside the others' weights; 0: no new ones.
         weight: Count<0, 1000> = default(1);
-        /// Used only while no other is ready.
+        /// Used only while no other is ready: tier 1.
         backup: Flag = default(false);
+        /// A tier is used only while nobody of a lower one is ready; see also `spill_over`.
+        tier: Count<0, 65535> = default(0);
+        /// Where it is; see the upstream's `zone`.
+        zone: Text = example("eu-1a");
         /// As the upstream's, for this one only.
         server_name: ServerName = example("db1.example.com");
     }
@@ -247,6 +261,8 @@ sections! {
     struct Limits {
         /// Connections open or being opened. Without it: no limit.
         connections: Count<1, 10_000_000> = example(200);
+        /// The same, at each endpoint. When all that serve have as many, connections wait. Without it: no limit.
+        connections_per_endpoint: Count<1, 10_000_000> = example(50);
         /// Connections that may wait for a place; further ones are refused at once.
         pending: Count<0, 10_000_000> = default(1024);
         /// How long one waits.
@@ -529,8 +545,9 @@ impl Choices for Balance {
         ("round_robin", Self::RoundRobin),
         ("random", Self::Random),
         ("source_hash", Self::SourceHash),
+        ("peak_ewma", Self::PeakEwma),
+        ("maglev", Self::Maglev),
     ];
-    const LATER: &'static [&'static str] = &["peak_ewma", "maglev"];
 }
 
 impl Choices for health::Kind {

@@ -8,6 +8,7 @@
 
 mod across;
 mod contexts;
+mod endpoints;
 mod file;
 mod kinds;
 mod listeners;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Upstream;
+use super::endpoints;
 use super::file;
 use super::kinds::Entry;
 use super::meaning::{Bound, in_order, tcp, time};
@@ -15,7 +16,6 @@ use crate::health::http::Url;
 use crate::protocol::Protocol;
 use crate::relay::OnTruncation;
 use crate::tls::Mode;
-use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
 
 /// One upstream, with the problems of its keys among themselves noted.
@@ -29,6 +29,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
+    endpoints::fit(&written, &limits, &source, reader);
     let relay = relay::Settings::default();
     let default = set::Limits::default();
     Upstream {
@@ -43,9 +44,13 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             fall: health.fall,
             limits: set::Limits {
                 connections: limits.connections.taken(),
+                connections_per_endpoint: limits.connections_per_endpoint.taken(),
                 pending: limits.pending.or(default.pending),
                 queue_timeout: limits.queue_timeout.or(default.queue_timeout),
             },
+            slow_start: written.slow_start.or(None),
+            spill_over: written.spill_over.or(None),
+            zone: written.zone.value().map(|zone| zone.as_str().into()),
         },
         health,
         timeouts,
@@ -88,35 +93,7 @@ fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Sourc
         return Source::Dns(dns.value.clone());
     }
     let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
-    if endpoints.value.is_empty() {
-        reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
-    }
-    let mut specs: Vec<EndpointSpec> = Vec::new();
-    for At { value: entry, .. } in &endpoints.value {
-        let Some(At { value: address, place }) = entry.address.given() else { continue };
-        if specs.iter().any(|known| known.address == *address) {
-            reader.problem(
-                place,
-                format!("{address} is there twice"),
-                "remove one; for a larger share, give it a weight",
-            );
-        }
-        specs.push(EndpointSpec {
-            address: address.clone(),
-            weight: entry.weight.or(1),
-            tier: u16::from(entry.backup.or(false)),
-            zone: None,
-            server_name: entry.server_name.value().cloned(),
-        });
-    }
-    if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {
-        reader.warning(
-            &endpoints.place,
-            "every endpoint has weight 0",
-            "give one a weight: no connection will be made",
-        );
-    }
-    Source::Fixed(specs)
+    Source::Fixed(endpoints::specs(endpoints, reader))
 }
 
 /// When TLS begins.

@@ -12,6 +12,7 @@ mod ambassador;
 mod balance;
 #[cfg(test)]
 mod check_account;
+mod choice;
 #[cfg(test)]
 mod churn;
 #[cfg(test)]
