@@ -218,7 +218,8 @@ async fn walk(
 
     let mut trail = Trail::default();
     let established = async {
-        let way = (route.source, context::wish(&asked));
+        let introduction = context::introduction(&asked, target, client, record.id());
+        let way = (route.source, context::wish(&asked, introduction.as_ref()));
         let established = wait_for(target, way, &opening, client, listener, &mut trail).await?;
         speech.grant(client, listener, record.id(), Some(&trail)).await.map_err(told)?;
         interview(target, established, opening, client, listener, &mut trail).await

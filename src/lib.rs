@@ -42,6 +42,7 @@ pub mod discovery;
 pub mod health;
 pub mod metrics;
 
+pub mod account;
 pub mod addr;
 pub mod backoff;
 pub mod drain;

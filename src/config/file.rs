@@ -158,6 +158,8 @@ sections! {
         limits: Limits = section;
         /// Connections that are ready before a client comes, TLS included.
         pool: Pool = section;
+        /// What is between here and the servers.
+        proxy: Proxy = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
     }
@@ -267,6 +269,20 @@ sections! {
         pending: Count<0, 10_000_000> = default(1024);
         /// How long one waits.
         queue_timeout: Time = default("5s");
+    }
+
+    /// `[upstream.NAME.proxy]`
+    struct Proxy {
+        /// An HTTP proxy to dial through, by CONNECT. It is given the endpoint as written, and resolves names itself.
+        http: words::Endpoint = example("proxy.example.com:3128");
+        /// The same with a SOCKS5 proxy.
+        socks5: words::Endpoint = example("proxy.example.com:1080");
+        /// Who we are there.
+        user: Text = example("nuncio");
+        /// Where the password stands. Read anew for each connection.
+        password_file: FilePath = example("/etc/nuncio/proxy.password");
+        /// The servers are told who the client is, in front of all else: the PROXY protocol of version 1 or 2, which they must expect.
+        proxy_protocol: Count<1, 2> = example(2);
     }
 
     /// `[upstream.NAME.pool]`

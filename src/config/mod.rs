@@ -16,6 +16,7 @@ mod load;
 mod meaning;
 mod ports;
 mod problem;
+mod proxies;
 mod reader;
 mod reference;
 mod section;

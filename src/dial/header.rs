@@ -143,7 +143,10 @@ mod tests {
     #[test]
     fn version_one_is_a_line() {
         let said = |client: Option<&Introduction>| String::from_utf8(header(Version::One, client)).unwrap();
-        assert_eq!(said(Some(&client("10.0.0.1:40000", "127.0.0.1:5432"))), "PROXY TCP4 10.0.0.1 127.0.0.1 40000 5432\r\n");
+        assert_eq!(
+            said(Some(&client("10.0.0.1:40000", "127.0.0.1:5432"))),
+            "PROXY TCP4 10.0.0.1 127.0.0.1 40000 5432\r\n"
+        );
         assert_eq!(said(Some(&client("[2001:db8::1]:1", "[::1]:2"))), "PROXY TCP6 2001:db8::1 ::1 1 2\r\n");
         assert_eq!(
             said(Some(&client("[::ffff:10.0.0.1]:1", "10.0.0.2:2"))),
@@ -172,7 +175,10 @@ mod tests {
         assert_eq!(usize::from(said[15]), said.len() - 16);
         assert_eq!(header(Version::Two, None), [&SIGNATURE[..], b"\x20\0\0\0"].concat(), "for ourselves");
         let over_unix = Introduction { id: "i".into(), ..Introduction::default() };
-        assert_eq!(header(Version::Two, Some(&over_unix)), [&SIGNATURE[..], b"\x21\0\0\x04\x05\0\x01i"].concat());
+        assert_eq!(
+            header(Version::Two, Some(&over_unix)),
+            [&SIGNATURE[..], b"\x21\0\0\x04\x05\0\x01i"].concat()
+        );
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! to `dial`, and the time to the caller.
 
 use std::io;
-use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use crate::account::Login;
 use crate::addr::{EndpointAddr, Host};
 use crate::failure::{Failure, Reason, Side, Stage};
 
@@ -34,32 +34,14 @@ pub enum Kind {
     Socks5,
 }
 
-/// An account at a proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// Its name.
-    pub user: String,
-    /// Where its password stands. Read anew for each connection.
-    pub password_file: PathBuf,
-}
-
 /// Of an answer's head.
 const LONGEST_HEAD: usize = 16 * 1024;
 /// Of its first line, what is quoted.
 const QUOTED: usize = 200;
 
-impl Login {
-    /// What the file has, without its line's end.
-    fn password(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let mut password = Zeroizing::new(std::fs::read(&self.password_file).map_err(|error| {
-            ours(format!("the proxy's password could not be read from {}: {error}", self.password_file.display()))
-                .mend("mend proxy.password_file, or its permissions")
-        })?);
-        while password.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
-            password.pop();
-        }
-        Ok(password)
-    }
+/// What the account's file has.
+fn password(login: &Login) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    login.password().map_err(|problem| ours(problem).mend("mend proxy.password_file, or its permissions"))
 }
 
 impl Through {
@@ -77,7 +59,7 @@ impl Through {
     async fn connect(&self, stream: &mut TcpStream, to: &EndpointAddr) -> Result<(), Failure> {
         let mut request = Zeroizing::new(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes());
         if let Some(login) = &self.login {
-            let credentials = Zeroizing::new([login.user.as_bytes(), b":", &login.password()?].concat());
+            let credentials = Zeroizing::new([login.user.as_bytes(), b":", &password(login)?].concat());
             let encoded = Zeroizing::new(data_encoding::BASE64.encode(&credentials));
             request.extend_from_slice(b"Proxy-Authorization: Basic ");
             request.extend_from_slice(encoded.as_bytes());
@@ -87,7 +69,10 @@ impl Through {
         stream.write_all(&request).await.map_err(|error| self.broke(&error))?;
         let head = self.head(stream).await?;
         let line: String = head.split(|byte| *byte == b'\r').next().map(quoted).unwrap_or_default();
-        let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|code| code.parse::<u16>().ok());
+        let status = line
+            .strip_prefix("HTTP/1.")
+            .and_then(|rest| rest.get(2..5))
+            .and_then(|code| code.parse::<u16>().ok());
         let said = format!("the proxy {} answered \"{line}\" to CONNECT {to}", self.address);
         let told = |reason| Err(Failure::upstream(Stage::Proxy, reason, said.clone()));
         match status {
@@ -136,7 +121,7 @@ impl Through {
         match (version, method, &self.login) {
             (5, NO_LOGIN, _) => {}
             (5, LOGIN, Some(login)) => {
-                let password = login.password()?;
+                let password = password(login)?;
                 let (user, longest) = (login.user.as_bytes(), usize::from(u8::MAX));
                 if user.len() > longest || password.len() > longest {
                     return Err(ours("SOCKS5 takes no user and no password of more than 255 bytes".into()));
@@ -147,12 +132,16 @@ impl Through {
                 );
                 stream.write_all(&words).await.map_err(|error| self.broke(&error))?;
                 if !matches!(self.read(stream).await?, [1, 0]) {
-                    let said = format!("the proxy {proxy} does not accept the user '{}' with its password", login.user);
+                    let said = format!(
+                        "the proxy {proxy} does not accept the user '{}' with its password",
+                        login.user
+                    );
                     return Err(ours(said).mend("mend proxy.user, or what is in proxy.password_file"));
                 }
             }
             (5, _, _) => {
-                let said = format!("the proxy {proxy} takes nobody without a login of a kind that was not offered");
+                let said =
+                    format!("the proxy {proxy} takes nobody without a login of a kind that was not offered");
                 return Err(ours(said).mend("give it an account: proxy.user and proxy.password_file"));
             }
             _ => {
@@ -225,7 +214,10 @@ fn ours(detail: String) -> Failure {
 
 /// Printable, and not too much of it.
 fn quoted(bytes: &[u8]) -> String {
-    let shown = bytes.iter().take(QUOTED).map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' });
+    let shown = bytes
+        .iter()
+        .take(QUOTED)
+        .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' });
     shown.collect()
 }
 

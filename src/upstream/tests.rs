@@ -60,7 +60,7 @@ async fn who_waits_for_an_endpoint_sleeps_until_one_has_room() {
     let limits = Limits { connections_per_endpoint: Some(1), ..Limits::default() };
     let retry = backoff::Settings::default();
     upstream.reconfigure(Settings { limits, ..Settings::default() }, &retry, now);
-    let lease = || upstream.lease(None, &[], Duration::ZERO, Duration::from_secs(60));
+    let lease = || upstream.lease(None, &[], None, Duration::ZERO, Duration::from_secs(60));
     let held = lease().await.unwrap();
     let free = async {
         // Time passes only while all sleep.
