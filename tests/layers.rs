@@ -126,6 +126,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "record",
             "relay",
             "rollout",
+            "route",
             "socket",
             "tls",
             "upstream",

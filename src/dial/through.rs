@@ -79,7 +79,8 @@ impl Through {
             Some(200..=299) => Ok(()),
             Some(401 | 407) => Err(ours(said).mend("give it an account: proxy.user and proxy.password_file")),
             Some(403 | 405) => Err(ours(said).mend("let the proxy allow CONNECT to that host and port")),
-            Some(502 | 503) => told(Reason::DestinationUnavailable),
+            // 500: as tinyproxy says that it could not connect.
+            Some(500 | 502 | 503) => told(Reason::DestinationUnavailable),
             Some(504) => told(Reason::ConnectionTimeout),
             Some(404) => told(Reason::DestinationNotFound),
             _ => Err(ours(said).mend("is it an HTTP proxy that allows CONNECT, and is that its port?")),

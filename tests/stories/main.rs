@@ -73,5 +73,6 @@ mod table;
 #[cfg(test)]
 mod upstreams;
 mod warm;
+mod way_out;
 #[cfg(test)]
 mod windows;
