@@ -166,6 +166,8 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "key =",
             "mode =",
             "upstreams =",
+            "split =",
+            "canary =",
             "proxy_from =",
             "tls_mode =",
             "client_names =",
