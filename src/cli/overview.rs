@@ -40,9 +40,10 @@ struct Listener {
 #[derive(Serialize)]
 struct Upstream {
     name: String,
-    /// As written; with `dns`, none.
+    /// As written; with another source, none.
     endpoints: Vec<Endpoint>,
     dns: Option<String>,
+    srv: Option<String>,
     /// `tcp`, `postgres`, ...
     protocol: &'static str,
     /// `negotiate`, `direct` or `off`.
@@ -136,22 +137,23 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         _ if with_ca() => Some("ca"),
         tls::Mode::Negotiate | tls::Mode::Direct => Some("system"),
     };
-    let (endpoints, dns) = match &written.source {
-        Source::Dns(name) => (Vec::new(), Some(name.to_string())),
-        Source::Fixed(specs) => {
-            let endpoint = |spec: &EndpointSpec| Endpoint {
-                address: spec.address.to_string(),
-                weight: spec.weight,
-                backup: spec.is_backup(),
-                server_name: spec.server_name.clone(),
-            };
-            (specs.iter().map(endpoint).collect(), None)
-        }
+    let endpoint = |spec: &EndpointSpec| Endpoint {
+        address: spec.address.to_string(),
+        weight: spec.weight,
+        backup: spec.is_backup(),
+        server_name: spec.server_name.clone(),
     };
+    let (mut endpoints, mut dns, mut srv) = (Vec::new(), None, None);
+    match &written.source {
+        Source::Fixed(specs) => endpoints = specs.iter().map(endpoint).collect(),
+        Source::Dns(name) => dns = Some(name.to_string()),
+        Source::Srv(name) => srv = Some(name.to_string()),
+    }
     Upstream {
         name: name.to_owned(),
         endpoints,
         dns,
+        srv,
         protocol: written.protocol.name(),
         tls: match mode {
             tls::Mode::Off => "off",
@@ -203,6 +205,9 @@ impl Upstream {
         let mut rows = Rows::titled(format!("upstream {}", self.name));
         if let Some(dns) = &self.dns {
             rows.row("endpoints", format!("every address of {dns}"));
+        }
+        if let Some(srv) = &self.srv {
+            rows.row("endpoints", format!("every target of the SRV records of {srv}"));
         }
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [

@@ -100,6 +100,9 @@ sections! {
         endpoints: List<Endpoint> = shown(["db1.example.com:5432", "db2.example.com:5432"]);
         /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint. The port as above.
         dns: words::Endpoint = example("db.example.com:5432");
+        /// Instead of `endpoints`: a name with SRV records, of which each target is an endpoint. Lower priorities are used
+        /// first. Certificates have to carry the name behind _SERVICE._tcp, unless `server_name` says another.
+        srv: words::Service = example("_postgres._tcp.db.example.com");
         /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");
         /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they

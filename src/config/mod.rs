@@ -17,6 +17,7 @@ mod problem;
 mod reader;
 mod reference;
 mod section;
+mod sources;
 mod syntax;
 mod upstreams;
 mod words;

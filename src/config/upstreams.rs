@@ -7,13 +7,13 @@ use super::meaning::{Bound, in_order, tcp, time};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
+use super::sources::{leaves_this_host, source};
 use crate::addr::Host;
 use crate::discovery::Source;
 use crate::health::http::Url;
 use crate::protocol::Protocol;
 use crate::relay::OnTruncation;
 use crate::tls::Mode;
-use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
 
 /// One upstream, with the problems of its keys among themselves noted.
@@ -64,56 +64,6 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
         },
         required: written.required.or(false),
     }
-}
-
-fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Source {
-    match (&written.endpoints, &written.dns) {
-        (Field::Given(_), Field::Given(dns)) => {
-            reader.problem(&dns.place, "stands beside `endpoints`", "keep one of them");
-        }
-        (Field::Absent, Field::Absent) => {
-            let mend = "add for example: endpoints = [\"db.example.com:5432\"]";
-            reader.problem(place, "has neither `endpoints` nor `dns`", mend);
-        }
-        _ => {}
-    }
-    if let Some(dns) = written.dns.given() {
-        if let Host::Ip(_) = dns.value.host {
-            let mend = format!("write endpoints = [\"{}\"]", dns.value);
-            reader.problem(&dns.place, "wants a name to look up, and this is an address", mend);
-        }
-        return Source::Dns(dns.value.clone());
-    }
-    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
-    if endpoints.value.is_empty() {
-        reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
-    }
-    let mut specs: Vec<EndpointSpec> = Vec::new();
-    for At { value: entry, .. } in &endpoints.value {
-        let Some(At { value: address, place }) = entry.address.given() else { continue };
-        if specs.iter().any(|known| known.address == *address) {
-            reader.problem(
-                place,
-                format!("{address} is there twice"),
-                "remove one; for a larger share, give it a weight",
-            );
-        }
-        specs.push(EndpointSpec {
-            address: address.clone(),
-            weight: entry.weight.or(1),
-            tier: u16::from(entry.backup.or(false)),
-            zone: None,
-            server_name: entry.server_name.value().cloned(),
-        });
-    }
-    if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {
-        reader.warning(
-            &endpoints.place,
-            "every endpoint has weight 0",
-            "give one a weight: no connection will be made",
-        );
-    }
-    Source::Fixed(specs)
 }
 
 /// When TLS begins.
@@ -183,17 +133,6 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
         Mode::Negotiate | Mode::Direct => with_tls(written, &settings, source, reader),
     }
     settings
-}
-
-/// Whether an endpoint may be on another host.
-fn leaves_this_host(source: &Source) -> bool {
-    match source {
-        Source::Dns(_) => true,
-        Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
-            Host::Ip(ip) => !ip.to_canonical().is_loopback(),
-            Host::Name(name) => &**name != "localhost",
-        }),
-    }
 }
 
 /// `tls = "off"` beside keys that only mean something with TLS: whoever wrote them expects it to be on.

@@ -15,6 +15,7 @@ use super::problem::Place;
 use super::reader::{Reader, quoted};
 use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
+use crate::discovery::SrvName;
 use crate::health::http::Url;
 use crate::tls::Pin;
 
@@ -263,6 +264,13 @@ word! {
             };
         }
         text.parse().map_err(|error: String| split_mend(&error, mend))
+    }
+}
+
+word! {
+    /// A name with SRV records.
+    Service -> SrvName, "the name of a service", "\"_postgres._tcp.db.example.com\"", None, |text| {
+        text.parse().map_err(|error: String| split_mend(&error, "write _SERVICE._tcp.DOMAIN"))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -15,8 +15,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::DnsSettings;
-use super::ask::Asker;
+use super::ask;
 use super::known::{Known, News};
+use super::servers::Servers;
 use crate::addr::Host;
 use crate::failure::{Failure, Reason, Side, Stage};
 
@@ -30,7 +31,7 @@ pub struct Resolver {
 struct Inner {
     settings: Arc<DnsSettings>,
     control: Handle,
-    asker: Arc<Asker>,
+    servers: Arc<Servers>,
     /// Never shrinks: names come from the configuration, so they are few.
     names: Mutex<HashMap<Arc<str>, Kept>>,
 }
@@ -74,9 +75,9 @@ impl Resolver {
     /// server yet, is no error here: it may come.
     pub fn new(settings: &DnsSettings) -> Result<Resolver, String> {
         let control = Handle::try_current().map_err(|error| format!("the DNS needs a runtime: {error}"))?;
-        let asker = Arc::new(Asker::new(settings));
+        let servers = Arc::new(Servers::new(settings));
         let settings = Arc::new(settings.clone());
-        Ok(Resolver { inner: Arc::new(Inner { settings, control, asker, names: Mutex::default() }) })
+        Ok(Resolver { inner: Arc::new(Inner { settings, control, servers, names: Mutex::default() }) })
     }
 
     /// The addresses of a host, sorted. From memory while they hold; else this waits for the look-up, at most
@@ -128,6 +129,16 @@ impl Resolver {
         }
     }
 
+    /// The DNS servers.
+    pub(super) fn servers(&self) -> &Servers {
+        &self.inner.servers
+    }
+
+    /// How long an answer holds that has this TTL.
+    pub(super) fn holds(&self, ttl: Duration) -> Duration {
+        self.inner.settings.holds(ttl)
+    }
+
     /// What is known of each name, by name.
     pub fn snapshot(&self) -> Vec<NameView> {
         let now = Instant::now();
@@ -162,7 +173,7 @@ impl Resolver {
             used: AtomicBool::new(true),
             followers: AtomicUsize::new(0),
         });
-        let task = keep(entry.clone(), self.inner.asker.clone(), self.inner.settings.clone());
+        let task = keep(entry.clone(), self.inner.servers.clone(), self.inner.settings.clone());
         let task = self.inner.control.spawn(task).abort_handle();
         names.insert(name.clone(), Kept { entry: entry.clone(), task });
         entry
@@ -222,11 +233,11 @@ impl Drop for Followed {
 }
 
 /// The life of a name: look up, tell, wait until it is due, or wanted early, or used again.
-async fn keep(entry: Arc<Entry>, asker: Arc<Asker>, settings: Arc<DnsSettings>) {
+async fn keep(entry: Arc<Entry>, servers: Arc<Servers>, settings: Arc<DnsSettings>) {
     let mut rng = fastrand::Rng::new();
     loop {
         entry.used.store(false, Ordering::Relaxed);
-        let result = asker.ask(&entry.name).await;
+        let result = ask::addresses(&servers, &entry.name).await;
         let now = Instant::now();
         let mut news = News::Same;
         let error = result.as_ref().err().cloned();
@@ -270,7 +281,7 @@ fn tell(entry: &Entry, news: &News, error: Option<Failure>, now: Instant) {
     match (news, error) {
         (News::Fails, Some(error)) => match view.age_ms {
             Some(age) => {
-                let age = humantime::format_duration(std::time::Duration::from_secs(age / 1000));
+                let age = humantime::format_duration(Duration::from_secs(age / 1000));
                 let kept = view.addresses.len();
                 tracing::warn!(
                     "{error}; the last answer for {name}, {kept} addresses and {age} old, stays in use"

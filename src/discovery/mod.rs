@@ -7,6 +7,8 @@ mod ask;
 mod dns;
 mod dns_set;
 mod known;
+mod servers;
+mod srv;
 
 use std::fmt;
 use std::future::Future;
@@ -20,6 +22,7 @@ use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::{EndpointSpec, Upstream};
 
 pub use dns::{NameView, Resolver};
+pub use srv::SrvName;
 
 /// The source of an upstream's set.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +31,8 @@ pub enum Source {
     Fixed(Vec<EndpointSpec>),
     /// `dns`: each address of the name is an endpoint.
     Dns(EndpointAddr),
+    /// `srv`: each target of the name's SRV records is an endpoint.
+    Srv(SrvName),
 }
 
 /// What it is called in a report.
@@ -36,6 +41,7 @@ impl fmt::Display for Source {
         match self {
             Source::Fixed(_) => f.write_str("endpoints"),
             Source::Dns(name) => name.fmt(f),
+            Source::Srv(name) => name.fmt(f),
         }
     }
 }
@@ -56,6 +62,7 @@ impl Source {
         match self {
             Source::Fixed(_) => None,
             Source::Dns(address) => Some(dns_set::discover(address, resolver, server_name)),
+            Source::Srv(name) => Some(srv::discover(name, resolver, server_name)),
         }
     }
 }
@@ -72,6 +79,15 @@ pub struct DnsSettings {
     /// Time one look-up may take.
     pub timeout: Duration,
 }
+
+impl DnsSettings {
+    /// How long an answer holds that has this TTL. `config` has checked that the floor is below the ceiling; were it not,
+    /// the floor holds.
+    fn holds(&self, ttl: Duration) -> Duration {
+        ttl.min(self.ttl_ceiling).max(self.ttl_floor)
+    }
+}
+
 impl Default for DnsSettings {
     fn default() -> Self {
         DnsSettings {

@@ -63,6 +63,8 @@ mod smtp;
 #[cfg(test)]
 mod sqlserver;
 #[cfg(test)]
+mod srv_set;
+#[cfg(test)]
 mod table;
 #[cfg(test)]
 mod upstreams;

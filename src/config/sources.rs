@@ -1,0 +1,86 @@
+//! Where an upstream's endpoints come from: one source, and what its keys mean.
+
+use super::file;
+use super::problem::Place;
+use super::reader::Reader;
+use super::section::{At, Field};
+use crate::addr::Host;
+use crate::discovery::Source;
+use crate::upstream::EndpointSpec;
+
+/// The one source that is written.
+pub(super) fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Source {
+    only_one(written, place, reader);
+    if let Some(At { value: dns, place }) = written.dns.given() {
+        if let Host::Ip(_) = dns.host {
+            let mend = format!("write endpoints = [\"{dns}\"]");
+            reader.problem(place, "wants a name to look up, and this is an address", mend);
+        }
+        return Source::Dns(dns.clone());
+    }
+    if let Some(srv) = written.srv.value() {
+        return Source::Srv(srv.clone());
+    }
+    fixed(written, reader)
+}
+
+/// Notes a second source, and that there is none.
+fn only_one(written: &file::Upstream, place: &Place, reader: &mut Reader) {
+    fn of<T>(key: &'static str, field: &Field<T>) -> Option<(&'static str, Option<Place>)> {
+        (!field.is_absent()).then(|| (key, field.given().map(|at| at.place.clone())))
+    }
+    let all = [of("endpoints", &written.endpoints), of("dns", &written.dns), of("srv", &written.srv)];
+    let sources: Vec<_> = all.into_iter().flatten().collect();
+    let Some(((first, _), more)) = sources.split_first() else {
+        let mend = "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns and srv";
+        return reader.problem(place, "does not say where its endpoints come from", mend);
+    };
+    for place in more.iter().filter_map(|(_, place)| place.as_ref()) {
+        reader.problem(place, format!("stands beside `{first}`"), "keep one of them");
+    }
+}
+
+/// `endpoints`
+fn fixed(written: &file::Upstream, reader: &mut Reader) -> Source {
+    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
+    if endpoints.value.is_empty() {
+        reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
+    }
+    let mut specs: Vec<EndpointSpec> = Vec::new();
+    for At { value: entry, .. } in &endpoints.value {
+        let Some(At { value: address, place }) = entry.address.given() else { continue };
+        if specs.iter().any(|known| known.address == *address) {
+            reader.problem(
+                place,
+                format!("{address} is there twice"),
+                "remove one; for a larger share, give it a weight",
+            );
+        }
+        specs.push(EndpointSpec {
+            address: address.clone(),
+            weight: entry.weight.or(1),
+            tier: u16::from(entry.backup.or(false)),
+            zone: None,
+            server_name: entry.server_name.value().cloned(),
+        });
+    }
+    if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {
+        reader.warning(
+            &endpoints.place,
+            "every endpoint has weight 0",
+            "give one a weight: no connection will be made",
+        );
+    }
+    Source::Fixed(specs)
+}
+
+/// Whether an endpoint may be on another host.
+pub(super) fn leaves_this_host(source: &Source) -> bool {
+    match source {
+        Source::Dns(_) | Source::Srv(_) => true,
+        Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
+            Host::Ip(ip) => !ip.to_canonical().is_loopback(),
+            Host::Name(name) => &**name != "localhost",
+        }),
+    }
+}
