@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upstream", &["addr", "backoff", "failure", "protocol"]),
     ("dial", &["failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "socket", "upstream"]),
-    ("discovery", &["addr", "failure", "upstream"]),
+    ("discovery", &["addr", "dial", "failure", "tls", "upstream"]),
     ("health", &["addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
@@ -166,6 +166,7 @@ const PURE: &[&str] = &[
     "upstream/set.rs",
     "upstream/view.rs",
     "discovery/known.rs",
+    "discovery/share.rs",
     "config/",
 ];
 const IMPURE: &[&str] = &[

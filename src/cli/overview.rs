@@ -44,6 +44,8 @@ struct Upstream {
     endpoints: Vec<Endpoint>,
     dns: Option<String>,
     srv: Option<String>,
+    /// The service, and at which agent.
+    consul: Option<String>,
     /// `tcp`, `postgres`, ...
     protocol: &'static str,
     /// `negotiate`, `direct` or `off`.
@@ -143,17 +145,19 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         backup: spec.is_backup(),
         server_name: spec.server_name.clone(),
     };
-    let (mut endpoints, mut dns, mut srv) = (Vec::new(), None, None);
+    let (mut endpoints, mut dns, mut srv, mut consul) = (Vec::new(), None, None, None);
     match &written.source {
         Source::Fixed(specs) => endpoints = specs.iter().map(endpoint).collect(),
         Source::Dns(name) => dns = Some(name.to_string()),
         Source::Srv(name) => srv = Some(name.to_string()),
+        Source::Consul(at) => consul = Some(format!("{} at {}", at.service, at.address)),
     }
     Upstream {
         name: name.to_owned(),
         endpoints,
         dns,
         srv,
+        consul,
         protocol: written.protocol.name(),
         tls: match mode {
             tls::Mode::Off => "off",
@@ -208,6 +212,9 @@ impl Upstream {
         }
         if let Some(srv) = &self.srv {
             rows.row("endpoints", format!("every target of the SRV records of {srv}"));
+        }
+        if let Some(consul) = &self.consul {
+            rows.row("endpoints", format!("every passing instance of {consul} (Consul)"));
         }
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [

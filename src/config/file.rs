@@ -3,6 +3,8 @@
 //! A key's docstring is what `conf/nuncio.toml` says about it, a test holds the defaults beside those of the steps'
 //! own `Settings`. Leaves to `meaning` what the values mean together.
 
+use std::marker::PhantomData;
+
 use toml::de::DeValue;
 
 use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
@@ -11,7 +13,7 @@ use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
     self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
-    Rate, ServerName, Size, Text, Time, TimeOrZero,
+    Rate, RegistryAddress, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::health;
 use crate::protocol::{BEYOND, Protocol};
@@ -103,6 +105,8 @@ sections! {
         /// Instead of `endpoints`: a name with SRV records, of which each target is an endpoint. Lower priorities are used
         /// first. Certificates have to carry the name behind _SERVICE._tcp, unless `server_name` says another.
         srv: words::Service = example("_postgres._tcp.db.example.com");
+        /// Instead of `endpoints`: a service in Consul, of which each instance that passes its checks is an endpoint.
+        consul: OrService<Consul> = example("orders-db");
         /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");
         /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they
@@ -147,6 +151,24 @@ sections! {
         limits: Limits = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
+    }
+
+    /// `consul` that is a table.
+    struct Consul {
+        /// Its name there.
+        service: Text = needed("orders-db");
+        /// The agent, as http:// or https://, a host and a port.
+        address: RegistryAddress = default("http://127.0.0.1:8500");
+        /// Only instances that have it.
+        tag: Text = example("primary");
+        /// Without it: the agent's own.
+        datacenter: Text = example("dc1");
+        /// Where the ACL token stands. Read anew for each question.
+        token_file: FilePath = example("/etc/nuncio/consul.token");
+        /// A node, or "_agent" for the agent's own: the instance nearest to it is used first, the others in their order.
+        near: Text = example("_agent");
+        /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
+        ca: FilePath = example("/etc/nuncio/consul-ca.pem");
     }
 
     /// An entry of `endpoints` that is a table.
@@ -323,6 +345,32 @@ impl Kind for Endpoint {
         let address = words::Endpoint::read(value, place, reader)?;
         let address = Field::Given(At { value: address, place: place.clone() });
         Some(EndpointTable { address, ..EndpointTable::default() })
+    }
+}
+
+/// A service of a registry: its name, or a table with more.
+#[derive(Debug)]
+pub(super) struct OrService<S>(PhantomData<S>);
+
+impl<S: Section + From<At<String>>> Kind for OrService<S> {
+    type Value = S;
+    const KEYS: &'static [Key] = S::KEYS;
+    const NESTED: Nested = Nested::Instead;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<S> {
+        match value {
+            DeValue::Table(table) => Some(reader.section(table, place)),
+            value => {
+                let service = Text::read(value, place, reader)?;
+                Some(S::from(At { value: service, place: place.clone() }))
+            }
+        }
+    }
+}
+
+impl From<At<String>> for Consul {
+    fn from(service: At<String>) -> Consul {
+        Consul { service: Field::Given(service), ..Consul::default() }
     }
 }
 

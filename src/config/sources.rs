@@ -1,11 +1,13 @@
 //! Where an upstream's endpoints come from: one source, and what its keys mean.
 
+use std::net::SocketAddr;
+
 use super::file;
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::Host;
-use crate::discovery::Source;
+use crate::discovery::{Origin, Source, consul};
 use crate::upstream::EndpointSpec;
 
 /// The one source that is written.
@@ -21,7 +23,28 @@ pub(super) fn source(written: &file::Upstream, place: &Place, reader: &mut Reade
     if let Some(srv) = written.srv.value() {
         return Source::Srv(srv.clone());
     }
+    if let Some(at) = written.consul.given() {
+        return Source::Consul(Box::new(consul(&at.value, reader)));
+    }
     fixed(written, reader)
+}
+
+fn consul(written: &file::Consul, reader: &mut Reader) -> consul::Settings {
+    let agent = Origin::new(false, SocketAddr::from(([127, 0, 0, 1], 8500)).into());
+    let address = written.address.or(agent);
+    if let Some(At { place, .. }) = written.ca.given().filter(|_| !address.is_https()) {
+        let mend = "remove it, or write the agent's address as https://HOST:8501";
+        reader.problem(place, "says whom TLS trusts, and the agent is asked without", mend);
+    }
+    consul::Settings {
+        service: written.service.or(String::new()),
+        address,
+        tag: written.tag.value().cloned(),
+        datacenter: written.datacenter.value().cloned(),
+        token_file: written.token_file.value().cloned(),
+        near: written.near.value().cloned(),
+        ca: written.ca.value().cloned(),
+    }
 }
 
 /// Notes a second source, and that there is none.
@@ -29,10 +52,15 @@ fn only_one(written: &file::Upstream, place: &Place, reader: &mut Reader) {
     fn of<T>(key: &'static str, field: &Field<T>) -> Option<(&'static str, Option<Place>)> {
         (!field.is_absent()).then(|| (key, field.given().map(|at| at.place.clone())))
     }
-    let all = [of("endpoints", &written.endpoints), of("dns", &written.dns), of("srv", &written.srv)];
+    let all = [
+        of("endpoints", &written.endpoints),
+        of("dns", &written.dns),
+        of("srv", &written.srv),
+        of("consul", &written.consul),
+    ];
     let sources: Vec<_> = all.into_iter().flatten().collect();
     let Some(((first, _), more)) = sources.split_first() else {
-        let mend = "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns and srv";
+        let mend = "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns, srv and consul";
         return reader.problem(place, "does not say where its endpoints come from", mend);
     };
     for place in more.iter().filter_map(|(_, place)| place.as_ref()) {
@@ -77,7 +105,7 @@ fn fixed(written: &file::Upstream, reader: &mut Reader) -> Source {
 /// Whether an endpoint may be on another host.
 pub(super) fn leaves_this_host(source: &Source) -> bool {
     match source {
-        Source::Dns(_) | Source::Srv(_) => true,
+        Source::Dns(_) | Source::Srv(_) | Source::Consul(_) => true,
         Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
             Host::Ip(ip) => !ip.to_canonical().is_loopback(),
             Host::Name(name) => &**name != "localhost",

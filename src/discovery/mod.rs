@@ -4,10 +4,13 @@
 //! becomes of an endpoint that stays, comes or goes.
 
 mod ask;
+pub mod consul;
 mod dns;
 mod dns_set;
+mod http;
 mod known;
 mod servers;
+mod share;
 mod srv;
 
 use std::fmt;
@@ -22,6 +25,7 @@ use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::{EndpointSpec, Upstream};
 
 pub use dns::{NameView, Resolver};
+pub use http::Origin;
 pub use srv::SrvName;
 
 /// The source of an upstream's set.
@@ -33,6 +37,8 @@ pub enum Source {
     Dns(EndpointAddr),
     /// `srv`: each target of the name's SRV records is an endpoint.
     Srv(SrvName),
+    /// `consul`: each instance of a service that passes its checks is an endpoint.
+    Consul(Box<consul::Settings>),
 }
 
 /// What it is called in a report.
@@ -42,6 +48,7 @@ impl fmt::Display for Source {
             Source::Fixed(_) => f.write_str("endpoints"),
             Source::Dns(name) => name.fmt(f),
             Source::Srv(name) => name.fmt(f),
+            Source::Consul(settings) => f.write_str(&settings.service),
         }
     }
 }
@@ -63,6 +70,7 @@ impl Source {
             Source::Fixed(_) => None,
             Source::Dns(address) => Some(dns_set::discover(address, resolver, server_name)),
             Source::Srv(name) => Some(srv::discover(name, resolver, server_name)),
+            Source::Consul(settings) => Some(consul::discover(settings, resolver)),
         }
     }
 }

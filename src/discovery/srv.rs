@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::known::pause;
 use super::servers::{Reply, System, Unanswered};
+use super::share::share;
 use super::{Discover, Resolver};
 use crate::addr::{EndpointAddr, Host};
 use crate::failure::{Failure, Reason, Stage};
@@ -23,8 +24,6 @@ use crate::upstream::EndpointSpec;
 
 /// So many CNAMEs are followed from the name to its records.
 const CNAMES: usize = 8;
-/// The largest share that an endpoint can have.
-const WEIGHT: u32 = 1000;
 
 /// A name that has SRV records, `_postgres._tcp.db.example.com`. One without a service and a protocol in front is taken as
 /// well: registries answer for such, `orders.service.consul`.
@@ -248,7 +247,7 @@ fn endpoints(
         for target in targets {
             let Some(address) = fits(target) else { continue };
             specs.push(EndpointSpec {
-                weight: share(target.weight, heaviest, some_have_none),
+                weight: share(target.weight.into(), heaviest.into(), some_have_none),
                 tier,
                 server_name: server_name.map(String::from),
                 ..EndpointSpec::new(address)
@@ -256,16 +255,6 @@ fn endpoints(
         }
     }
     Ok(specs)
-}
-
-/// A weight of 0 to 65535, as one of 1 to 1000 beside its tier's others. 0 among others is little, and not nothing
-/// (RFC 2782, Weight): the others are stretched so that 1 is as little as it gets.
-fn share(weight: u16, heaviest: u16, some_have_none: bool) -> u32 {
-    let (weight, heaviest) = (u32::from(weight), u32::from(heaviest));
-    match heaviest <= WEIGHT && !some_have_none {
-        true => weight.max(1),
-        false => ((weight * WEIGHT + heaviest / 2) / heaviest).max(1),
-    }
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ pub(super) fn target(
         resolver,
         set_name: match &written.source {
             Source::Dns(name) => Some(name.host.clone()),
-            Source::Fixed(_) | Source::Srv(_) => None,
+            Source::Fixed(_) | Source::Srv(_) | Source::Consul(_) => None,
         },
         dial: written.dial.clone(),
         protocol: written.protocol,

@@ -9,6 +9,7 @@ pub mod ambassador;
 pub mod brokers;
 pub mod clients;
 pub mod config;
+pub mod consul;
 #[cfg(unix)]
 pub mod dovecot;
 pub mod hostile;

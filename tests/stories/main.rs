@@ -17,6 +17,8 @@ mod circuit;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod consul;
+#[cfg(test)]
 mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
