@@ -6,10 +6,12 @@
 
 mod http;
 mod login;
+mod own;
 mod pending;
 mod wrapped;
 
 pub use http::HttpCheck;
+pub use own::OwnListeners;
 pub use pending::{Pending, secure, take_leave};
 
 use std::future::Future;
@@ -84,6 +86,8 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
     /// Names to addresses.
     pub resolver: Resolver,
+    /// Whom never to connect to.
+    pub own: Arc<OwnListeners>,
     /// The name that the whole set comes from, where it does: asked again when a connection to one of its addresses fails.
     pub set_name: Option<Host>,
     /// TCP.
@@ -198,7 +202,9 @@ pub async fn establish(
         if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
-        let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
+        // Whoever named us among the endpoints may well have named others.
+        let ours = failure.side == Side::Ambassador && failure.reason != Reason::ProxyLoopDetected;
+        let may_try_another = failure.reason.may_try_another() && !ours;
         last = Some(failure);
         if out_of_time_now {
             return Err(out_of_time(target, last));
@@ -343,6 +349,7 @@ async fn reach(
 
     let begun = Instant::now();
     trail.stage = Stage::Connect;
+    let addresses = target.own.leave_out(addresses)?;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     trail.times.connect = Some(begun.elapsed());
     let (mut stream, at) = match connected {
@@ -518,6 +525,7 @@ impl health::Probe for Target {
                         Some(address) => vec![address],
                         None => resolve(self, spec, self.timeouts.resolve).await?,
                     };
+                    let addresses = self.own.leave_out(addresses)?;
                     dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
                 }
                 health::Kind::Tls | health::Kind::Protocol => {

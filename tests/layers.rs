@@ -165,6 +165,7 @@ const PURE: &[&str] = &[
     "upstream/endpoint.rs",
     "upstream/set.rs",
     "upstream/view.rs",
+    "discovery/file/read.rs",
     "discovery/known.rs",
     "discovery/share.rs",
     "config/",

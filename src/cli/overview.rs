@@ -46,6 +46,7 @@ struct Upstream {
     srv: Option<String>,
     /// The service, and at which agent.
     consul: Option<String>,
+    file: Option<String>,
     /// `tcp`, `postgres`, ...
     protocol: &'static str,
     /// `negotiate`, `direct` or `off`.
@@ -145,12 +146,13 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         backup: spec.is_backup(),
         server_name: spec.server_name.clone(),
     };
-    let (mut endpoints, mut dns, mut srv, mut consul) = (Vec::new(), None, None, None);
+    let (mut endpoints, mut dns, mut srv, mut consul, mut file) = (Vec::new(), None, None, None, None);
     match &written.source {
         Source::Fixed(specs) => endpoints = specs.iter().map(endpoint).collect(),
         Source::Dns(name) => dns = Some(name.to_string()),
         Source::Srv(name) => srv = Some(name.to_string()),
         Source::Consul(at) => consul = Some(format!("{} at {}", at.service, at.address)),
+        Source::File(path) => file = Some(path.display().to_string()),
     }
     Upstream {
         name: name.to_owned(),
@@ -158,6 +160,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         dns,
         srv,
         consul,
+        file,
         protocol: written.protocol.name(),
         tls: match mode {
             tls::Mode::Off => "off",
@@ -215,6 +218,9 @@ impl Upstream {
         }
         if let Some(consul) = &self.consul {
             rows.row("endpoints", format!("every passing instance of {consul} (Consul)"));
+        }
+        if let Some(file) = &self.file {
+            rows.row("endpoints", format!("those that {file} names"));
         }
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [

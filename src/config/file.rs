@@ -107,6 +107,10 @@ sections! {
         srv: words::Service = example("_postgres._tcp.db.example.com");
         /// Instead of `endpoints`: a service in Consul, of which each instance that passes its checks is an endpoint.
         consul: OrService<Consul> = example("orders-db");
+        /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// whenever it is written.
+        file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");
         /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they

@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 
-use super::file;
+use super::file as written_as;
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::Host;
-use crate::discovery::{Origin, Source, consul};
+use crate::discovery::{Origin, Source, consul, file};
 use crate::upstream::EndpointSpec;
 
 /// The one source that is written.
-pub(super) fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Source {
+pub(super) fn source(written: &written_as::Upstream, place: &Place, reader: &mut Reader) -> Source {
     only_one(written, place, reader);
     if let Some(At { value: dns, place }) = written.dns.given() {
         if let Host::Ip(_) = dns.host {
@@ -26,10 +26,17 @@ pub(super) fn source(written: &file::Upstream, place: &Place, reader: &mut Reade
     if let Some(at) = written.consul.given() {
         return Source::Consul(Box::new(consul(&at.value, reader)));
     }
+    if let Some(At { value: path, place }) = written.file.given() {
+        if let Err(problem) = file::fits(path) {
+            let (message, mend) = problem.split_once(": ").unwrap_or((&problem, ""));
+            reader.problem(place, message, mend);
+        }
+        return Source::File(path.clone());
+    }
     fixed(written, reader)
 }
 
-fn consul(written: &file::Consul, reader: &mut Reader) -> consul::Settings {
+fn consul(written: &written_as::Consul, reader: &mut Reader) -> consul::Settings {
     let agent = Origin::new(false, SocketAddr::from(([127, 0, 0, 1], 8500)).into());
     let address = written.address.or(agent);
     if let Some(At { place, .. }) = written.ca.given().filter(|_| !address.is_https()) {
@@ -48,7 +55,7 @@ fn consul(written: &file::Consul, reader: &mut Reader) -> consul::Settings {
 }
 
 /// Notes a second source, and that there is none.
-fn only_one(written: &file::Upstream, place: &Place, reader: &mut Reader) {
+fn only_one(written: &written_as::Upstream, place: &Place, reader: &mut Reader) {
     fn of<T>(key: &'static str, field: &Field<T>) -> Option<(&'static str, Option<Place>)> {
         (!field.is_absent()).then(|| (key, field.given().map(|at| at.place.clone())))
     }
@@ -57,10 +64,12 @@ fn only_one(written: &file::Upstream, place: &Place, reader: &mut Reader) {
         of("dns", &written.dns),
         of("srv", &written.srv),
         of("consul", &written.consul),
+        of("file", &written.file),
     ];
     let sources: Vec<_> = all.into_iter().flatten().collect();
     let Some(((first, _), more)) = sources.split_first() else {
-        let mend = "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns, srv and consul";
+        let mend =
+            "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns, srv, consul and file";
         return reader.problem(place, "does not say where its endpoints come from", mend);
     };
     for place in more.iter().filter_map(|(_, place)| place.as_ref()) {
@@ -69,7 +78,7 @@ fn only_one(written: &file::Upstream, place: &Place, reader: &mut Reader) {
 }
 
 /// `endpoints`
-fn fixed(written: &file::Upstream, reader: &mut Reader) -> Source {
+fn fixed(written: &written_as::Upstream, reader: &mut Reader) -> Source {
     let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
     if endpoints.value.is_empty() {
         reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
@@ -105,7 +114,7 @@ fn fixed(written: &file::Upstream, reader: &mut Reader) -> Source {
 /// Whether an endpoint may be on another host.
 pub(super) fn leaves_this_host(source: &Source) -> bool {
     match source {
-        Source::Dns(_) | Source::Srv(_) | Source::Consul(_) => true,
+        Source::Dns(_) | Source::Srv(_) | Source::Consul(_) | Source::File(_) => true,
         Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
             Host::Ip(ip) => !ip.to_canonical().is_loopback(),
             Host::Name(name) => &**name != "localhost",

@@ -7,6 +7,7 @@ mod ask;
 pub mod consul;
 mod dns;
 mod dns_set;
+pub mod file;
 mod http;
 mod known;
 mod servers;
@@ -16,6 +17,7 @@ mod srv;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +41,8 @@ pub enum Source {
     Srv(SrvName),
     /// `consul`: each instance of a service that passes its checks is an endpoint.
     Consul(Box<consul::Settings>),
+    /// `file`: the endpoints that it names.
+    File(PathBuf),
 }
 
 /// What it is called in a report.
@@ -49,6 +53,7 @@ impl fmt::Display for Source {
             Source::Dns(name) => name.fmt(f),
             Source::Srv(name) => name.fmt(f),
             Source::Consul(settings) => f.write_str(&settings.service),
+            Source::File(path) => path.display().fmt(f),
         }
     }
 }
@@ -71,6 +76,7 @@ impl Source {
             Source::Dns(address) => Some(dns_set::discover(address, resolver, server_name)),
             Source::Srv(name) => Some(srv::discover(name, resolver, server_name)),
             Source::Consul(settings) => Some(consul::discover(settings, resolver)),
+            Source::File(path) => Some(file::discover(path)),
         }
     }
 }

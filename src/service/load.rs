@@ -4,13 +4,14 @@
 //! groups: nothing here belongs on a reactor that serves connections.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
-use crate::establish::{HttpCheck, Target};
+use crate::establish::{HttpCheck, OwnListeners, Target};
 use crate::health::Login;
 use crate::protocol::Protocol;
 use crate::socket;
@@ -53,12 +54,8 @@ impl SelfMadeOnes {
         if let Some(known) = made.get(name) {
             return Ok(known.clone());
         }
-        let addresses: Vec<_> = (written.accept.addresses.iter())
-            .filter_map(|address| match address {
-                ListenAddr::Tcp(tcp) => Some(tcp.ip()),
-                _ => None,
-            })
-            .collect();
+        let addresses: Vec<_> =
+            (written.accept.addresses.iter()).filter_map(tcp).map(|tcp| tcp.ip()).collect();
         let new = Arc::new(SelfMade::new(name, socket::host_name().as_deref(), &addresses)?);
         made.insert(name.clone(), new.clone());
         Ok(new)
@@ -126,7 +123,11 @@ pub(crate) fn lone_target(
         fastrand::u64(..),
         Arc::new(Unheard),
     );
-    Ok(target(written, upstream, tls, http, resolver.clone()))
+    // The listeners of whoever runs by this file; one with another port each time is not known here.
+    let own = Arc::new(OwnListeners::default());
+    let listeners = config.listeners.values().flat_map(|listener| &listener.accept.addresses);
+    own.set(listeners.filter_map(tcp).filter(|address| address.port() != 0));
+    Ok(target(written, upstream, tls, http, resolver.clone(), own))
 }
 
 /// Loads all that a configuration names, without binding or dialling.
@@ -168,13 +169,15 @@ pub(super) fn target(
     tls: Option<Arc<ClientTls>>,
     http: Option<HttpCheck>,
     resolver: Resolver,
+    own: Arc<OwnListeners>,
 ) -> Target {
     Target {
         upstream,
         resolver,
+        own,
         set_name: match &written.source {
             Source::Dns(name) => Some(name.host.clone()),
-            Source::Fixed(_) | Source::Srv(_) | Source::Consul(_) => None,
+            Source::Fixed(_) | Source::Srv(_) | Source::Consul(_) | Source::File(_) => None,
         },
         dial: written.dial.clone(),
         protocol: written.protocol,
@@ -186,6 +189,14 @@ pub(super) fn target(
         retry: written.retry.clone(),
         relay: written.relay.clone(),
         early_close: written.set.breaker.early_close,
+    }
+}
+
+/// An address that can be dialled.
+pub(super) fn tcp(address: &ListenAddr) -> Option<SocketAddr> {
+    match address {
+        ListenAddr::Tcp(tcp) => Some(*tcp),
+        ListenAddr::Unix(_) | ListenAddr::Systemd(_) => None,
     }
 }
 

@@ -23,6 +23,8 @@ mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
 #[cfg(test)]
+mod endpoints_file;
+#[cfg(test)]
 mod harness_legacy;
 #[cfg(test)]
 mod harness_mail;
