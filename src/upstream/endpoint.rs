@@ -156,11 +156,6 @@ impl Endpoint {
         self.open
     }
 
-    /// Is it the endpoint that `spec` describes? The share and the tier may change without making it another.
-    pub(super) fn is(&self, spec: &EndpointSpec) -> bool {
-        self.spec.address == spec.address && self.spec.server_name == spec.server_name
-    }
-
     pub(super) fn admit(&mut self, now: Instant) -> Pass {
         self.open += 1;
         self.breaker.admit(now)

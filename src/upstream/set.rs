@@ -15,6 +15,8 @@
 //!
 //! Leaves the choice among those who may to `balancer`, and locking, queueing and telling to the shell in `mod`.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -135,16 +137,21 @@ impl EndpointSet {
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
         }
+        // By hash: a registry may name thousands, and say so every few seconds.
+        let who = |spec: &EndpointSpec| (spec.address.clone(), spec.server_name.clone());
+        let mut places: HashMap<_, _> =
+            self.endpoints.iter().enumerate().map(|(place, endpoint)| (who(&endpoint.spec), place)).collect();
         for spec in specs {
-            match self.endpoints.iter_mut().find(|endpoint| endpoint.is(&spec)) {
-                Some(member) if member.leaving => {
-                    member.leaving = false;
-                    if *member.spec != spec {
+            match places.entry(who(&spec)) {
+                Entry::Occupied(known) => {
+                    let member = &mut self.endpoints[*known.get()];
+                    let is_first = std::mem::replace(&mut member.leaving, false);
+                    if is_first && *member.spec != spec {
                         member.spec = Arc::new(spec);
                     }
                 }
-                Some(_) => {}
-                None => {
+                Entry::Vacant(new) => {
+                    new.insert(self.endpoints.len());
                     self.ids += 1;
                     let id = EndpointId(self.ids);
                     self.endpoints.push(Endpoint::new(id, spec, self.breaker.clone(), now, rng));
