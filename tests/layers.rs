@@ -166,6 +166,7 @@ const PURE: &[&str] = &[
     "upstream/set.rs",
     "upstream/view.rs",
     "discovery/file/read.rs",
+    "discovery/kubernetes/slices.rs",
     "discovery/known.rs",
     "discovery/share.rs",
     "config/",

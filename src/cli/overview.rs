@@ -46,6 +46,8 @@ struct Upstream {
     srv: Option<String>,
     /// The service, and at which agent.
     consul: Option<String>,
+    /// The service, its namespace where it is written, and at which API.
+    kubernetes: Option<String>,
     file: Option<String>,
     /// `tcp`, `postgres`, ...
     protocol: &'static str,
@@ -146,12 +148,18 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         backup: spec.is_backup(),
         server_name: spec.server_name.clone(),
     };
-    let (mut endpoints, mut dns, mut srv, mut consul, mut file) = (Vec::new(), None, None, None, None);
+    let mut endpoints = Vec::new();
+    let (mut dns, mut srv, mut consul, mut kubernetes, mut file) = (None, None, None, None, None);
     match &written.source {
         Source::Fixed(specs) => endpoints = specs.iter().map(endpoint).collect(),
         Source::Dns(name) => dns = Some(name.to_string()),
         Source::Srv(name) => srv = Some(name.to_string()),
         Source::Consul(at) => consul = Some(format!("{} at {}", at.service, at.address)),
+        Source::Kubernetes(at) => {
+            let namespace = at.namespace.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+            let api = at.api.as_ref().map(|api| format!(" at {api}")).unwrap_or_default();
+            kubernetes = Some(format!("{namespace}{}{api}", at.service));
+        }
         Source::File(path) => file = Some(path.display().to_string()),
     }
     Upstream {
@@ -160,6 +168,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         dns,
         srv,
         consul,
+        kubernetes,
         file,
         protocol: written.protocol.name(),
         tls: match mode {
@@ -218,6 +227,9 @@ impl Upstream {
         }
         if let Some(consul) = &self.consul {
             rows.row("endpoints", format!("every passing instance of {consul} (Consul)"));
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            rows.row("endpoints", format!("every ready endpoint of the Service {kubernetes} (Kubernetes)"));
         }
         if let Some(file) = &self.file {
             rows.row("endpoints", format!("those that {file} names"));

@@ -107,6 +107,9 @@ sections! {
         srv: words::Service = example("_postgres._tcp.db.example.com");
         /// Instead of `endpoints`: a service in Consul, of which each instance that passes its checks is an endpoint.
         consul: OrService<Consul> = example("orders-db");
+        /// Instead of `endpoints`: a Service of Kubernetes, of which each endpoint that is ready is one, as its EndpointSlices
+        /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
+        kubernetes: OrService<Kubernetes> = example("db");
         /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
         /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
         /// whenever it is written.
@@ -173,6 +176,24 @@ sections! {
         near: Text = example("_agent");
         /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
         ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+    }
+
+    /// `kubernetes` that is a table.
+    struct Kubernetes {
+        /// The Service's name.
+        service: Text = needed("db");
+        /// Without it: the one that nuncio runs in.
+        namespace: Text = example("prod");
+        /// The name or the number of the Service's port. Without it: the only one that it has.
+        port: Text = example("postgres");
+        /// The API, as https://, a host and a port. Without it: that of the cluster that nuncio runs in, as the pod's service
+        /// account.
+        api: RegistryAddress = example("https://10.0.0.1:6443");
+        /// Where the token stands. Read anew for each question. Without it: the service account's; with `api`, none.
+        token_file: FilePath = example("/etc/nuncio/kubernetes.token");
+        /// PEM file with the CAs that the API is checked against. Without it: the service account's; with `api`, the system's
+        /// roots.
+        ca: FilePath = example("/etc/nuncio/kubernetes-ca.pem");
     }
 
     /// An entry of `endpoints` that is a table.
@@ -375,6 +396,12 @@ impl<S: Section + From<At<String>>> Kind for OrService<S> {
 impl From<At<String>> for Consul {
     fn from(service: At<String>) -> Consul {
         Consul { service: Field::Given(service), ..Consul::default() }
+    }
+}
+
+impl From<At<String>> for Kubernetes {
+    fn from(service: At<String>) -> Kubernetes {
+        Kubernetes { service: Field::Given(service), ..Kubernetes::default() }
     }
 }
 

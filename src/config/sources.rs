@@ -7,7 +7,7 @@ use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::Host;
-use crate::discovery::{Origin, Source, consul, file};
+use crate::discovery::{Origin, Source, consul, file, kubernetes};
 use crate::upstream::EndpointSpec;
 
 /// The one source that is written.
@@ -25,6 +25,9 @@ pub(super) fn source(written: &written_as::Upstream, place: &Place, reader: &mut
     }
     if let Some(at) = written.consul.given() {
         return Source::Consul(Box::new(consul(&at.value, reader)));
+    }
+    if let Some(at) = written.kubernetes.given() {
+        return Source::Kubernetes(Box::new(kubernetes(&at.value, reader)));
     }
     if let Some(At { value: path, place }) = written.file.given() {
         if let Err(problem) = file::fits(path) {
@@ -54,6 +57,28 @@ fn consul(written: &written_as::Consul, reader: &mut Reader) -> consul::Settings
     }
 }
 
+fn kubernetes(written: &written_as::Kubernetes, reader: &mut Reader) -> kubernetes::Settings {
+    let api = written.api.value();
+    if let Some(At { place, .. }) = written.ca.given().filter(|_| api.is_some_and(|api| !api.is_https())) {
+        let mend = "remove it, or write the API's address as https://HOST:PORT";
+        reader.problem(place, "says whom TLS trusts, and the API is asked without", mend);
+    }
+    if let (Some(At { place, .. }), true) =
+        (written.token_file.given(), api.is_some_and(|api| !api.is_https()))
+    {
+        let mend = "write the API's address as https://HOST:PORT; over http only a proxy on this host may be asked, without a token";
+        reader.warning(place, "is sent in plaintext", mend);
+    }
+    kubernetes::Settings {
+        service: written.service.or(String::new()),
+        namespace: written.namespace.value().cloned(),
+        port: written.port.value().cloned(),
+        api: api.cloned(),
+        token_file: written.token_file.value().cloned(),
+        ca: written.ca.value().cloned(),
+    }
+}
+
 /// Notes a second source, and that there is none.
 fn only_one(written: &written_as::Upstream, place: &Place, reader: &mut Reader) {
     fn of<T>(key: &'static str, field: &Field<T>) -> Option<(&'static str, Option<Place>)> {
@@ -64,12 +89,12 @@ fn only_one(written: &written_as::Upstream, place: &Place, reader: &mut Reader) 
         of("dns", &written.dns),
         of("srv", &written.srv),
         of("consul", &written.consul),
+        of("kubernetes", &written.kubernetes),
         of("file", &written.file),
     ];
     let sources: Vec<_> = all.into_iter().flatten().collect();
     let Some(((first, _), more)) = sources.split_first() else {
-        let mend =
-            "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns, srv, consul and file";
+        let mend = "add for example: endpoints = [\"db.example.com:5432\"]; or one of dns, srv, consul, kubernetes and file";
         return reader.problem(place, "does not say where its endpoints come from", mend);
     };
     for place in more.iter().filter_map(|(_, place)| place.as_ref()) {
@@ -114,7 +139,7 @@ fn fixed(written: &written_as::Upstream, reader: &mut Reader) -> Source {
 /// Whether an endpoint may be on another host.
 pub(super) fn leaves_this_host(source: &Source) -> bool {
     match source {
-        Source::Dns(_) | Source::Srv(_) | Source::Consul(_) | Source::File(_) => true,
+        Source::Dns(_) | Source::Srv(_) | Source::Consul(_) | Source::File(_) | Source::Kubernetes(_) => true,
         Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
             Host::Ip(ip) => !ip.to_canonical().is_loopback(),
             Host::Name(name) => &**name != "localhost",

@@ -106,7 +106,7 @@ impl Consul {
         }
         let limit = if self.index.0.is_some() { WAIT + GRACE } else { GRACE };
         let path = path(&self.settings, self.index);
-        let answer = self.registry.ask(Question { path, headers, limit, each_line: None }).await?;
+        let answer = self.registry.ask(Question { path, headers, limit, lines: None }).await?;
         let told = |failure: Failure| {
             let detail = format!("Consul at {}: {}", self.settings.address, failure.detail).into();
             Failure { detail, ..failure }

@@ -4,6 +4,7 @@
 //! what is asked and what an answer means to `consul` and `kubernetes`.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr;
@@ -94,12 +95,21 @@ pub(super) struct Question<'a> {
     /// From the first slash on.
     pub(super) path: String,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long it may take until the answer's headers are there, and then until its end; `None`: it has none, and may be
-    /// silent for `limit`.
+    /// How long the answer may take: all of it, or until it begins, if it is read by lines.
     pub(super) limit: Duration,
-    /// Given each line of a good answer as it comes, if it is read by lines.
-    pub(super) each_line: Option<&'a mut (dyn FnMut(&[u8]) -> Result<(), Failure> + Send)>,
+    /// How a good answer is read, if not as a whole.
+    pub(super) lines: Option<Lines<'a>>,
 }
+
+/// A good answer that is read line by line, as it comes.
+pub(super) struct Lines<'a> {
+    /// For so long, nothing of it may come.
+    pub(super) silence: Duration,
+    /// Is given each line; at first, when the answer begins, `None`. May say that it was enough.
+    pub(super) each: EachLine<'a>,
+}
+
+type EachLine<'a> = &'a mut (dyn FnMut(Option<&[u8]>) -> Result<ControlFlow<()>, Failure> + Send);
 
 /// What was answered.
 pub(super) struct Answer {
@@ -226,7 +236,7 @@ pub(super) fn theirs(reason: Reason, detail: impl Into<String>) -> Failure {
 }
 
 /// A fault of this host's files.
-fn ours(detail: String) -> Failure {
+pub(super) fn ours(detail: String) -> Failure {
     Failure::new(Stage::Resolve, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
@@ -235,7 +245,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     origin: &Origin,
     question: Question<'_>,
 ) -> Result<Answer, Failure> {
-    let Question { path, headers, limit, mut each_line } = question;
+    let Question { path, headers, limit, lines } = question;
     let request = request(origin, &path, headers)?;
     let mut http = http1::Builder::new();
     let handshake = http.max_buf_size(HEAD).handshake(TokioIo::new(stream)).await;
@@ -247,9 +257,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
             Err(_) => return Err(late("no answer", limit)),
         };
         let (head, body) = response.into_parts();
-        let by_line = each_line.as_deref_mut().filter(|_| head.status == StatusCode::OK);
-        let body = match by_line {
-            Some(each) => lines(body, limit, each).await.map(|()| Vec::new()),
+        let body = match lines.filter(|_| head.status == StatusCode::OK) {
+            Some(lines) => by_line(body, lines).await.map(|()| Vec::new()),
             None => whole(Response::new(body), deadline, limit).await,
         }?;
         Ok(Answer { status: head.status, headers: head.headers, body })
@@ -301,12 +310,11 @@ async fn whole(response: Response<Incoming>, deadline: Instant, limit: Duration)
     }
 }
 
-/// Until the answer ends, or nothing has come for so long.
-async fn lines(
-    mut body: Incoming,
-    silence: Duration,
-    each: &mut (dyn FnMut(&[u8]) -> Result<(), Failure> + Send),
-) -> Result<(), Failure> {
+/// Until the answer ends, or nothing has come for too long.
+async fn by_line(mut body: Incoming, Lines { silence, each }: Lines<'_>) -> Result<(), Failure> {
+    if each(None)?.is_break() {
+        return Ok(());
+    }
     let mut begun: Vec<u8> = Vec::new();
     loop {
         let frame = match tokio::time::timeout(silence, body.frame()).await {
@@ -320,7 +328,9 @@ async fn lines(
                 return Err(too_large());
             }
             begun.extend_from_slice(&data[..end]);
-            each(&begun)?;
+            if each(Some(&begun))?.is_break() {
+                return Ok(());
+            }
             begun.clear();
             data = &data[end + 1..];
         }

@@ -10,6 +10,7 @@ mod dns_set;
 pub mod file;
 mod http;
 mod known;
+pub mod kubernetes;
 mod servers;
 mod share;
 mod srv;
@@ -43,6 +44,8 @@ pub enum Source {
     Consul(Box<consul::Settings>),
     /// `file`: the endpoints that it names.
     File(PathBuf),
+    /// `kubernetes`: the endpoints of a Service.
+    Kubernetes(Box<kubernetes::Settings>),
 }
 
 /// What it is called in a report.
@@ -54,6 +57,7 @@ impl fmt::Display for Source {
             Source::Srv(name) => name.fmt(f),
             Source::Consul(settings) => f.write_str(&settings.service),
             Source::File(path) => path.display().fmt(f),
+            Source::Kubernetes(settings) => f.write_str(&settings.service),
         }
     }
 }
@@ -77,6 +81,7 @@ impl Source {
             Source::Srv(name) => Some(srv::discover(name, resolver, server_name)),
             Source::Consul(settings) => Some(consul::discover(settings, resolver)),
             Source::File(path) => Some(file::discover(path)),
+            Source::Kubernetes(settings) => Some(kubernetes::discover(settings, resolver)),
         }
     }
 }

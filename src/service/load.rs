@@ -177,7 +177,11 @@ pub(super) fn target(
         own,
         set_name: match &written.source {
             Source::Dns(name) => Some(name.host.clone()),
-            Source::Fixed(_) | Source::Srv(_) | Source::Consul(_) | Source::File(_) => None,
+            Source::Fixed(_)
+            | Source::Srv(_)
+            | Source::Consul(_)
+            | Source::Kubernetes(_)
+            | Source::File(_) => None,
         },
         dial: written.dial.clone(),
         protocol: written.protocol,

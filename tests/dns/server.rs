@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 /// What the server says of a name.
 #[derive(Clone, Debug)]
-pub enum Says {
+pub(crate) enum Says {
     /// These addresses, each family to who asks for it, with a TTL in seconds.
     Addresses(Vec<IpAddr>, u32),
     /// Addresses over TCP only: over UDP the answer "does not fit".
@@ -37,8 +37,8 @@ pub enum Says {
 
 /// A DNS server on loopback, UDP and TCP.
 #[derive(Clone)]
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     says: Arc<Mutex<HashMap<String, Says>>>,
     asked: Arc<Mutex<Vec<(String, u16)>>>,
 }
@@ -50,7 +50,7 @@ const SRV: u16 = 33;
 
 impl Server {
     /// Starts it; every name is unknown.
-    pub async fn start() -> Server {
+    pub(crate) async fn start() -> Server {
         // TCP first: of the two it is the one whose ports are scarce.
         let (tcp, udp) = loop {
             let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -90,19 +90,19 @@ impl Server {
     }
 
     /// From now on.
-    pub fn says(&self, name: &str, says: Says) {
+    pub(crate) fn says(&self, name: &str, says: Says) {
         self.says.lock().unwrap().insert(name.into(), says);
     }
 
     /// How often each type of a name was asked for: (A, AAAA).
-    pub fn asked(&self, name: &str) -> (usize, usize) {
+    pub(crate) fn asked(&self, name: &str) -> (usize, usize) {
         let asked = self.asked.lock().unwrap();
         let count = |kind| asked.iter().filter(|(of, what)| of == name && *what == kind).count();
         (count(A), count(AAAA))
     }
 
     /// How often its services were asked for.
-    pub fn asked_for_services(&self, name: &str) -> usize {
+    pub(crate) fn asked_for_services(&self, name: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|(of, what)| of == name && *what == SRV).count()
     }
 

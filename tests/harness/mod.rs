@@ -17,6 +17,7 @@ pub mod http;
 #[cfg(unix)]
 pub mod inn;
 pub mod knot;
+pub mod kubernetes;
 #[cfg(unix)]
 pub mod legacy;
 #[cfg(unix)]

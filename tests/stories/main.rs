@@ -39,6 +39,8 @@ mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listener_tls;
