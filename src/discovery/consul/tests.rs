@@ -136,3 +136,56 @@ fn an_agent_that_is_away_is_asked_within_a_second_and_one_that_only_fails_less_a
     // An answer without an index must not be followed by the next question at once.
     assert!(Index(None).rest(&mut rng) >= SOON.mul_f64(0.5));
 }
+
+/// One answer after the other, to a source that follows: each way to fail is told and followed by another question soon, without
+/// an index that may no longer hold.
+#[tokio::test]
+async fn after_each_failure_it_asks_again_from_the_beginning() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Origin::new(false, listener.local_addr().unwrap().into());
+    let good = format!("[{}]", instance("10.0.0.1", "", 5432, 1));
+    let with = |status: &str, index: &str, body: &str| {
+        format!(
+            "HTTP/1.1 {status}\r\nX-Consul-Index: {index}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let answers = [
+        (with("200 OK", "7", &good), "passing=true", Ok(1)),
+        (with("200 OK", "8", "[]"), "passing=true&index=7&wait=30s", Ok(0)),
+        (
+            with("500 Internal Server Error", "9", "rpc error"),
+            "passing=true&index=8&wait=30s",
+            Err("rpc error"),
+        ),
+        (with("200 OK", "3", &good), "passing=true", Ok(1)),
+        (String::new(), "passing=true&index=3&wait=30s", Err("hung up")),
+        (with("200 OK", "many", &good), "passing=true", Ok(1)),
+        (with("200 OK", "5", "["), "passing=true", Err("EOF while parsing")),
+    ];
+    let resolver = Resolver::new(&super::super::DnsSettings::default()).unwrap();
+    let mut source = discover(&Settings { address, ..settings() }, &resolver);
+    for (answer, asked, comes_to) in answers {
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(head).unwrap()
+        };
+        let begun = Instant::now();
+        let (head, told) = tokio::join!(serve, source.next());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        let path = head.split(' ').nth(1).unwrap();
+        assert!(path.ends_with(asked), "{path} instead of {asked}");
+        match (told, comes_to) {
+            (Ok(specs), Ok(count)) => assert_eq!(specs.len(), count),
+            (Err(failure), Err(words)) => assert!(failure.detail.contains(words), "{failure}"),
+            (told, _) => panic!("{told:?} for {answer}"),
+        }
+    }
+}
