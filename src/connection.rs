@@ -201,8 +201,12 @@ async fn walk(
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
     record.relaying();
+    record.flow().add_sent(opening.bytes.len());
     let offer = secure::offer(client, listener);
-    let (greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
+    let (mut greeting, session) = greet(target, opening, offer, &mut reached, lease.as_ref());
+    if let (Some(greeting), Offer::Required) = (&mut greeting, offer) {
+        greeting.asks_within(listener.preface_timeout);
+    }
     Ok(Walked { lease, reached, greeting, target: target.clone(), held: (ticket, session) })
 }
 
@@ -340,7 +344,11 @@ async fn hear_out(
         heard = ask(target, negotiated, client, listener) => heard,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Greet))),
     };
-    heard.map_err(|unopened| unopened_means(unopened, Heard::Greeted(Vec::new()), trail, client, listener))
+    heard.map_err(|unopened| {
+        let interview = target.protocol.interview(negotiated, secure::offer(client, listener));
+        let heard = Heard::Greeted(interview.map_or_else(Vec::new, |talk| talk.unanswered()));
+        unopened_means(unopened, heard, trail, client, listener)
+    })
 }
 
 /// Asks the client; inside its own TLS once more, where it wants that first. `None`: there is nothing to ask.

@@ -8,6 +8,7 @@ mod http;
 mod login;
 mod own;
 mod pending;
+pub mod warm;
 mod wrapped;
 
 pub use http::HttpCheck;
@@ -34,7 +35,7 @@ use crate::protocol::{Asking, Negotiated, Protocol};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
-use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
+use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -110,6 +111,16 @@ pub struct Target {
     pub relay: relay::Settings,
     /// How soon an end without a byte counts against the endpoint.
     pub early_close: Duration,
+    /// Connections that are ready before a client comes, where some are to be.
+    pub pool: Option<warm::Pool>,
+}
+
+impl Target {
+    /// The upstream and what is kept ready for it.
+    pub fn view(&self, now: std::time::Instant) -> UpstreamView {
+        let pool = self.pool.as_ref().map(warm::Pool::view);
+        UpstreamView { pool, ..self.upstream.view(now) }
+    }
 }
 
 /// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
@@ -171,7 +182,11 @@ pub async fn establish(
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
     for number in 1..=target.retry.attempts {
-        let mut lease = match target.upstream.pick(Instant::now().into_std(), Some(source), &tried) {
+        let (queued, asked) = (trail.times.queue.unwrap_or_default(), Instant::now());
+        let left = deadline.saturating_duration_since(asked);
+        let leased = target.upstream.lease(Some(source), &tried, queued, left).await;
+        trail.times.queue = Some(queued + asked.elapsed());
+        let mut lease = match leased {
             Ok(lease) => lease,
             // What was seen at an endpoint says more than that no other is left.
             Err(none_ready) => return Err(last.unwrap_or(none_ready)),
@@ -182,6 +197,13 @@ pub async fn establish(
         }
         tried.push(lease.id());
 
+        if let Some(warm) = target.pool.as_ref().and_then(|pool| pool.take(lease.id())) {
+            let endpoint = lease.label().clone();
+            trail.attempts.push(Attempt { endpoint, stage: None, reason: None, took: Duration::ZERO });
+            trail.times = warm::times(trail.times.queue, warm.age);
+            lease.established(Instant::now().into_std(), warm.took);
+            return Ok(Established { lease: Some((place, lease)), reached: warm.reached });
+        }
         let manner = Manner { opening, alone: false, ..Manner::of(target) };
         let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
@@ -479,6 +501,11 @@ async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> boo
     }
     tokio::time::sleep_until(until).await;
     true
+}
+
+fn broken_at_the_end(error: &std::io::Error) -> Failure {
+    let detail = format!("the connection broke at the end of the TLS handshake: {error}");
+    Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
 }
 
 fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {

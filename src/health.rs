@@ -117,13 +117,24 @@ pub async fn run(settings: Settings, upstream: Arc<Upstream>, dialer: Arc<dyn Pr
         tokio::select! {
             Some(done) = running.join_next_with_id() => {
                 let (task, result) = match done {
-                    Ok((task, result)) => (task, result),
+                    Ok((task, result)) => (task, Some(result)),
                     Err(error) => (error.id(), None), // its endpoint has gone, or the check panicked: no verdict
                 };
                 if let Some(id) = pace.ended(task, Instant::now())
                     && let Some(result) = result
                 {
-                    upstream.check_result(id, Instant::now(), result);
+                    match result {
+                        Ok(result) => {
+                            pace.said_something(id);
+                            upstream.check_result(id, Instant::now(), result);
+                        }
+                        Err(why) => {
+                            if let Some(endpoint) = pace.news(id, &why) {
+                                let upstream = upstream.name().as_ref();
+                                tracing::warn!(upstream, endpoint, why, "checks say nothing about the endpoint");
+                            }
+                        }
+                    }
                 }
             }
             () = tokio::time::sleep_until(wake.into()) => {}
@@ -131,38 +142,38 @@ pub async fn run(settings: Settings, upstream: Arc<Upstream>, dialer: Arc<dyn Pr
     }
 }
 
-/// One check; `None`: what went wrong is on our side and says nothing about the endpoint.
+/// What a check says about its endpoint.
+type Verdict = Result<Duration, (BreakerClass, String)>;
+
+/// One check; an error: what went wrong is on our side and says nothing about the endpoint.
 async fn check(
     dialer: Arc<dyn Probe>,
     spec: EndpointSpec,
     kind: Kind,
     limit: Duration,
-) -> Option<Result<Duration, (BreakerClass, String)>> {
+) -> Result<Verdict, String> {
     let begun = Instant::now();
     match tokio::time::timeout(limit, dialer.check(&spec, kind)).await {
-        Ok(Ok(())) => Some(Ok(begun.elapsed())),
+        Ok(Ok(())) => Ok(Ok(begun.elapsed())),
         Ok(Err(failure)) => verdict(&failure),
         Err(_) => {
             let limit = humantime::format_duration(limit);
-            Some(Err((BreakerClass::Timeout, format!("the check was not done within {limit}"))))
+            Ok(Err((BreakerClass::Timeout, format!("the check was not done within {limit}"))))
         }
     }
 }
 
-fn verdict(failure: &Failure) -> Option<Result<Duration, (BreakerClass, String)>> {
+fn verdict(failure: &Failure) -> Result<Verdict, String> {
     let class = match (failure.reason.breaker_class(), failure.stage, failure.side) {
         (Some(class), _, Side::Client | Side::Upstream) => class,
         // A name without an address cannot be connected to, whoever's fault it is.
         (_, Stage::Resolve, _) if failure.reason == Reason::DnsTimeout => BreakerClass::Timeout,
         (_, Stage::Resolve, _) => BreakerClass::Refused,
         // No descriptor, no source address, our own certificate: it would take every endpoint down at a time.
-        (_, _, Side::Ambassador) => {
-            tracing::debug!("a health check says nothing about the endpoint: {failure}");
-            return None;
-        }
+        (_, _, Side::Ambassador) => return Err(failure.to_string()),
         (None, ..) => BreakerClass::Refused,
     };
-    Some(Err((class, failure.to_string())))
+    Ok(Err((class, failure.to_string())))
 }
 
 /// When each endpoint is checked. The time is passed in.
@@ -177,6 +188,8 @@ struct Member {
     spec: EndpointSpec,
     due: Instant,
     running: Option<task::AbortHandle>,
+    /// Why its last check said nothing about it.
+    in_vain: Option<String>,
 }
 
 impl Pace {
@@ -194,7 +207,7 @@ impl Pace {
                 None => {
                     // Soon, for until then it counts as healthy; but not all in the same moment.
                     let spread = self.interval.min(LOOK_AROUND).mul_f64(self.rng.f64());
-                    Member { spec, due: now + spread, running: None }
+                    Member { spec, due: now + spread, running: None, in_vain: None }
                 }
             };
             self.members.insert(id, member);
@@ -222,6 +235,21 @@ impl Pace {
         member.running = None;
         member.due = member.due.max(now);
         Some(*id)
+    }
+
+    /// A check said something about its endpoint.
+    fn said_something(&mut self, id: EndpointId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.in_vain = None;
+        }
+    }
+
+    /// A check said nothing about its endpoint, and why. That endpoint, where it was not told the last time.
+    fn news(&mut self, id: EndpointId, why: &str) -> Option<String> {
+        let member = self.members.get_mut(&id)?;
+        let is_new = member.in_vain.as_deref() != Some(why);
+        member.in_vain = Some(why.to_owned());
+        is_new.then(|| member.spec.address.to_string())
     }
 
     /// When the next check is due; those under way report by themselves.
@@ -412,7 +440,26 @@ mod tests {
             (Stage::Connect, Reason::ProxyConfigurationError, Side::Ambassador, None),
         ] {
             let failure = failed(stage, reason, side);
-            assert_eq!(verdict(&failure).map(|result| result.unwrap_err().0), class, "{failure}");
+            assert_eq!(verdict(&failure).ok().map(|result| result.unwrap_err().0), class, "{failure}");
         }
+    }
+    /// An operator has to hear of a check whose account is not let in, and of each other reason; but once.
+    #[test]
+    fn why_checks_are_in_vain_is_told_once_until_it_changes() {
+        let (upstream, _heard) = upstream(&Arc::new(Told::default()), &["10.0.0.1:5432", "10.0.0.2:5432"]);
+        let mut pace = Pace::new(&settings(), fastrand::Rng::with_seed(1));
+        pace.members(upstream.endpoints(), Instant::now());
+        let ids: Vec<_> = upstream.endpoints().into_iter().map(|(id, _)| id).collect();
+        let (denied, no_file) = ("access denied", "there is no such file");
+        for id in &ids {
+            assert!(pace.news(*id, denied).is_some_and(|endpoint| endpoint.ends_with(":5432")));
+        }
+        // Its members are looked at anew each time.
+        pace.members(upstream.endpoints(), Instant::now());
+        assert_eq!(pace.news(ids[0], denied), None);
+        assert!(pace.news(ids[0], no_file).is_some() && pace.news(ids[0], no_file).is_none());
+        pace.said_something(ids[0]);
+        assert!(pace.news(ids[0], no_file).is_some(), "it had passed meanwhile");
+        assert_eq!(pace.news(ids[1], denied), None);
     }
 }

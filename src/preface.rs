@@ -112,12 +112,15 @@ where
             let detail = format!("the client went away instead of sending {awaited}: {error}");
             Err(Unopened::LeftFor(failure(Reason::ClientReset, detail)))
         }
-        Err(_) => {
-            let limit = humantime::format_duration(limit);
-            let detail = format!("{awaited} did not come within {limit}");
-            Err(Unopened::Failed(failure(Reason::PrefaceTimeout, detail)))
-        }
+        Err(_) => Err(Unopened::Failed(late(awaited, stage, limit))),
     }
+}
+
+/// A client that took too long for this.
+pub fn late(awaited: &str, stage: Stage, limit: Duration) -> Failure {
+    let limit = humantime::format_duration(limit);
+    let detail = format!("{awaited} did not come within {limit}");
+    Failure::new(stage, Reason::PrefaceTimeout, Side::Client, detail)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Owns how long a refused client is waited for, and how many of them at a time. Leaves the words to `protocol`.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,8 +46,11 @@ static PLACES_AT_THE_DOOR: Semaphore = Semaphore::const_new(16);
 
 /// How long a refused client may take, to say what it must before it listens and to read what we say.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same at the end of a drain, which waits no longer than that for what is still open.
-const LAST_PATIENCE: Duration = Duration::from_millis(500);
+/// The same at the end of a drain, which waits two seconds for all that is still open. A client of AMQP has three answers to
+/// give before it reads ours.
+const LAST_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a client may take to read the alert by which its TLS ended.
+const FOR_AN_ALERT: Duration = Duration::from_millis(500);
 
 /// What a client may still send us meanwhile.
 const THROWN_AWAY: u64 = 64 * 1024;
@@ -83,9 +87,15 @@ pub async fn refuse<C: Leg>(
             };
             let mut words = protocol.refusal(&Refusal { failure, id, greeted, said: &said })?;
             converse(client, &mut *words).await.ok()?;
+            if protocol.leaves_when_refused() {
+                // An error, or none in time: it is closed either way.
+                match timeout(patience / 2, until_it_leaves(client)).await {
+                    Ok(Ok(_) | Err(_)) | Err(_) => {}
+                }
+            }
             client.shutdown().await.ok()?;
             // Closed with something unread, the kernel would reset, and the reset overtake our words.
-            tokio::io::copy(&mut client.take(THROWN_AWAY), &mut tokio::io::sink()).await.ok()
+            until_it_leaves(client).await.ok()
         })
         .await
         .ok()?
@@ -95,15 +105,19 @@ pub async fn refuse<C: Leg>(
     }
 }
 
+async fn until_it_leaves<C: Leg>(client: &mut C) -> io::Result<u64> {
+    tokio::io::copy(&mut client.take(THROWN_AWAY), &mut tokio::io::sink()).await
+}
+
 /// Gives a client whose TLS we ended the time to read the alert that says why, and closes its connection when dropped.
 pub async fn part<C: Leg>(socket: &mut C) {
     let Ok(_place) = PLACES.try_acquire() else { return };
     let told = async {
         socket.shutdown().await?;
-        tokio::io::copy(&mut socket.take(THROWN_AWAY), &mut tokio::io::sink()).await
+        until_it_leaves(socket).await
     };
     // An error, or none in time: it is closed either way.
-    match timeout(LAST_PATIENCE, told).await {
+    match timeout(FOR_AN_ALERT, told).await {
         Ok(Ok(_) | Err(_)) | Err(_) => {}
     }
 }
@@ -154,6 +168,39 @@ mod tests {
         (answer, seen.was_reset())
     }
 
+    /// Java's JNDI, on a busy machine, looks at the answer when the connection has ended, and then does not.
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_by_itself_is_given_the_time_to() {
+        for (protocol, says, waits) in [
+            (Protocol::Ldap, &b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\0\x80\0"[..], true),
+            (Protocol::Postgres, STARTUP, false),
+        ] {
+            for leaves in [true, false] {
+                let (ours, mut client) = duplex(4096);
+                let mut ours = Wire::new(ours);
+                client.write_all(says).await.unwrap();
+                let failure =
+                    Failure::new(Stage::Admit, Reason::ConnectionLimitReached, Side::Ambassador, "full");
+                let begun = tokio::time::Instant::now();
+                let refused = async move {
+                    refuse(&mut ours, protocol, Offer::No, Heard::Nothing, &failure, "ID").await;
+                };
+                let listened = async {
+                    client.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
+                    assert_eq!(begun.elapsed(), Duration::ZERO, "the answer is prompt");
+                    if leaves {
+                        client.shutdown().await.unwrap();
+                    }
+                    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+                    drop(client);
+                };
+                tokio::join!(refused, listened);
+                let held = if waits && !leaves { PATIENCE / 2 } else { Duration::ZERO };
+                assert_eq!(begun.elapsed(), held, "{protocol:?}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn who_logs_in_is_told_and_who_cancels_is_reset() {
         for (says, heard) in
@@ -165,5 +212,26 @@ mod tests {
         for (says, heard) in [(CANCEL, Heard::Nothing), (b"", Heard::Cancel)] {
             assert_eq!(told(says, heard).await, (Vec::new(), true));
         }
+    }
+
+    /// Whom a drain ends may have more to say than others before it listens, and its host is often busy then.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_second_is_told_that_nuncio_stops() {
+        let (mut ours, mut client) = {
+            let (ours, client) = duplex(4096);
+            (Wire::new(ours), client)
+        };
+        let failure = Failure::new(Stage::Queue, Reason::Draining, Side::Ambassador, "shutting down");
+        let refusing = refuse(&mut ours, Protocol::Postgres, Offer::No, Heard::Nothing, &failure, "ID");
+        let asking = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.write_all(STARTUP).await.unwrap();
+            let mut answer = [0];
+            client.read_exact(&mut answer).await.expect("an answer");
+            drop(client);
+            answer
+        };
+        let ((), answer) = tokio::join!(refusing, asking);
+        assert_eq!(&answer, b"E");
     }
 }

@@ -33,6 +33,7 @@ impl Face for House {
             waiting: 0,
             panicking: false,
             source: None,
+            pool: None,
         }]
     }
     fn metrics(&self) -> String {

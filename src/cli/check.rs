@@ -86,6 +86,7 @@ fn check(path: &Path, online: bool) -> Result<Report, (Box<Report>, u8)> {
         report.faults.extend(identity.faults.iter().cloned());
         report.warnings.extend(identity.warnings.iter().cloned());
     }
+    report.warnings.extend(service::warnings(&loaded.config));
     report.overview = Overview::new(&loaded.config, &identities, Date::of(SystemTime::now()));
     if online {
         report.endpoints = match look(&loaded.config) {

@@ -266,7 +266,7 @@ fn verdict(failure: Option<&Failure>, target: &Target, ours: Option<&ClientCerti
 }
 
 fn stages(times: &Times) -> Vec<Took> {
-    let Times { queue: _, resolve, connect, proxy, negotiate, handshake } = times;
+    let Times { queue: _, resolve, connect, proxy, negotiate, handshake, warm: _ } = times;
     [
         ("resolve", resolve),
         ("connect", connect),

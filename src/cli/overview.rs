@@ -64,6 +64,8 @@ struct Endpoint {
     address: String,
     weight: u32,
     backup: bool,
+    tier: u16,
+    zone: Option<String>,
     server_name: Option<String>,
 }
 
@@ -146,6 +148,8 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         address: spec.address.to_string(),
         weight: spec.weight,
         backup: spec.is_backup(),
+        tier: spec.tier,
+        zone: spec.zone.as_deref().map(str::to_owned),
         server_name: spec.server_name.clone(),
     };
     let mut endpoints = Vec::new();
@@ -236,7 +240,12 @@ impl Upstream {
         }
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [
-                endpoint.backup.then(|| " (backup)".to_owned()),
+                match endpoint.tier {
+                    0 => None,
+                    1 => Some(" (backup)".to_owned()),
+                    tier => Some(format!(" (tier {tier})")),
+                },
+                endpoint.zone.as_ref().map(|zone| format!(" (zone {zone})")),
                 (endpoint.weight != 1).then(|| format!(" (weight {})", endpoint.weight)),
                 endpoint.server_name.as_ref().map(|name| format!(" (server name {name})")),
             ];

@@ -137,8 +137,18 @@ sections! {
         pins: List<PinText> = default([]);
         /// Look at nothing: whoever answers gets the data. For a test bench.
         danger_accept_any_certificate: Flag = default(false);
-        /// Whose turn it is: least_connections, round_robin, random or source_hash. All of them heed weights.
+        /// Whose turn it is: least_connections, peak_ewma (the quicker to be reached), round_robin, random; source_hash or maglev
+        /// (a client's source stays with an endpoint; maglev for very many). All of them heed weights.
         balance: Choice<Balance> = default("least_connections");
+        /// How long an endpoint that is new, or came back by its checks or its circuit, takes to have all of its weight, from a
+        /// tenth on; or off.
+        slow_start: Off<Time> = default("off");
+        /// Share of a tier, by weight, that has to be ready for it to keep all connections. With less, it keeps them in
+        /// proportion, and the others go to the next tier. off: it keeps all while anyone is ready.
+        spill_over: Off<Share> = default("off");
+        /// Where we are: endpoints of this zone come first within their tier, for as much as their fair share of what is ready
+        /// allows. "${ZONE}" takes it from the environment.
+        zone: Text = example("eu-1a");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
@@ -156,6 +166,8 @@ sections! {
         retry: Retry = section;
         /// What may be open and waiting at a time.
         limits: Limits = section;
+        /// Connections that are ready before a client comes, TLS included.
+        pool: Pool = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
     }
@@ -202,8 +214,12 @@ sections! {
         address: words::Endpoint = needed("db1.example.com:5432");
         /// Its share of the connections, beside the others' weights; 0: no new ones.
         weight: Count<0, 1000> = default(1);
-        /// Used only while no other is ready.
+        /// Used only while no other is ready: tier 1.
         backup: Flag = default(false);
+        /// A tier is used only while nobody of a lower one is ready; see also `spill_over`.
+        tier: Count<0, 65535> = default(0);
+        /// Where it is; see the upstream's `zone`.
+        zone: Text = example("eu-1a");
         /// As the upstream's, for this one only.
         server_name: ServerName = example("db1.example.com");
     }
@@ -291,10 +307,23 @@ sections! {
     struct Limits {
         /// Connections open or being opened. Without it: no limit.
         connections: Count<1, 10_000_000> = example(200);
+        /// The same, at each endpoint. When all that serve have as many, connections wait. Without it: no limit.
+        connections_per_endpoint: Count<1, 10_000_000> = example(50);
         /// Connections that may wait for a place; further ones are refused at once.
         pending: Count<0, 10_000_000> = default(1024);
         /// How long one waits.
         queue_timeout: Time = default("5s");
+    }
+
+    /// `[upstream.NAME.pool]`
+    struct Pool {
+        /// Connections kept ready at each usable endpoint, also when nobody comes.
+        min: Count<0, 1000> = default(0);
+        /// The most that are kept ready at each: as many as clients came in the busiest second of the last half minute, but no
+        /// more than this. Without it: `min`, whoever comes.
+        max: Count<0, 1000> = example(8);
+        /// One that nobody wanted is closed after this time. Keep it below the time after which the server itself would.
+        max_age: Time = default("30s");
     }
 
     /// `[upstream.NAME.tcp]` and `[listener.NAME.tcp]`
@@ -347,7 +376,8 @@ sections! {
         /// Ask clients for a certificate issued by the identity's `ca` that carries one of these names, as a subject
         /// alternative name or as its common name.
         client_names: List<Text> = example(["erp.example.com"]);
-        /// How long a client may take for its first message, where its protocol lets it begin, and for its TLS handshake.
+        /// How long a client may take for its first message, where its protocol lets it begin, for its request for TLS, where
+        /// that is required, and for its TLS handshake.
         preface_timeout: Time = default("10s");
         /// The clients' sockets.
         tcp: Tcp = section;
@@ -542,8 +572,9 @@ impl Choices for Balance {
         ("round_robin", Self::RoundRobin),
         ("random", Self::Random),
         ("source_hash", Self::SourceHash),
+        ("peak_ewma", Self::PeakEwma),
+        ("maglev", Self::Maglev),
     ];
-    const LATER: &'static [&'static str] = &["peak_ewma", "maglev"];
 }
 
 impl Choices for health::Kind {

@@ -290,8 +290,6 @@ impl<S: Section> Kind for Named<S> {
 /// One of a few words.
 pub(super) trait Choices: Copy + 'static {
     const ALL: &'static [(&'static str, Self)];
-    /// Words that a later version knows.
-    const LATER: &'static [&'static str] = &[];
     /// What to say about a word that deserves more than "unknown".
     fn about(_word: &str) -> Option<Fault> {
         None
@@ -324,20 +322,12 @@ impl<C: Choices> Kind for Choice<C> {
         if let Some((_, choice)) = C::ALL.iter().find(|(known, _)| *known == word) {
             return Some(*choice);
         }
-        let Fault { message, mend } = C::about(&word).unwrap_or_else(|| {
-            if C::LATER.contains(&word.as_str()) {
-                return Fault {
-                    message: format!("{} is not built yet in this version; known: {known}", quoted(&word)),
-                    mend: "write a known one".to_owned(),
-                };
-            }
-            Fault {
-                message: format!("{} is unknown; known: {known}", quoted(&word)),
-                mend: match nearest(&word, C::ALL.iter().map(|(word, _)| *word)) {
-                    Some(nearest) => format!("did you mean {}?", quoted(nearest)),
-                    None => "write a known one".to_owned(),
-                },
-            }
+        let Fault { message, mend } = C::about(&word).unwrap_or_else(|| Fault {
+            message: format!("{} is unknown; known: {known}", quoted(&word)),
+            mend: match nearest(&word, C::ALL.iter().map(|(word, _)| *word)) {
+                Some(nearest) => format!("did you mean {}?", quoted(nearest)),
+                None => "write a known one".to_owned(),
+            },
         });
         reader.problem(place, message, mend);
         None

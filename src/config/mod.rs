@@ -7,6 +7,7 @@
 //! Leaves the files that the configuration names to `tls`.
 
 mod across;
+mod endpoints;
 mod file;
 mod kinds;
 mod listeners;
@@ -145,6 +146,8 @@ pub struct Upstream {
     pub relay: relay::Settings,
     /// `required`: counts for /readyz
     pub required: bool,
+    /// `pool`: connections that are kept ready.
+    pub pool: Option<upstream::pool::Settings>,
 }
 
 /// `[listener.NAME]`

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
+use super::endpoints;
 use super::file as written_as;
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
 use crate::addr::Host;
 use crate::discovery::{Origin, Source, consul, file, kubernetes};
-use crate::upstream::EndpointSpec;
 
 /// The one source that is written.
 pub(super) fn source(written: &written_as::Upstream, place: &Place, reader: &mut Reader) -> Source {
@@ -36,7 +36,8 @@ pub(super) fn source(written: &written_as::Upstream, place: &Place, reader: &mut
         }
         return Source::File(path.clone());
     }
-    fixed(written, reader)
+    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
+    Source::Fixed(endpoints::specs(endpoints, reader))
 }
 
 fn consul(written: &written_as::Consul, reader: &mut Reader) -> consul::Settings {
@@ -100,40 +101,6 @@ fn only_one(written: &written_as::Upstream, place: &Place, reader: &mut Reader) 
     for place in more.iter().filter_map(|(_, place)| place.as_ref()) {
         reader.problem(place, format!("stands beside `{first}`"), "keep one of them");
     }
-}
-
-/// `endpoints`
-fn fixed(written: &written_as::Upstream, reader: &mut Reader) -> Source {
-    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
-    if endpoints.value.is_empty() {
-        reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
-    }
-    let mut specs: Vec<EndpointSpec> = Vec::new();
-    for At { value: entry, .. } in &endpoints.value {
-        let Some(At { value: address, place }) = entry.address.given() else { continue };
-        if specs.iter().any(|known| known.address == *address) {
-            reader.problem(
-                place,
-                format!("{address} is there twice"),
-                "remove one; for a larger share, give it a weight",
-            );
-        }
-        specs.push(EndpointSpec {
-            address: address.clone(),
-            weight: entry.weight.or(1),
-            tier: u16::from(entry.backup.or(false)),
-            zone: None,
-            server_name: entry.server_name.value().cloned(),
-        });
-    }
-    if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {
-        reader.warning(
-            &endpoints.place,
-            "every endpoint has weight 0",
-            "give one a weight: no connection will be made",
-        );
-    }
-    Source::Fixed(specs)
 }
 
 /// Whether an endpoint may be on another host.

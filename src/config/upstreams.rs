@@ -1,6 +1,9 @@
 //! What an `[upstream.NAME]` means: where its endpoints come from, how they are spoken to, and within which limits.
 
+use std::time::Duration;
+
 use super::Upstream;
+use super::endpoints;
 use super::file;
 use super::kinds::Entry;
 use super::meaning::{Bound, in_order, tcp, time};
@@ -27,6 +30,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
+    endpoints::fit(&written, &limits, &source, reader);
     let relay = relay::Settings::default();
     let default = set::Limits::default();
     Upstream {
@@ -41,9 +45,13 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             fall: health.fall,
             limits: set::Limits {
                 connections: limits.connections.taken(),
+                connections_per_endpoint: limits.connections_per_endpoint.taken(),
                 pending: limits.pending.or(default.pending),
                 queue_timeout: limits.queue_timeout.or(default.queue_timeout),
             },
+            slow_start: written.slow_start.or(None),
+            spill_over: written.spill_over.or(None),
+            zone: written.zone.value().map(|zone| zone.as_str().into()),
         },
         health,
         timeouts,
@@ -63,6 +71,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             }),
         },
         required: written.required.or(false),
+        pool: pool(written.pool, protocol, reader),
     }
 }
 
@@ -310,6 +319,37 @@ fn breaker(written: file::Breaker, reader: &mut Reader) -> set::breaker::Setting
         early_close: written.early_close.or(default.early_close),
     }
 }
+
+/// What is kept ready, where its protocol lets that be.
+fn pool(written: Field<file::Pool>, protocol: Protocol, reader: &mut Reader) -> Option<set::pool::Settings> {
+    let Field::Given(At { value: written, place }) = written else { return None };
+    let default = set::pool::Settings::default();
+    let most = written.min.value().copied().unwrap_or(default.min);
+    let (min, max) = in_order(
+        Bound("min", &written.min, default.min),
+        Bound("max", &written.max, most),
+        |count| count.to_string(),
+        reader,
+    );
+    let max_age = written.max_age.or(default.max_age);
+    if protocol == Protocol::Postgres
+        && let Some(At { place, .. }) =
+            written.max_age.given().filter(|given| given.value >= POSTGRES_PATIENCE)
+    {
+        let message =
+            "is as long as PostgreSQL waits for a login, unless its authentication_timeout was raised";
+        reader.warning(place, message, "keep it below, with room for the login itself: \"30s\"");
+    }
+    if let Some(why) = protocol.never_warm().filter(|_| max > 0) {
+        let message =
+            format!("keeps connections ready before a client comes, and with {} {why}", protocol.name());
+        reader.problem(&place, message, "remove it");
+    }
+    (max > 0).then_some(set::pool::Settings { min, max, max_age })
+}
+
+/// authentication_timeout, if nobody has changed it.
+const POSTGRES_PATIENCE: Duration = Duration::from_secs(60);
 
 fn retry(written: file::Retry) -> backoff::Settings {
     let default = backoff::Settings::default();

@@ -57,7 +57,12 @@ pub(super) async fn from_the_first_byte(client: &mut Stream, listener: &Listener
     let begins = match (tls.direct, tls.required) {
         (true, true) => true,
         (false, _) if listener.protocol.facts().first == First::Server => false,
-        (true, false) | (false, _) => begins_with_tls(client, limit).await?,
+        (true, false) | (false, _) => match begins_with_tls(client, limit).await? {
+            Some(begins) => begins,
+            // It may be one that waits for its server to begin.
+            None if listener.protocol.facts().first != First::Client => false,
+            None => return silent(client, listener),
+        },
     };
     match begins {
         true => preface::secure(client, None, Vec::new(), Stage::Admit, limit).await,
@@ -65,16 +70,28 @@ pub(super) async fn from_the_first_byte(client: &mut Stream, listener: &Listener
     }
 }
 
-/// A client that says nothing may be one that waits for its server to begin.
-async fn begins_with_tls(client: &mut Stream, limit: Duration) -> Result<bool, Unopened> {
+/// A client that has to begin has had its time. Where it need not have TLS, and nobody waits for its first words, it may have
+/// more.
+fn silent(client: &Stream, listener: &Listener) -> Result<(), Unopened> {
+    let offer = offer(client, listener);
+    let awaited = match (listener.protocol.preface(offer), offer) {
+        (Some(talk), _) => talk.awaits(),
+        (None, Offer::Required) => "the client's first message",
+        (None, _) => return Ok(()),
+    };
+    Err(Unopened::Failed(preface::late(awaited, Stage::Admit, listener.preface_timeout)))
+}
+
+/// `None`: it says nothing for so long.
+async fn begins_with_tls(client: &mut Stream, limit: Duration) -> Result<Option<bool>, Unopened> {
     match timeout(limit, client.first_byte()).await {
-        Ok(Ok(Some(byte))) => Ok(byte == HANDSHAKE),
+        Ok(Ok(Some(byte))) => Ok(Some(byte == HANDSHAKE)),
         Ok(Ok(None)) => Err(Unopened::Left),
         Ok(Err(error)) => {
             let detail = format!("the client went away before it said anything: {error}");
             Err(Unopened::LeftFor(Failure::new(Stage::Admit, Reason::ClientReset, Side::Client, detail)))
         }
-        Err(_) => Ok(false),
+        Err(_) => Ok(None),
     }
 }
 

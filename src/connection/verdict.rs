@@ -120,6 +120,13 @@ pub(super) fn judge(
             Party::Ambassador => ours(Reason::ProxyInternalError, detail),
         }
         .mend(*mend),
+        How::TlsNotAskedFor => {
+            let detail = "the client did not ask for TLS within the listener's preface_timeout, and this listener serves \
+                          nobody without";
+            Failure::new(Stage::Greet, Reason::PrefaceTimeout, Side::Client, detail).mend(
+                "let the client ask for TLS (STARTTLS, STLS), or write tls = \"optional\" in its listener",
+            )
+        }
         How::Stopped => {
             ours(Reason::Draining, "nuncio is stopping, and the time for open connections was over")
         }

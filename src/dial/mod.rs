@@ -14,8 +14,13 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::failure::{Failure, Reason, Side, Stage};
-use crate::socket::TcpSettings;
+use crate::socket::{self, TcpSettings};
 use trouble::Trouble;
+
+/// Has neither side ended the connection, as far as is known here? Nothing is read.
+pub fn is_open(stream: &TcpStream) -> bool {
+    socket::is_open(stream)
+}
 
 /// How sockets to the upstream are opened.
 #[derive(Clone, Debug, Default, PartialEq)]

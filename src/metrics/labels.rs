@@ -44,6 +44,12 @@ pub(super) struct OfAttempt {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfPool {
+    pub(super) upstream: UpstreamName,
+    pub(super) state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfCheck {
     pub(super) upstream: UpstreamName,
     pub(super) endpoint: Arc<str>,

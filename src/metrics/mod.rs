@@ -26,8 +26,8 @@ use prometheus_client::registry::Registry;
 
 use self::histogram::{CONNECTION_BOUNDS, Histogram, STAGE_BOUNDS};
 use self::labels::{
-    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfReload, OfStage, OfTransition,
-    OfUpstream,
+    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfPool, OfReload, OfStage,
+    OfTransition, OfUpstream,
 };
 use self::process::Process;
 use crate::addr::{ListenerName, UpstreamName};
@@ -293,7 +293,18 @@ fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
     let mut registry = Registry::default();
     let up = Family::<OfEndpoint, Gauge>::default();
     let breaker = Family::<OfEndpoint, Gauge>::default();
+    let warm = Family::<OfPool, Gauge>::default();
+    let asked = Family::<OfAttempt, Counter>::default();
     for view in upstreams {
+        if let Some(pool) = view.pool {
+            let upstream = || view.name.clone();
+            for (state, count) in [("ready", pool.ready), ("dialling", pool.dialling)] {
+                warm.get_or_create(&OfPool { upstream: upstream(), state }).set(count as i64);
+            }
+            for (result, count) in [("warm", pool.given_total), ("missed", pool.missed_total)] {
+                asked.get_or_create(&OfAttempt { upstream: upstream(), result }).inc_by(count);
+            }
+        }
         for endpoint in &view.endpoints {
             let labels = OfEndpoint { upstream: view.name.clone(), endpoint: endpoint.address.clone() };
             // Not checked yet, or never: it is used, so it counts as up.
@@ -307,6 +318,12 @@ fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
         "nuncio_breaker_state",
         "The endpoint's circuit: 0 closed, 1 half-open, 2 open",
         breaker,
+    );
+    registry.register("nuncio_pool_connections", "Connections kept ready, or on the way there", warm);
+    registry.register(
+        "nuncio_pool_requests",
+        "Clients that were given a ready connection, or found none",
+        asked,
     );
     let mut gauge = |name: &str, help: &str, value: Option<u64>| {
         if let Some(value) = value {

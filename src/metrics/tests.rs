@@ -6,17 +6,21 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::failure::{Outcome, Reason, Side, Stage};
 use crate::upstream::EndpointView;
+use crate::upstream::pool::PoolView;
 
 fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
     let endpoint = |(address, health, breaker): &(&str, &'static str, &'static str)| EndpointView {
         address: (*address).into(),
         weight: 1,
         backup: false,
+        tier: 0,
+        zone: None,
         health,
         breaker,
         reopens_in_ms: None,
         open: 0,
         ready: true,
+        full_at: None,
         panicking: false,
         last_failure: None,
         established_total: 0,
@@ -29,6 +33,7 @@ fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
         waiting: 0,
         panicking: false,
         source: None,
+        pool: Some(PoolView { ready: 3, dialling: 1, given_total: 7, missed_total: 2 }),
     }
 }
 

@@ -4,6 +4,8 @@
 //! client has already spoken; what it said by then is remembered, since a refusal in its own protocol may have to name the
 //! version that it speaks, or the request that it answers. With the server's first byte it is over.
 
+use zeroize::Zeroizing;
+
 use super::Opening;
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party};
 
@@ -20,8 +22,8 @@ pub(super) fn greet(opening: Opening, secured: bool) -> Greeting {
 
 #[derive(Default)]
 struct FirstWords {
-    /// Up to [`MOST`].
-    said: Vec<u8>,
+    /// Up to [`MOST`]. A password may be among it.
+    said: Zeroizing<Vec<u8>>,
     secured: bool,
     is_answered: bool,
 }
@@ -29,6 +31,9 @@ struct FirstWords {
 impl FirstWords {
     fn remember(&mut self, heard: &[u8]) {
         let room = MOST - self.said.len();
+        if !heard.is_empty() {
+            self.said.reserve_exact(room); // what grows leaves copies behind
+        }
         self.said.extend(heard.iter().take(room));
     }
 }
@@ -64,7 +69,7 @@ impl Greeter for FirstWords {
     }
 
     fn unanswered(&self) -> Vec<u8> {
-        self.said.clone()
+        self.said.to_vec()
     }
 }
 

@@ -54,6 +54,11 @@ impl Dialect for Ldap {
         Some(Box::new(Refused::new(refused)))
     }
 
+    /// Java's JNDI throws away an answer that it has not looked at when the connection ends, and says "socket closed".
+    fn leaves_when_refused(&self) -> bool {
+        true
+    }
+
     fn farewell(&self) -> &'static [u8] {
         FAREWELL
     }

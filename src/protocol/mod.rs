@@ -143,6 +143,11 @@ pub trait Talk: Send {
     /// What it waits for, as in "the server's answer to SSLRequest".
     fn awaits(&self) -> &'static str;
 
+    /// What the peer is about to say, as a refusal has to know it that comes in the place of an answer: a packet's number, say.
+    fn unanswered(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// What may be amiss should that not come in time; `None`: nothing in particular.
     fn if_late(&self) -> Option<&'static str> {
         None
@@ -342,6 +347,11 @@ trait Dialect: Sync {
     /// No, in the client's own protocol; `None`: it has no way to say so here, and gets a reset.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Box<dyn Talk<Outcome = ()>>>;
 
+    /// Does a refused client leave by itself, and may one miss the refusal that the connection's end comes right behind?
+    fn leaves_when_refused(&self) -> bool {
+        false
+    }
+
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     fn farewell(&self) -> &'static [u8] {
         b""
@@ -369,6 +379,11 @@ trait Dialect: Sync {
     /// Do its servers end connections without TLS' close_notify?
     fn hangs_up(&self) -> bool {
         false
+    }
+
+    /// Why no connection can be kept ready before its client comes; `None`: it can.
+    fn never_warm(&self) -> Option<&'static str> {
+        None
     }
 
     /// Computes what would take too long once a client waits.
@@ -486,6 +501,11 @@ impl Protocol {
         self.dialect().refusal(refusal)
     }
 
+    /// Does a refused client leave by itself, and may one miss the refusal that the connection's end comes right behind?
+    pub fn leaves_when_refused(self) -> bool {
+        self.dialect().leaves_when_refused()
+    }
+
     /// What a check says inside TLS before it leaves, so that the server's log holds no complaint.
     pub fn farewell(self) -> &'static [u8] {
         self.dialect().farewell()
@@ -514,6 +534,11 @@ impl Protocol {
     /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
     pub fn hangs_up(self) -> bool {
         self.dialect().hangs_up()
+    }
+
+    /// Why no connection can be kept ready before its client comes, to be read behind "with PROTOCOL"; `None`: it can.
+    pub fn never_warm(self) -> Option<&'static str> {
+        self.dialect().never_warm()
     }
 
     /// Computes what would take too long once a client waits. Takes its time itself.

@@ -6,6 +6,8 @@
 //! stands behind the request ends the conversation. Answers of ours wait until the server has answered all that was asked
 //! before. What a server's list says of TLS is the greeter's to mend, by the [`Offer`] that it is given.
 
+use zeroize::Zeroizing;
+
 use super::Offer;
 use crate::relay::{Greeter, Objection, Onward, Party, Remark, Upgrade};
 
@@ -60,6 +62,12 @@ pub(super) trait Beginning: Greeter {
     /// All that the client has said is answered, and the server has greeted.
     fn is_settled(&self) -> bool;
 
+    /// What a request for TLS is answered that comes while what was asked before is not, where the answers to that may never
+    /// end; `None`: it waits for them.
+    fn not_now(&self, _request: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The client will not ask for TLS any more.
     fn goes_without(&mut self) {}
 }
@@ -84,7 +92,7 @@ pub(super) fn upgradable<G: Beginning + 'static>(
             greeter: Some(outside),
             inside: Some(inside),
             has_begun: !said.is_empty(),
-            rest: said.to_vec(),
+            rest: said.to_vec().into(),
             passing: 0,
             skipping: None,
             answer: None,
@@ -106,8 +114,8 @@ struct Asking<G> {
     /// `None`: the client has its TLS, or goes on without.
     inside: Option<Inside<G>>,
     has_begun: bool,
-    /// What the client said that has not been judged yet.
-    rest: Vec<u8>,
+    /// What the client said that has not been judged yet: a password may be among it.
+    rest: Zeroizing<Vec<u8>>,
     /// So much of what it says next goes on.
     passing: usize,
     /// So much of it goes nowhere, since it is answered here.
@@ -196,6 +204,17 @@ impl<G: Beginning> Greeter for Asking<G> {
         }
     }
 
+    fn awaits_tls(&self) -> bool {
+        let has_asked =
+            self.skipping.is_none() && self.answer.as_ref().is_some_and(|answer| answer.starts_tls);
+        let is_turn = self.greeter.as_ref().is_some_and(Beginning::is_settled);
+        self.is_required
+            && self.inside.is_some()
+            && is_turn
+            && !has_asked
+            && self.upgrade != Upgrade::Answered
+    }
+
     fn why_ended(&self) -> Option<Remark> {
         let remark = self.greeter.as_ref().and_then(Greeter::why_ended);
         if self.inside.is_none() {
@@ -226,7 +245,8 @@ impl<G: Beginning> Asking<G> {
                 return self.cannot_follow(onward);
             }
             if self.passing > 0 {
-                let said: Vec<u8> = self.rest.drain(..self.passing.min(self.rest.len())).collect();
+                let length = self.passing.min(self.rest.len());
+                let said: Zeroizing<Vec<u8>> = self.rest.drain(..length).collect::<Vec<u8>>().into();
                 self.passing -= said.len();
                 self.pass(&said, onward)?;
                 if self.passing > 0 {
@@ -267,7 +287,11 @@ impl<G: Beginning> Asking<G> {
                 Seen::GoesOn(length) => self.passing = length,
                 Seen::Answered { by, words, starts_tls } => {
                     self.was_told = false;
-                    self.will_answer(by, words, starts_tls);
+                    let no = self.greeter.as_ref().filter(|_| starts_tls);
+                    match no.and_then(|greeter| greeter.not_now(&self.rest)) {
+                        Some(no) => self.will_answer(by, no, false),
+                        None => self.will_answer(by, words, starts_tls),
+                    }
                 }
                 Seen::Other { by, words } if self.is_required => {
                     self.was_told = true;

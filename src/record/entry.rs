@@ -136,6 +136,7 @@ impl Entry {
             proxy_ms: times.proxy,
             negotiate_ms: times.negotiate,
             handshake_ms: times.handshake,
+            warm_ms: times.warm,
             first_byte_ms: self.flow.first_byte().map(Millis),
             duration_ms: Millis(duration),
             bytes_sent: sent,

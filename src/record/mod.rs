@@ -258,7 +258,7 @@ impl ConnectionView {
 
 /// The steps that were taken, as the histogram names them.
 fn steps(times: &Times) -> impl Iterator<Item = (Timed, Duration)> {
-    let Times { queue, resolve, connect, proxy, negotiate, handshake } = *times;
+    let Times { queue, resolve, connect, proxy, negotiate, handshake, warm: _ } = *times;
     let all = [
         (Timed::Queue, queue),
         (Timed::Resolve, resolve),

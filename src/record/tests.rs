@@ -100,6 +100,7 @@ fn fill(record: &mut Record) {
         },
     ];
     draft.times = Times {
+        warm: None,
         queue: ms(1),
         resolve: ms(2),
         connect: ms(3),

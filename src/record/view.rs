@@ -75,6 +75,9 @@ pub struct ConnectionView {
     /// TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_ms: Option<Millis>,
+    /// None of these: the connection was ready, and had been for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_ms: Option<Millis>,
     /// From the start of the relay to the upstream's first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<Millis>,
@@ -261,6 +264,7 @@ impl ConnectionView {
         line.known("proxy_ms", self.proxy_ms);
         line.known("negotiate_ms", self.negotiate_ms);
         line.known("handshake_ms", self.handshake_ms);
+        line.known("warm_ms", self.warm_ms);
         line.known("first_byte_ms", self.first_byte_ms);
         line.known("exchanges", self.exchanges);
         line.known("exchange_p50_ms", self.exchange_p50_ms);

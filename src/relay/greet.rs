@@ -1,6 +1,13 @@
 //! greet: the seam to whoever reads along at a connection's beginning, until what follows is plain relay.
 
+mod due;
+
 use std::borrow::Cow;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use due::Due;
 
 /// Between a client that speaks plaintext and a server that speaks TLS some first messages have to be changed: a list of
 /// mechanisms that need TLS end to end, a packet's number. A greeter sees all that both sides say until it is done.
@@ -39,6 +46,16 @@ pub trait Greeter: Send {
     /// The client's TLS has begun: what it says from here on came through it, and so will what it is told.
     fn upgraded(&mut self, _onward: &mut Onward) {}
 
+    /// It is the client's turn, and nothing that it can say but its request for TLS leads any further.
+    fn awaits_tls(&self) -> bool {
+        false
+    }
+
+    /// By when it has to say that.
+    fn tls_due(&self) -> Option<Instant> {
+        None
+    }
+
     /// It ends now: what may be the reason, where that can be told.
     fn why_ended(&self) -> Option<Remark> {
         None
@@ -68,6 +85,19 @@ pub struct Greeting {
 }
 
 impl Greeting {
+    /// A client that has to ask for TLS is waited for so long, each time that it is its turn.
+    pub fn asks_within(&mut self, limit: Duration) {
+        self.greeter = self.greeter.take().map(|greeter| match greeter.is_done() {
+            true => greeter,
+            false => Box::new(Due::new(greeter, limit)) as Box<dyn Greeter>,
+        });
+    }
+
+    /// When a client that has to ask for TLS has had its time.
+    pub(super) fn tls_due(&self) -> Option<Instant> {
+        self.greeter.as_ref().and_then(|greeter| greeter.tls_due())
+    }
+
     /// Would the client understand a refusal, once it has what goes on to it?
     pub(super) fn may_refuse(&self) -> bool {
         self.greeter.as_ref().is_some_and(|greeter| !greeter.is_done() && greeter.may_refuse())

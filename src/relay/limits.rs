@@ -58,9 +58,15 @@ impl Limits {
     }
 
     /// The limit that was reached. `last_words`: all that is waited for is what an upstream says that takes no more data.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, last_words: bool) -> Poll<How> {
+    /// `tls_due`: by when the client has to ask for TLS.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        last_words: bool,
+        tls_due: Option<Instant>,
+    ) -> Poll<How> {
         loop {
-            let Some((at, how)) = self.earliest(last_words) else {
+            let Some((at, how)) = self.earliest(last_words, tls_due) else {
                 return Poll::Pending;
             };
             // Later than it was is dealt with when the timer fires; earlier happens once or twice in a connection's life.
@@ -93,13 +99,14 @@ impl Limits {
         self.timer.is_some()
     }
 
-    fn earliest(&self, last_words: bool) -> Option<(Instant, How)> {
+    fn earliest(&self, last_words: bool, tls_due: Option<Instant>) -> Option<(Instant, How)> {
         let after = |silence: Option<Duration>| silence.and_then(|silence| self.last.checked_add(silence));
         [
             (after(last_words.then_some(LAST_WORDS)), How::UpstreamReset),
             (after(self.half_closed.then_some(self.half_close)), How::HalfCloseTimeout),
             (after(self.idle), How::IdleTimeout),
             (self.lifetime_ends, How::LifetimeReached),
+            (tls_due, How::TlsNotAskedFor),
         ]
         .into_iter()
         .filter_map(|(at, how)| Some((at?, how)))

@@ -143,6 +143,8 @@ pub enum How {
     HalfCloseTimeout,
     /// It reached its `lifetime`.
     LifetimeReached,
+    /// It had to ask for TLS, and did not in the time it was given.
+    TlsNotAskedFor,
     /// `stop` resolved.
     Stopped,
     /// The [`Greeter`] could not let it go on.

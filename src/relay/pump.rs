@@ -116,7 +116,6 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
     ) -> Self {
         let start = Instant::now();
         let opening = greeting.as_ref().map_or(0, |greeting| greeting.onward.up.len());
-        flow.add_sent(opening);
         let (engine, partial) = match carried {
             Some(carried) => (Some(carried.engine), carried.ciphertext),
             None => (None, Vec::new()),
@@ -172,7 +171,8 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         }
         let last_words =
             self.up.state == State::Unwritable && self.down.state == State::Open && self.delivered();
-        let how = ready!(self.limits.poll(cx, last_words));
+        let tls_due = self.greeting.as_ref().and_then(|greeting| greeting.tls_due());
+        let how = ready!(self.limits.poll(cx, last_words, tls_due));
         self.cut(cx, how, now)
     }
 
@@ -204,8 +204,9 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
         let closed_at = self.first_to_close.as_ref().map_or_else(Instant::now, |first| first.1);
         let closed_after = closed_at.saturating_duration_since(self.start);
         let greeter = self.greeting.as_ref().and_then(|greeting| greeting.greeter.as_ref());
-        // Who broke it off reads no more.
-        let refusable = closed_by != Some(Party::Client) && self.may_refuse();
+        // Who broke it off reads no more. Who is between two exchanges, as whoever has to ask for TLS, may be told unasked.
+        let may_refuse = if how == How::TlsNotAskedFor { self.may_talk() } else { self.may_refuse() };
+        let refusable = closed_by != Some(Party::Client) && may_refuse;
         Ended {
             how,
             closed_by,
@@ -222,9 +223,14 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
 
     /// The client awaits an answer that it would understand a refusal for. Only while a greeter reads along.
     fn may_refuse(&self) -> bool {
+        self.may_talk() && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
+    }
+
+    /// The client has closed neither direction.
+    fn may_talk(&self) -> bool {
         let speaks = self.up.state != State::Closing && self.up.state != State::Done;
         let listens = matches!(self.down.state, State::Open | State::Closing);
-        speaks && listens && self.greeting.as_ref().is_some_and(|greeting| greeting.may_refuse())
+        speaks && listens
     }
 
     /// The greeting ends once all of it is said.

@@ -19,7 +19,7 @@ use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
 use crate::drain::Drain;
-use crate::establish::Target;
+use crate::establish::{Target, warm};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
@@ -176,6 +176,9 @@ impl Running {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
             let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
             tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), probe)));
+        }
+        if target.pool.is_some() {
+            tasks.push(tokio::spawn(warm::keep(target.clone())));
         }
         Running { written, target, tasks }
     }

@@ -11,6 +11,7 @@ use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
+use crate::establish::warm::Pool;
 use crate::establish::{HttpCheck, OwnListeners, Target};
 use crate::health::Login;
 use crate::protocol::Protocol;
@@ -130,6 +131,15 @@ pub(crate) fn lone_target(
     Ok(target(written, upstream, tls, http, resolver.clone(), own))
 }
 
+/// What is not as it should be of the files that a configuration names beside its identities', and works all the same.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let exposed = config.upstreams.iter().filter_map(|(name, written)| {
+        let found = tls::exposed(written.health.login.as_ref()?.password_file.as_ref()?)?;
+        Some(format!("upstream.{name}.health: password_file {found}"))
+    });
+    exposed.collect()
+}
+
 /// Loads all that a configuration names, without binding or dialling.
 pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<String>> {
     let mut problems = Vec::new();
@@ -193,6 +203,7 @@ pub(super) fn target(
         retry: written.retry.clone(),
         relay: written.relay.clone(),
         early_close: written.set.breaker.early_close,
+        pool: written.pool.map(Pool::new),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::{Observer, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
-pub(crate) use self::load::{load_everything, lone_target};
+pub(crate) use self::load::{load_everything, lone_target, warnings};
 pub use self::signals::{Signals, serve_until_stopped};
 
 /// The running ambassador.
@@ -263,7 +263,7 @@ impl admin::Face for Service {
 
     fn upstreams(&self) -> Vec<UpstreamView> {
         let now = Instant::now();
-        self.current().parts.upstreams.values().map(|running| running.target.upstream.view(now)).collect()
+        self.current().parts.upstreams.values().map(|running| running.target.view(now)).collect()
     }
 
     fn metrics(&self) -> String {

@@ -110,6 +110,9 @@ impl Known {
 impl Plan {
     /// Builds all that may take its time: identities, TLS, users and groups. What speaks against it [`Plan::bind`] says.
     pub(super) fn build(config: &Config, known: &Known) -> Plan {
+        for warning in load::warnings(config) {
+            tracing::warn!("{warning}");
+        }
         let mut problems = Vec::new();
         let identities = load_identities(config, known, &mut problems);
         let mut targets = Vec::new();

@@ -121,6 +121,18 @@ pub fn tcp_facts(stream: &TcpStream) -> Option<TcpFacts> {
     sys::tcp_facts(stream)
 }
 
+/// Has neither side ended the connection, as far as is known here? Nothing is read, and what waits to be read does not hide
+/// an end that came behind it, where the platform tells (Linux).
+pub fn is_open(stream: &TcpStream) -> bool {
+    sys::is_established(stream).unwrap_or_else(|| {
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(stream).peek(&mut byte) {
+            Ok(waiting) => waiting > 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    })
+}
+
 /// How many descriptors this process holds; `None` where the platform does not tell.
 pub fn open_descriptors() -> Option<u64> {
     let folder = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };

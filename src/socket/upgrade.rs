@@ -19,11 +19,18 @@ use tokio::time::{Sleep, sleep};
 use super::Gone;
 use crate::relay::{Leg, Packets};
 
+mod records;
+
+use records::Records;
+
 /// Sealed bytes that may wait for the socket: what a client that reads nothing takes beside the relay's own buffers.
 const WAITING: usize = 32 * 1024;
 
 /// A client that has asked for TLS in the middle and does not begin it holds its upstream no longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is said of a client that ends so.
+const CUT: &str = "the client ended its connection inside a TLS record: what it said last is not whole";
 
 /// The TLS that a listener has to give.
 #[derive(Debug)]
@@ -45,8 +52,12 @@ pub struct Upgradable<S> {
 
 struct Tls {
     conn: ServerConnection,
+    /// The peer's first record has come.
+    has_begun: bool,
     /// While the handshake travels in packets, and for what came before it or behind.
     packed: Option<Packed>,
+    /// Where in the peer's stream of records it is.
+    records: Records,
     /// Bytes that rustls has taken from a writer who was not told yet: they are not all with the socket.
     held: usize,
     /// The peer has ended its direction, with close_notify or without.
@@ -131,8 +142,9 @@ impl Tls {
         }
         self.answer(plain, cx);
         let is_packed = self.conn.is_handshaking() && self.is_packed();
-        let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
-        match self.conn.read_tls(&mut socket) {
+        let (packed, has_begun) = (self.packed.as_mut(), &mut self.has_begun);
+        let socket = Sync { plain, cx, packed, is_packed, has_begun };
+        match self.conn.read_tls(&mut self.records.watching(socket)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             // A client that has what it wanted and hangs up resets what our goodbye meets then.
             Err(_) if self.closing => {
@@ -140,11 +152,16 @@ impl Tls {
                 return Poll::Ready(Ok(()));
             }
             Err(error) => return Poll::Ready(Err(error)),
-            // Old clients end without close_notify. Who cuts a connection to a listener of this host could as well do worse.
             Ok(0) => {
                 self.ended = true;
                 return Poll::Ready(match self.conn.is_handshaking() {
                     true => Err(self.unwritable.unwrap_or(io::ErrorKind::UnexpectedEof).into()),
+                    // Nobody ends so on purpose: something is missing, and the server must not take it for all there is.
+                    false if self.records.is_inside() && !self.closing => {
+                        Err(io::Error::new(io::ErrorKind::UnexpectedEof, CUT))
+                    }
+                    // Old clients end without close_notify. Who cuts a connection to a listener of this host could as
+                    // well do worse.
                     false => Ok(()),
                 });
             }
@@ -194,7 +211,8 @@ impl Tls {
     fn poll_send<S: Leg>(&mut self, plain: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unwritable.is_none() {
             let is_packed = self.is_packed();
-            let mut socket = Sync { plain, cx, packed: self.packed.as_mut(), is_packed };
+            let (packed, has_begun) = (self.packed.as_mut(), &mut self.has_begun);
+            let mut socket = Sync { plain, cx, packed, is_packed, has_begun };
             let sent = match self.conn.wants_write() {
                 true => self.conn.write_tls(&mut socket).map(|sent| sent > 0),
                 false => match socket.flush() {
@@ -337,7 +355,9 @@ impl<S: Leg> Leg for Upgradable<S> {
         };
         self.tls = Some(Box::new(Tls {
             conn,
+            has_begun: false,
             packed,
+            records: Records::default(),
             held: 0,
             ended: false,
             closing: false,
@@ -372,6 +392,7 @@ struct Sync<'a, 'c, S> {
     packed: Option<&'a mut Packed>,
     /// What goes this way now does so in packets.
     is_packed: bool,
+    has_begun: &'a mut bool,
 }
 
 fn now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
@@ -434,10 +455,21 @@ impl<S: Leg> Read for Sync<'_, '_, S> {
                 return Ok(0);
             }
             if !heard.is_empty() {
+                *self.has_begun = true;
                 return Ok(take(heard, into));
             }
         }
-        self.receive(into)
+        loop {
+            let read = self.receive(into)?;
+            // The end of the line that asked for TLS may come late (XMPP's do): it says nothing, and goes nowhere.
+            let is_blank = |byte: &&u8| !*self.has_begun && byte.is_ascii_whitespace();
+            let blanks = into[..read].iter().take_while(is_blank).count();
+            if blanks < read || read == 0 {
+                *self.has_begun = true;
+                into.copy_within(blanks..read, 0);
+                return Ok(read - blanks);
+            }
+        }
     }
 }
 

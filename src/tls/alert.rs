@@ -219,6 +219,7 @@ pub fn late_failure(how: &How, upstream_spoke: bool, tls: &ClientTls) -> Option<
         | How::IdleTimeout
         | How::HalfCloseTimeout
         | How::LifetimeReached
+        | How::TlsNotAskedFor
         | How::Stopped
         | How::Objected(_) => None,
     }

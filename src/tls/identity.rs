@@ -301,25 +301,29 @@ fn look_at_purpose(path: &Path, certificate: &CertificateDer<'_>, shown_to: Show
     }
 }
 
-/// Readable by everyone, or writable by others than the owner. A group that may read is left alone: that is how a
-/// service gets at a key that belongs to root.
 #[cfg(unix)]
 fn look_at_permissions(path: &Path, notes: &mut Notes) {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(it) = std::fs::metadata(path) else { return };
-    let mode = it.mode() & 0o7777;
-    if mode & 0o026 == 0 {
-        return;
-    }
-    let found = format!(
-        "key {0}: others can {1} it (mode {mode:04o}); chmod 600 {0}, or 640 with the group nuncio runs in",
-        path.display(),
-        if mode & 0o022 == 0 { "read" } else { "change" },
-    );
+    let Some(found) = exposed(path) else { return };
+    let found = format!("key {found}");
     match notes.strict {
         true => notes.problems.push(found),
         false => notes.warnings.push(found),
     }
+}
+
+/// What is wrong with who may read or write a file with a secret in it: readable by everyone, or writable by others than the
+/// owner. A group that may read is left alone: that is how a service gets at a key that belongs to root.
+#[cfg(unix)]
+pub fn exposed(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o7777;
+    (mode & 0o026 != 0).then(|| {
+        format!(
+            "{0}: others can {1} it (mode {mode:04o}); chmod 600 {0}, or 640 with the group nuncio runs in",
+            path.display(),
+            if mode & 0o022 == 0 { "read" } else { "change" },
+        )
+    })
 }
 
 /// Windows protects files by lists that have no such summary. Who relies on the look is told that there is none.
@@ -331,6 +335,12 @@ fn look_at_permissions(path: &Path, notes: &mut Notes) {
             path.display()
         ));
     }
+}
+
+/// As above: nothing is looked at.
+#[cfg(not(unix))]
+pub fn exposed(_path: &Path) -> Option<String> {
+    None
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 pub use alert::late_failure;
 pub use client::{ClientTls, Trusts};
 pub use handshake::{Secured, Summary};
-pub use identity::Identity;
+pub use identity::{Identity, exposed};
 pub use peer::{Date, PeerFacts, describe_peer};
 pub use self_made::SelfMade;
 pub use server::{ListenerSettings, ServerTls};

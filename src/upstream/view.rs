@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::endpoint::Ready;
 use super::freshness::SourceView;
+use super::pool::PoolView;
 use super::set::EndpointSet;
 use crate::addr::UpstreamName;
 use crate::failure::BreakerClass;
@@ -27,6 +28,9 @@ pub struct UpstreamView {
     /// How fresh the set is, where it comes from a source that can fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceView>,
+    /// Connections that are kept ready, where some are to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
 }
 
 /// An endpoint at a moment.
@@ -36,8 +40,14 @@ pub struct EndpointView {
     pub address: Arc<str>,
     /// Its share.
     pub weight: u32,
-    /// Used only when no primary is ready.
+    /// Used only when nobody of a lower tier is ready, or by what spills over.
     pub backup: bool,
+    /// Which tier that is, where it is not the first.
+    #[serde(skip_serializing_if = "is_first")]
+    pub tier: u16,
+    /// Where it stands, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Arc<str>>,
     /// `unknown`, `up` or `down`.
     pub health: &'static str,
     /// `closed`, `open` or `half-open`.
@@ -47,8 +57,11 @@ pub struct EndpointView {
     pub reopens_in_ms: Option<u64>,
     /// Connections open or being established.
     pub open: u32,
-    /// Would it take a connection now, if only as a trial?
+    /// Would it take a connection now, if only as a trial, or once one of those it has ends?
     pub ready: bool,
+    /// Its limit, while it has as many connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_at: Option<u32>,
     /// It is not ready, and gets connections all the same, because too many others are not.
     pub panicking: bool,
     /// The last thing that went wrong.
@@ -61,6 +74,11 @@ pub struct EndpointView {
     /// How long the latest took to be established.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub establish_ms: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(tier: &u16) -> bool {
+    *tier == 0
 }
 
 /// The last thing that went wrong at an endpoint.
@@ -77,7 +95,7 @@ pub struct LastFailureView {
 impl EndpointSet {
     /// What is known of the members at `now`.
     pub(super) fn view(&mut self, now: Instant) -> Vec<EndpointView> {
-        let through = self.census(now).through;
+        let through = self.census(now, &[]);
         let ms = |duration: std::time::Duration| duration.as_millis() as u64;
         let members = self.endpoints.iter().enumerate().filter(|(_, endpoint)| !endpoint.leaving);
         members
@@ -85,6 +103,8 @@ impl EndpointSet {
                 address: endpoint.label.clone(),
                 weight: endpoint.spec.weight,
                 backup: endpoint.spec.is_backup(),
+                tier: endpoint.spec.tier,
+                zone: endpoint.spec.zone.clone(),
                 health: endpoint.health().label(),
                 breaker: endpoint.breaker.state(now).label(),
                 reopens_in_ms: endpoint
@@ -92,8 +112,9 @@ impl EndpointSet {
                     .opens_again(now)
                     .map(|again| ms(again.saturating_duration_since(now))),
                 open: endpoint.open,
-                ready: endpoint.ready(now) == Ready::Yes,
-                panicking: through.contains(&place),
+                ready: matches!(endpoint.ready(now), Ready::Yes | Ready::Full),
+                full_at: endpoint.most.filter(|_| endpoint.ready(now) == Ready::Full),
+                panicking: through.binary_search(&place).is_ok(),
                 last_failure: endpoint.last_failure.as_ref().map(|last| LastFailureView {
                     class: last.class,
                     detail: last.detail.clone(),

@@ -104,9 +104,15 @@ impl Dovecot {
     pub fn delivered(&self, user: &str) -> Vec<String> {
         let new = self.directory.path().join("mail").join(user).join("new");
         let mut files: Vec<_> = fs::read_dir(new).expect("the mailbox").flatten().collect();
-        files.sort_by_key(fs::DirEntry::file_name);
+        files.sort_by_key(|file| taken_at(&file.file_name().to_string_lossy()));
         files.iter().map(|file| fs::read_to_string(file.path()).expect("a mail can be read")).collect()
     }
+}
+
+/// Seconds and microseconds, these without zeros in front: `1795293696.M40233P123.host`.
+fn taken_at(name: &str) -> [Option<u32>; 2] {
+    let mut numbers = name.split(['.', 'M', 'P']).filter_map(|number| number.parse().ok());
+    [numbers.next(), numbers.next()]
 }
 
 impl Drop for Dovecot {

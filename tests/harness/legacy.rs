@@ -37,6 +37,8 @@ pub enum Client {
     PythonLdap,
     /// ldap3, whom its certificate need not be its own: who it is by that.
     Ldap3,
+    /// Java's JNDI: as ldapsearch does. Only in plaintext.
+    Jndi,
     /// slixmpp: begins a session.
     Slixmpp,
     /// redis-cli: PING.
@@ -93,6 +95,7 @@ impl Client {
             Client::Ldapwhoami => "ldapwhoami",
             Client::PythonLdap => "python-ldap",
             Client::Ldap3 => "ldap3",
+            Client::Jndi => "JNDI",
             Client::Slixmpp => "slixmpp",
             Client::RedisCli => "redis-cli",
             Client::Mosquitto => "mosquitto_pub, mosquitto_sub",
@@ -122,6 +125,15 @@ impl Client {
             Client::SwaksLmtp => swaks(to, over),
             Client::SieveConnect => sieve_connect(to, over),
             Client::Ldapsearch | Client::Ldapwhoami => ldap(self, to, over),
+            Client::Jndi => {
+                let mut command = Command::new("java");
+                command.args([
+                    "-XX:TieredStopAtLevel=1",
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/DirectoryClient.java"),
+                    &format!("ldap://{to}"),
+                ]);
+                run(&mut command, "")
+            }
             Client::RedisCli => {
                 let mut command = Command::new("redis-cli");
                 command.args(["-h", &to.ip().to_string(), "-p", &to.port().to_string()]);

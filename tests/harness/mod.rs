@@ -11,6 +11,7 @@ pub mod clients;
 pub mod config;
 pub mod consul;
 #[cfg(unix)]
+pub mod delayer;
 pub mod dovecot;
 pub mod hostile;
 pub mod http;

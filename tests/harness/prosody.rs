@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::pki::Leaf;
 use super::process::Process;
 use super::programs::{give_to, run_as};
 use super::servers::home;
@@ -36,7 +37,13 @@ impl Prosody {
     /// It demands TLS and a client's certificate.
     #[track_caller]
     pub fn start(pki: &Pki) -> Prosody {
-        Prosody::with(Some(pki))
+        Prosody::presenting(pki, &pki.server)
+    }
+
+    /// The same with another certificate of its own.
+    #[track_caller]
+    pub fn presenting(pki: &Pki, own: &Leaf) -> Prosody {
+        Prosody::with(Some((pki, own)))
     }
 
     /// It offers no STARTTLS.
@@ -46,7 +53,7 @@ impl Prosody {
     }
 
     #[track_caller]
-    fn with(pki: Option<&Pki>) -> Prosody {
+    fn with(tls: Option<(&Pki, &Leaf)>) -> Prosody {
         let directory = home();
         let at = directory.path();
         let account = at.join("data/upstream%2etest/accounts");
@@ -56,9 +63,13 @@ impl Prosody {
         fs::write(account.join("u.dat"), "return { [\"password\"] = \"pw\"; };\n").expect("an account");
         fs::write(at.join("modules/mod_tells.lua"), TELLS).expect("a module of our own");
         let [starttls, direct, servers] = [(); 3].map(|()| free_address());
-        let tls = match pki {
-            Some(pki) => {
+        let has_tls = tls.is_some();
+        let tls = match tls {
+            Some((pki, own)) => {
                 pki.copy_to(at);
+                for (file, name) in [(&own.certificate, "server.pem"), (&own.key, "server.key")] {
+                    fs::copy(file, at.join(name)).expect("a copy that it may read");
+                }
                 let ssl = |name: &str| {
                     format!(
                         "{name} = {{ certificate = \"{d}/server.pem\"; key = \"{d}/server.key\"; cafile = \"{d}/ca.pem\"; \
@@ -95,7 +106,7 @@ impl Prosody {
         run_as(&mut command, "prosody");
         let mut process = Process::start("prosody", &mut command);
         process.wait("it accepts connections", PATIENCE, |_| {
-            let doors = if pki.is_some() { vec![starttls, direct] } else { vec![starttls] };
+            let doors = if has_tls { vec![starttls, direct] } else { vec![starttls] };
             doors.into_iter().all(|door| TcpStream::connect(door).is_ok()).then_some(())
         });
         Prosody { starttls, direct, process, _directory: directory }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::pki::Leaf;
 use super::process::Process;
 use super::programs::run;
 use super::servers::home;
@@ -26,7 +27,13 @@ impl Slapd {
     /// It demands a client's certificate, and TLS for everything.
     #[track_caller]
     pub fn start(pki: &Pki) -> Slapd {
-        Slapd::with(Some(pki))
+        Slapd::presenting(pki, &pki.server)
+    }
+
+    /// The same with another certificate of its own.
+    #[track_caller]
+    pub fn presenting(pki: &Pki, own: &Leaf) -> Slapd {
+        Slapd::with(Some((pki, own)))
     }
 
     /// It refuses StartTLS, and has no `ldaps://`.
@@ -36,19 +43,20 @@ impl Slapd {
     }
 
     #[track_caller]
-    fn with(pki: Option<&Pki>) -> Slapd {
+    fn with(tls: Option<(&Pki, &Leaf)>) -> Slapd {
         let directory = home();
         let at = directory.path();
         let d = at.display();
         let schemas = ["core", "cosine", "inetorgperson"];
         let schemas = schemas.map(|name| format!("include /etc/ldap/schema/{name}.schema\n")).concat();
-        let tls = pki.map_or_else(String::new, |pki| {
+        let has_tls = tls.is_some();
+        let tls = tls.map_or_else(String::new, |(pki, own)| {
             format!(
                 "TLSCACertificateFile {}\nTLSCertificateFile {}\nTLSCertificateKeyFile {}\nTLSVerifyClient demand\n\
                  security tls=1\n",
                 pki.ca().display(),
-                pki.server.certificate.display(),
-                pki.server.key.display()
+                own.certificate.display(),
+                own.key.display()
             )
         });
         let config = format!(
@@ -63,7 +71,7 @@ impl Slapd {
         run(Command::new("slapadd").arg("-q").arg("-f").arg(&file).arg("-l").arg(entries), PATIENCE).answer();
         let [ldap, ldaps] = [(); 2].map(|()| free_address());
         let mut urls = format!("ldap://{ldap}/");
-        if pki.is_some() {
+        if has_tls {
             urls += &format!(" ldaps://{ldaps}/");
         }
         // In the foreground, with what a connection, an operation and its result are.

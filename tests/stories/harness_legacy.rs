@@ -95,12 +95,13 @@ fn slapd_knows_a_client_by_its_certificate() {
 }
 
 #[test]
-#[ignore = "needs slapd, ldap-utils and python3-ldap: tests/run installs them"]
+#[ignore = "needs slapd, ldap-utils, python3-ldap and java: tests/run installs them"]
 fn slapd_without_tls_takes_plaintext_and_refuses_starttls() {
     let pki = Pki::generate();
     let slapd = Slapd::without_tls();
     given(Client::Ldapsearch, slapd.ldap(), Over::Plaintext, "description: hello");
     given(Client::PythonLdap, slapd.ldap(), Over::Plaintext, "hello");
+    given(Client::Jndi, slapd.ldap(), Over::Plaintext, "hello");
     refused(Client::Ldapsearch, slapd.ldap(), Over::Starttls(&pki, None), "Protocol error (2)");
 }
 

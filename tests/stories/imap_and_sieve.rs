@@ -118,14 +118,17 @@ fn a_mailbox_client_is_offered_what_it_can_have() {
     let server = Scripted::start(pki.server_config(), IMAP.starttls_then(&inside));
     let mut ambassador = Ambassador::start(&IMAP.behind(&pki, server.address(), ""));
     let mut client = Typist::connect(ambassador.listener("in"));
-    client.types("a CAPABILITY\r\nb LOGIN u {13}\r\nc CAPABILITY\r\nc CAPABILITY\r\n");
+    let types = "a CAPABILITY\r\nb LOGIN u {13}\r\nc CAPABILITY\r\nc CAPABILITY\r\n";
+    client.types(types);
     assert_eq!(
         client.rest(),
         "* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] ready\r\n* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\na OK done\r\n+ go\r\n\
          b OK [CAPABILITY IMAP4rev1] in\r\n* CAPABILITY STARTTLS\r\nc OK done\r\n"
     );
     drop(client);
-    assert_eq!(ambassador.wait_records(1)[0]["outcome"], "success");
+    let record = ambassador.wait_records(1).remove(0);
+    assert_eq!(record["outcome"], "success");
+    assert_eq!(record["bytes_sent"], types.len(), "what nuncio asks itself is not the client's");
     let heard = [
         "nuncio STARTTLS",
         "nuncio CAPABILITY",
@@ -154,7 +157,8 @@ fn a_sieve_server_that_waits_is_asked_for_its_capabilities() {
         client.types("LOGOUT\r\n");
         assert_eq!(client.rest(), "\"SASL\" \"PLAIN\"\r\n\"SIEVE\" \"fileinto\"\r\nOK\r\nOK \"bye\"\r\n");
         drop(client);
-        assert_eq!(ambassador.wait_records(1)[0]["outcome"], "success");
+        let record = ambassador.wait_records(1).remove(0);
+        assert_eq!((&record["outcome"], &record["bytes_sent"]), (&"success".into(), &8.into()));
         assert_eq!(server.heard(), [vec!["STARTTLS"], asked, vec!["LOGOUT"]].concat());
     }
 }

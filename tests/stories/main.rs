@@ -11,6 +11,9 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod check_account;
+mod choice;
+#[cfg(test)]
 mod churn;
 #[cfg(test)]
 mod circuit;
@@ -40,6 +43,8 @@ mod idle;
 mod imap_and_sieve;
 #[cfg(test)]
 mod kubernetes;
+#[cfg(test)]
+mod ldap_and_xmpp;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
@@ -74,5 +79,6 @@ mod srv_set;
 mod table;
 #[cfg(test)]
 mod upstreams;
+mod warm;
 #[cfg(test)]
 mod windows;

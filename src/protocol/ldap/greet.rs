@@ -8,7 +8,7 @@
 use super::message::{
     BIND_RESPONSE, EXTENDED_RESPONSE, LdapResult, Message, Reader, UNBIND_REQUEST, answered_by, stub,
 };
-use super::upgrade::BeforeTls;
+use super::upgrade::{BeforeTls, not_now};
 use crate::protocol::upgrade::{Beginning, upgradable};
 use crate::protocol::{Meeting, Offer};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
@@ -111,7 +111,7 @@ impl Greeter for Reading {
 
     fn unanswered(&self) -> Vec<u8> {
         let mut unanswered: Vec<u8> = self.awaited.iter().flat_map(|(id, kind)| stub(*id, *kind)).collect();
-        unanswered.extend_from_slice(self.client.begun());
+        unanswered.extend(self.client.begun());
         unanswered
     }
 
@@ -150,8 +150,13 @@ impl Greeter for Reading {
 }
 
 impl Beginning for Reading {
+    /// Answers need not come in the order of the requests, only whole.
     fn is_settled(&self) -> bool {
-        self.awaited.is_empty() && !self.server.is_inside() && !self.client.is_inside()
+        !self.server.is_inside() && !self.client.is_inside()
+    }
+
+    fn not_now(&self, request: &[u8]) -> Option<Vec<u8>> {
+        if self.awaited.is_empty() { None } else { not_now(request) }
     }
 
     fn goes_without(&mut self) {

@@ -2,6 +2,8 @@
 //!
 //! Only beginnings are kept, whatever a message's length. What a request is about, nobody looks at.
 
+use zeroize::Zeroizing;
+
 use super::ber::{self, Header, Odd};
 use crate::protocol::reply::quoted;
 
@@ -38,12 +40,20 @@ const NOTICE_OF_DISCONNECTION: &[u8] = b"1.3.6.1.4.1.1466.20036";
 pub(super) struct Message {
     pub(super) id: u32,
     pub(super) kind: u8,
-    contents: Vec<u8>,
+    /// Of a bind request the password is in there.
+    contents: Zeroizing<Vec<u8>>,
 }
 
 impl Message {
     /// From its first byte on, as far as it is there; `None`: too little of it to tell.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<Message>, Odd> {
+        let Some((id, kind, at)) = Message::begin(bytes)? else { return Ok(None) };
+        let contents = bytes[at..bytes.len().min(at.saturating_add(kind.length))].to_vec().into();
+        Ok(Some(Message { id, kind: kind.tag, contents }))
+    }
+
+    /// Its number, its kind, and where its contents begin.
+    fn begin(bytes: &[u8]) -> Result<Option<(u32, Header, usize)>, Odd> {
         if let Some(tag) = bytes.first()
             && *tag != SEQUENCE
         {
@@ -67,8 +77,7 @@ impl Message {
         if id.whole().saturating_add(kind.whole()) > room {
             return Err(Odd::Outgrown);
         }
-        let contents = &inside[kind.size..kind.whole().min(inside.len())];
-        Ok(Some(Message { id: number, kind: kind.tag, contents: contents.into() }))
+        Ok(Some((number, kind, around.size + id.whole() + kind.size)))
     }
 
     /// A request that a client awaits an answer to; `None`: any other message.
@@ -181,7 +190,8 @@ fn name(code: u32) -> &'static str {
 /// Follows one side's messages, and keeps no more than the beginning of one.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    kept: Vec<u8>,
+    /// As above.
+    kept: Zeroizing<Vec<u8>>,
     /// So many bytes of a message that has been read are still to come.
     passing: usize,
 }
@@ -208,7 +218,10 @@ impl Reader {
                 self.kept.clear();
                 return Ok(Some(message));
             }
-            let now = (wanted - self.kept.len()).min(heard.len());
+            let room = wanted - self.kept.len();
+            // At once: what moves as it grows leaves a copy behind.
+            self.kept.reserve(room);
+            let now = room.min(heard.len());
             if now == 0 {
                 return Ok(None);
             }
@@ -222,9 +235,13 @@ impl Reader {
         self.passing > 0 || !self.kept.is_empty()
     }
 
-    /// The beginning of a message that cannot be read yet.
-    pub(super) fn begun(&self) -> &[u8] {
-        &self.kept
+    /// The beginning of a message that is not whole yet, with nothing of what it is about.
+    pub(super) fn begun(&self) -> Vec<u8> {
+        let mut begun = self.kept.to_vec();
+        if let Ok(Some((_, _, at))) = Message::begin(&self.kept) {
+            begun[at..].fill(0);
+        }
+        begun
     }
 }
 

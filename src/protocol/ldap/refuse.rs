@@ -1,5 +1,7 @@
 //! No, in LDAP: the response to what the client asked, with a result and words; or the notice of disconnection.
 
+use zeroize::{Zeroize, Zeroizing};
+
 use super::message::{Message, Reader, UNBIND_REQUEST, response};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::protocol::sentence::sentence;
@@ -12,8 +14,8 @@ const LONGEST: usize = 1500;
 pub(in crate::protocol) struct Refused {
     code: u32,
     diagnostic: String,
-    /// What it has said.
-    said: Vec<u8>,
+    /// What it has said; a password may be among it.
+    said: Zeroizing<Vec<u8>>,
     reader: Reader,
 }
 
@@ -22,7 +24,7 @@ impl Refused {
         Refused {
             code: code(refusal.failure.reason),
             diagnostic: sentence(refusal, LONGEST),
-            said: refusal.said.into(),
+            said: refusal.said.to_vec().into(),
             reader: Reader::default(),
         }
     }
@@ -68,7 +70,7 @@ impl Talk for Refused {
                 }
             }
         }
-        heard.clear();
+        heard.zeroize();
         Ok(is_answered.then_some(()))
     }
 

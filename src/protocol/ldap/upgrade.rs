@@ -7,8 +7,17 @@ use super::message::{
 use crate::protocol::upgrade::{Grammar, Length, Seen};
 
 const SUCCESS: u32 = 0;
+const OPERATIONS_ERROR: u32 = 1;
 const CONFIDENTIALITY_REQUIRED: u32 = 13;
 const FIRST: &str = "StartTLS is required first";
+pub(super) const NOT_NOW: &str =
+    "StartTLS has to wait until all requests before it are answered or abandoned";
+
+/// To a request for TLS that comes while others await their answers (RFC 4511, 4.14.1). Some searches never end.
+pub(super) fn not_now(request: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::read(&request[..request.len().min(KEPT)]).ok()??;
+    Some(response(Some((message.id, EXTENDED_RESPONSE)), OPERATIONS_ERROR, NOT_NOW))
+}
 
 /// A client before its TLS. Without, it may look around; who logs in so wants no more.
 pub(super) struct BeforeTls;

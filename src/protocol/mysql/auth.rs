@@ -61,9 +61,16 @@ impl Plugin {
     pub(super) fn tells(self, said: &[u8]) -> Answer {
         match (self, said) {
             (Plugin::Sha256, [1]) | (Plugin::CachingSha2, [2]) => Answer::AsksKey,
-            // A password ends with a zero byte; without one it is that byte, or nothing.
-            (Plugin::Sha256 | Plugin::CachingSha2, [.., 1..=u8::MAX]) => Answer::Sealed,
+            (Plugin::Sha256 | Plugin::CachingSha2, said) if !is_password(said) => Answer::Sealed,
             _ => Answer::Plain,
         }
     }
+}
+
+/// A password ends with a zero byte, and has none inside; without one it is that byte, or nothing. What an RSA key of some
+/// usual length has sealed may look so too, but is no text.
+fn is_password(said: &[u8]) -> bool {
+    let Some((last, password)) = said.split_last() else { return true };
+    let may_be_sealed = matches!(said.len(), 128 | 256 | 384 | 512);
+    *last == 0 && !password.contains(&0) && !(may_be_sealed && std::str::from_utf8(password).is_err())
 }

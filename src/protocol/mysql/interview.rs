@@ -106,6 +106,11 @@ impl Talk for Interview {
         "the client's answer to the server's greeting"
     }
 
+    /// The header of its next packet.
+    fn unanswered(&self) -> Vec<u8> {
+        vec![0, 0, 0, self.number()]
+    }
+
     fn ended(&self, heard: &[u8]) -> Option<Failure> {
         heard.is_empty().then(|| {
             failed(

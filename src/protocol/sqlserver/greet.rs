@@ -3,6 +3,8 @@
 //!
 //! Where TLS came first (TDS 8), PRELOGIN itself runs inside it, and only then is the answer changed on its way.
 
+use zeroize::Zeroizing;
+
 use super::super::first_words::{self, MOST};
 use super::super::{Negotiated, Opening};
 use super::packet::{LOGIN7, Message, PRELOGIN, TABULAR, message};
@@ -24,7 +26,8 @@ pub(super) fn greet(opening: Opening, negotiated: Negotiated, secured: bool) -> 
     };
     let (asked, behind) = opening.bytes.split_at(length);
     let insists = matches!(prelogin.encryption(), Some(Encryption::On | Encryption::Required));
-    let mut login = Login { insists, said: Vec::new(), answer: None, is_answered: false, asked: Vec::new() };
+    let mut login =
+        Login { insists, said: Zeroizing::default(), answer: None, is_answered: false, asked: Vec::new() };
     login.remember(behind);
     let mut onward = Onward { up: Vec::new(), down: negotiated.greeting };
     if onward.down.is_empty() {
@@ -45,14 +48,17 @@ struct Login {
     answer: Option<Vec<u8>>,
     /// With that: the client's.
     asked: Vec<u8>,
-    /// What the client said behind its PRELOGIN, up to [`MOST`].
-    said: Vec<u8>,
+    /// What the client said behind its PRELOGIN, up to [`MOST`]: its login, in which a password is only scrambled.
+    said: Zeroizing<Vec<u8>>,
     is_answered: bool,
 }
 
 impl Login {
     fn remember(&mut self, heard: &[u8]) {
         let room = MOST - self.said.len();
+        if !heard.is_empty() {
+            self.said.reserve_exact(room); // what grows leaves copies behind
+        }
         self.said.extend(heard.iter().take(room));
     }
 }
@@ -115,7 +121,7 @@ impl Greeter for Login {
     fn unanswered(&self) -> Vec<u8> {
         match &self.answer {
             Some(_) => [&self.asked[..], &self.said].concat(),
-            None => self.said.clone(),
+            None => self.said.to_vec(),
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::mem;
 
+use zeroize::Zeroizing;
+
 use super::mend::mended;
 use super::stream::{Part, Reader, STREAMS, error, header};
 use super::upgrade::{BeforeTls, with_starttls};
@@ -22,7 +24,6 @@ const MAX_LATER: usize = 64 * 1024;
 /// listener has some to give, nothing is changed.
 pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
     let Meeting { opening, secured, offer, .. } = meeting;
-    let mut reading = Reading { secured, offer, opening: opening.bytes.clone(), ..Reading::default() };
     let mut client = Reader::default();
     let mut rest = &opening.bytes[..];
     // Behind its header it may have said more.
@@ -31,15 +32,17 @@ pub(in crate::protocol) fn greet(meeting: Meeting) -> Greeting {
     {
         rest = &rest[length..];
     }
+    let (header, behind) = opening.bytes.split_at(opening.bytes.len() - rest.len());
+    // Of what was said only this is kept: behind it there may be a password.
+    let mut reading = Reading { secured, offer, opening: header.to_vec(), ..Reading::default() };
     if offer.is_open() {
         // That is not judged yet, and does not go on.
-        let (header, behind) = opening.bytes.split_at(opening.bytes.len() - rest.len());
         let onward = Onward { up: header.to_vec(), down: Vec::new() };
         let grammar = BeforeTls { reader: client };
         let greeter = upgradable(grammar, offer, behind, reading, Box::new(Reading::inside));
         return Greeting { onward, greeter: Some(greeter) };
     }
-    reading.hear_client(rest);
+    reading.hear_client(behind);
     Greeting { onward: Onward { up: opening.bytes, down: Vec::new() }, greeter: Some(Box::new(reading)) }
 }
 
@@ -53,9 +56,9 @@ struct Reading {
     saved: Vec<u8>,
     /// Inside: the client's new header so far, until it is answered by those.
     again: Option<Again>,
-    /// What the client opened with, as long as it awaits a header in answer to that.
+    /// The header that the client opened with, as long as it awaits one in answer.
     opening: Vec<u8>,
-    /// The same from then on.
+    /// The same from then on, where it may open once more.
     first: Vec<u8>,
     server: Reader,
     /// Of the server's: what stands in front of its header, until that is there; the beginning of a part that is not whole.
@@ -78,7 +81,11 @@ struct Reading {
 struct Again {
     /// Whom the first one was for.
     to: Option<String>,
-    heard: Vec<u8>,
+    reader: Reader,
+    /// A login may come with it.
+    heard: Zeroizing<Vec<u8>>,
+    /// So much of it is read.
+    read: usize,
     /// What the server says meanwhile.
     later: Vec<u8>,
 }
@@ -96,18 +103,13 @@ enum Next {
 
 impl Greeter for Reading {
     fn client_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
-        let behind = match self.again.take() {
-            None => heard.to_vec(),
-            Some(again) => match self.begin_again(again, heard, onward)? {
-                None => return Ok(()),
-                Some(behind) => behind,
-            },
-        };
-        let heard = &behind[..];
-        onward.up.extend_from_slice(heard);
-        self.hear_client(heard);
-        if self.is_done() {
-            onward.down.append(&mut self.kept);
+        match self.again.take() {
+            None => self.go_on(heard, onward),
+            Some(again) => {
+                if let Some(behind) = self.begin_again(again, heard, onward)? {
+                    self.go_on(&behind, onward);
+                }
+            }
         }
         Ok(())
     }
@@ -142,7 +144,8 @@ impl Greeter for Reading {
     fn may_refuse(&self) -> bool {
         // Ours would not match a header that names its streams otherwise.
         let is_named = self.server.header().is_none_or(|header| header.name == "stream:stream");
-        is_named && self.next != Next::Leaves && self.has_ended.is_none()
+        // Who begins anew has got none yet, whatever the server has called its own.
+        (is_named || self.again.is_some()) && self.next != Next::Leaves && self.has_ended.is_none()
     }
 
     fn unanswered(&self) -> Vec<u8> {
@@ -185,6 +188,8 @@ impl Reading {
         Reading {
             secured: outside.secured,
             offer: Offer::Taken,
+            // It awaits a header once more: also of a refusal.
+            opening: outside.first,
             saved: outside.saved,
             again: Some(Again { to, ..Again::default() }),
             server: outside.server,
@@ -201,12 +206,11 @@ impl Reading {
         mut again: Again,
         heard: &[u8],
         onward: &mut Onward,
-    ) -> Result<Option<Vec<u8>>, Objection> {
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Objection> {
         again.heard.extend_from_slice(heard);
-        let (mut reader, mut read) = (Reader::default(), 0);
-        while reader.header().is_none() {
-            match reader.next(&again.heard[read..]) {
-                Ok(Some((length, _))) => read += length,
+        while again.reader.header().is_none() {
+            match again.reader.next(&again.heard[again.read..]) {
+                Ok(Some((length, _))) => again.read += length,
                 Ok(None) => {
                     self.again = Some(again);
                     return Ok(None);
@@ -215,16 +219,26 @@ impl Reading {
             }
         }
         // What was said in plaintext may have been anybody's, and it has decided where this stream leads.
-        if reader.header().is_some_and(|header| header.to != again.to) {
+        if again.reader.header().is_some_and(|header| header.to != again.to) {
             return Err(Objection {
                 to: Party::Client,
                 detail: "the client's stream inside its TLS is for another domain than the one before it",
                 mend: "find out who is on the way between the client and nuncio: no client does that",
             });
         }
+        self.opening.clear();
         onward.down.append(&mut self.saved);
-        onward.down.append(&mut again.later);
-        Ok(Some(again.heard.split_off(read)))
+        self.upstream_said(&again.later, onward)?;
+        Ok(Some(again.heard.split_off(again.read).into()))
+    }
+
+    /// The client's words behind its header.
+    fn go_on(&mut self, heard: &[u8], onward: &mut Onward) {
+        onward.up.extend_from_slice(heard);
+        self.hear_client(heard);
+        if self.is_done() {
+            onward.down.append(&mut self.kept);
+        }
     }
 
     /// `</stream:stream>`, `<starttls …>`, or anything else.

@@ -33,7 +33,7 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             ending.until.get_or_insert(now + FAREWELL);
             return self.poll_ending(cx, now);
         }
-        let settled = how == How::IdleTimeout
+        let settled = matches!(how, How::IdleTimeout | How::TlsNotAskedFor)
             || (self.asked.is_none() && now.saturating_duration_since(self.limits.last_move()) >= SETTLED);
         let whole = self.delivered() && !self.down.has_partial();
         // A client that asked, closed and waits must not take it for an answer that is empty.

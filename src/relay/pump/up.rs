@@ -130,9 +130,8 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
             let onward = &mut greeting.onward.up;
             let said = onward.len().min(room);
             plain[..said].copy_from_slice(&onward[..said]);
-            // It may be a password.
-            onward[..said].zeroize();
-            onward.drain(..said);
+            forget_front(onward, said);
+            onward.truncate(onward.len() - said);
             self.greeting_moved();
             match sealed {
                 Some(sealed) => {
@@ -178,5 +177,26 @@ impl<C: Leg, U: Leg, E: Engine> Pump<'_, C, U, E> {
         self.unwritable = Some(Box::new(How::of_io(Party::Upstream, error)));
         self.up = Up { out: None, state: State::Unwritable };
         self.limits.touch(now);
+    }
+}
+
+/// Moves what stands behind the first bytes to the front, and leaves nothing where it stood: it may be a password.
+fn forget_front(bytes: &mut [u8], count: usize) {
+    bytes.copy_within(count.., 0);
+    let left = bytes.len() - count;
+    bytes[left..].zeroize();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_gone_on_leaves_no_copy_behind() {
+        for (count, left) in [(0, &b"secret"[..]), (1, b"ecret\0"), (4, b"et\0\0\0\0"), (6, &[0; 6])] {
+            let mut bytes = *b"secret";
+            forget_front(&mut bytes, count);
+            assert_eq!(bytes, left, "{count}");
+        }
     }
 }

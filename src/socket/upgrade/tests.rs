@@ -269,6 +269,35 @@ async fn a_handshake_whose_beginning_was_read_before_goes_on() {
     }
 }
 
+/// The end of the line that asked for TLS may come in a segment of its own, behind our answer. In front of anything else but TLS
+/// it helps nobody, and inside TLS blanks are data.
+#[tokio::test]
+async fn blanks_before_a_handshake_say_nothing() {
+    let pki = Pki::new();
+    for (seed, blanks) in [(1, &b"\n"[..]), (2, b"\r\n"), (3, b" \t\r\n\r\n"), (4, &[b' '; 9_000])] {
+        let (near, mut far) = duplex(100);
+        let mut ours = Upgradable::new(Wire::hostile(near, seed, 60), configs(&pki, TLS13));
+        ours.start_tls(None, Vec::new()).unwrap();
+        let client = async {
+            far.write_all(blanks).await.unwrap();
+            let mut client = connected(pki.client(), far).await;
+            client.write_all(b"\r\n hello").await.unwrap();
+            client.flush().await.unwrap();
+            client
+        };
+        let mut heard = [0; 8];
+        let (read, _client) = within(async { tokio::join!(ours.read_exact(&mut heard), client) }).await;
+        assert_eq!((read.unwrap(), &heard), (8, b"\r\n hello"), "seed {seed}");
+    }
+    for words in ["\r\n<auth/>", "\r\n\0", "\r\n"] {
+        let (mut ours, mut far) = ends(&pki, Wire::new, 1000);
+        ours.start_tls(None, Vec::new()).unwrap();
+        far.write_all(words.as_bytes()).await.unwrap();
+        far.shutdown().await.unwrap();
+        assert!(within(ours.read(&mut [0; 100])).await.is_err(), "{words:?}");
+    }
+}
+
 /// A handshake that travels in packets of a length and a mark: on a wire that moves slowly, and with data right behind it that
 /// is in no packet.
 #[tokio::test]

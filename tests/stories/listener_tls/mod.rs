@@ -1,13 +1,19 @@
 //! Listeners that speak TLS with their clients: those that insist on it get it, in their protocol's own way.
 
 mod certificates;
+mod chat;
 mod direct;
 #[cfg(unix)]
 mod legacy;
+mod patience;
 #[cfg(unix)]
 mod postgres;
 mod smtp;
 
+use std::net::TcpStream;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
 
 use super::harness::pki::{Leaf, SERVER_NAME};
@@ -39,3 +45,10 @@ fn told(record: &Value) -> String {
 
 /// The name in the listener's certificate.
 const DOOR: &str = SERVER_NAME;
+
+/// The client's side of a handshake with the listener.
+fn inside_tls(pki: &Pki, stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from(DOOR).expect("a name");
+    let tls = ClientConnection::new(pki.client_config(), name).expect("a client");
+    StreamOwned::new(tls, stream)
+}

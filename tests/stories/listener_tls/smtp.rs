@@ -2,20 +2,18 @@
 
 use std::io::{Read, Write};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
-
 use super::super::harness::ambassador::Ambassador;
 #[cfg(unix)]
 use super::super::harness::mail::{MailServer, Mailer};
 use super::super::harness::smtp::{Scripted, Step, Typist, say, starttls_then};
 use super::super::harness::{Pki, clients, config};
-use super::{DOOR, behind, told};
+use super::{behind, inside_tls, told};
 
 const OFFER: &str = "250-mx.upstream.test\r\n250-AUTH PLAIN\r\n250 SIZE 1000\r\n";
 
+/// The only connections are those of the tests.
 fn upstream(address: std::net::SocketAddr) -> String {
-    format!("protocol = \"smtp\"\n{}", config::endpoints(&[address]))
+    format!("protocol = \"smtp\"\nhealth.kind = \"off\"\n{}", config::endpoints(&[address]))
 }
 
 fn started(pki: &Pki, listener: &str, address: std::net::SocketAddr) -> Ambassador {
@@ -171,13 +169,6 @@ fn ten_megabytes_reach_a_client_that_reads_slowly() {
     stream.flush().ok(); // an error: nuncio has closed already
     let record = ambassador.wait_records(1).remove(0);
     assert_eq!(record["outcome"], "success", "{record}");
-}
-
-/// The client's side of a handshake with the listener.
-fn inside_tls(pki: &Pki, stream: std::net::TcpStream) -> StreamOwned<ClientConnection, std::net::TcpStream> {
-    let name = ServerName::try_from(DOOR).expect("a name");
-    let tls = ClientConnection::new(pki.client_config(), name).expect("a client");
-    StreamOwned::new(tls, stream)
 }
 
 /// A client that does not trust the listener leaves with an alert, in the middle of a relay: the record has it and the mend,

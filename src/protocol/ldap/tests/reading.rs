@@ -130,6 +130,20 @@ fn a_request_that_is_cut_anywhere_by_the_end_is_answered() {
     }
 }
 
+/// A refusal needs a request's number and kind; of the password that comes with them it is given nothing.
+#[test]
+fn a_password_is_not_handed_on_to_a_refusal() {
+    let request = element(Length::Short, 0x60, b"\x02\x01\x03\x04\x04user\x80\x06secret");
+    let controls = element(Length::Short, 0xa0, b"secret");
+    let whole = element(Length::Short, 0x30, &[&b"\x02\x01\x07"[..], &request, &controls].concat());
+    for at in 0..whole.len() {
+        let after = say(&vec![(Client, whole[..at].to_vec())], None);
+        let kept = after.greeter.unanswered();
+        assert!(!kept.windows(2).any(|two| two == b"us" || two == b"se"), "at {at}: {kept:02x?}");
+        assert_eq!(heads(&told(&after, &whole[at..])), [(7, 0x61)], "at {at}");
+    }
+}
+
 #[test]
 fn no_more_is_kept_than_a_refusal_needs() {
     let many: Vec<u8> = (0..1000).flat_map(|id| search(u8::try_from(id % 128).unwrap())).collect();

@@ -39,7 +39,7 @@ fn converse(
     (onward, said, greeter)
 }
 
-/// StartTLS is answered here, as soon as all that was asked before is; the server hears nothing of it.
+/// StartTLS is answered here, and the server hears nothing of it.
 #[test]
 fn start_tls_is_answered_here_and_then_the_client_begins_anew() {
     let yes = super::super::message::response(Some((3, 0x78)), 0, "");
@@ -53,14 +53,43 @@ fn start_tls_is_answered_here_and_then_the_client_begins_anew() {
             assert_eq!(onward.down, [yes.clone(), response(1, 0x61, 0, "")].concat());
         }
         // Looking around is no login; and a search is answered by many.
-        let before = [(Client, search(2)), (Upstream, entry(2, 40)), (Client, start_tls(3))];
-        let (onward, said, greeter) = converse(Offer::Optional, &before, &mut random);
-        assert_eq!((said, greeter.upgrade(), greeter.is_done()), (Ok(()), Upgrade::Asked, false));
-        assert_eq!(onward.down, entry(2, 40), "seed {seed}");
-        let all = [&before[..], &[(Upstream, response(2, 0x65, 0, ""))]].concat();
-        let (onward, said, _) = converse(Offer::Optional, &all, &mut random);
-        assert_eq!(said, Ok(()));
+        let before = [(Client, search(2)), (Upstream, entry(2, 40)), (Upstream, response(2, 0x65, 0, ""))];
+        let all = [&before[..], &[(Client, start_tls(3))]].concat();
+        let (onward, said, greeter) = converse(Offer::Optional, &all, &mut random);
+        assert_eq!((said, greeter.is_done()), (Ok(()), false));
         assert_eq!((&onward.up, onward.down.ends_with(&yes)), (&search(2), true), "seed {seed}");
+    }
+}
+
+/// A search that is to tell of changes never ends. StartTLS beside it is not held until then, nor granted, as what was asked in
+/// plaintext would be answered inside TLS: it is told so in between whole answers, and may come again.
+#[test]
+fn start_tls_beside_an_open_request_is_answered_no() {
+    let yes = |id| super::super::message::response(Some((id, 0x78)), 0, "");
+    let no = |id| super::super::message::response(Some((id, 0x78)), 1, super::super::upgrade::NOT_NOW);
+    for seed in 0..300 {
+        let mut random = Rng::with_seed(seed);
+        let half = entry(2, 40).len() / 2;
+        let (begun, rest) = (entry(2, 40)[..half].to_vec(), entry(2, 40)[half..].to_vec());
+        let turns = [
+            (Client, search(2)),
+            (Client, start_tls(3)),
+            (Upstream, entry(2, 40)),
+            (Client, start_tls(4)),
+            (Upstream, begun),
+            (Client, start_tls(5)),
+            (Upstream, rest),
+            (Client, abandon(6, 2)),
+            (Client, start_tls(7)),
+            (Client, bind(1)),
+            (Upstream, response(1, 0x61, 0, "")),
+        ];
+        let (onward, said, greeter) = converse(Offer::Optional, &turns, &mut random);
+        assert_eq!((said, greeter.is_done()), (Ok(()), true), "seed {seed}");
+        assert_eq!(onward.up, [search(2), abandon(6, 2), bind(1)].concat());
+        let found = entry(2, 40);
+        let told = [&no(3)[..], &found, &no(4), &found, &no(5), &yes(7), &response(1, 0x61, 0, "")].concat();
+        assert_eq!(onward.down, told, "seed {seed}");
     }
 }
 

@@ -196,3 +196,24 @@ fn a_password_is_not_shown() {
     let opening = Opening { bytes: response(SHA256, b"secret\0"), ..Opening::default() };
     assert!(!format!("{opening:?}").contains("secret"));
 }
+
+/// What a key has sealed ends with a zero byte, as a password does, once in 256: it is told by what else it holds.
+#[test]
+fn what_is_sealed_is_told_from_a_password_whatever_it_ends_with() {
+    use crate::protocol::mysql::auth::{Answer, Plugin};
+    let mut rng = fastrand::Rng::with_seed(7);
+    for plugin in [Plugin::Sha256, Plugin::CachingSha2] {
+        for length in [128, 256, 384, 512] {
+            for _ in 0..500 {
+                let sealed: Vec<u8> = (1..length).map(|_| rng.u8(..)).chain([0]).collect();
+                assert_eq!(plugin.tells(&sealed), Answer::Sealed, "{length}");
+            }
+            let password = ["\u{e4}"; 256].concat();
+            let password = [&password.as_bytes()[..length - 2], b"x\0"].concat();
+            assert_eq!(plugin.tells(&password), Answer::Plain, "{length}");
+        }
+        for password in [&b""[..], b"\0", b"secret\0", b"p\xe4ss\0"] {
+            assert_eq!(plugin.tells(password), Answer::Plain);
+        }
+    }
+}

@@ -87,3 +87,15 @@ fn who_speaks_plaintext_where_that_is_not_served_is_told() {
     assert!(came_to.opening.wants_tls && behind.is_empty());
     assert_eq!(came_to.opening.bytes, b"\x16\x03\x01", "its handshake begins without an answer");
 }
+
+/// Where it is its turn, a refusal takes the place of the answer to it: inside its TLS its request for that has been counted.
+#[test]
+fn who_is_refused_inside_tls_counts_its_request() {
+    let failure = Failure::new(Stage::Greet, Reason::PrefaceTimeout, Side::Client, "too late");
+    for (offer, number) in [(Offer::No, 2), (Offer::Required, 2), (Offer::Taken, 3)] {
+        let said = interview(offer).unanswered();
+        let refusal = Refusal { failure: &failure, id: "7KJ2", greeted: true, said: &said };
+        let (told, _) = crate::protocol::refused::hear(&mut *Protocol::Mysql.refusal(&refusal).unwrap(), []);
+        assert_eq!((told[3], told[4]), (number, ERR), "{offer:?}");
+    }
+}

@@ -91,6 +91,73 @@ fn a_login_in_plaintext_goes_on_only_where_that_may_be() {
     assert_eq!(text(&onward.up), HEADER);
 }
 
+/// A client that has its TLS and has not begun its stream anew, behind a server that greets it like this.
+fn inside(answer: &str, features: &str) -> (Onward, Box<dyn Greeter>) {
+    let (mut onward, mut greeter) = begun(Offer::Optional, HEADER);
+    greeter.upstream_said([answer, features].concat().as_bytes(), &mut onward).expect("a server's words");
+    greeter.client_said(STARTTLS.as_bytes(), &mut onward).expect("its request");
+    greeter.upgraded(&mut onward);
+    (onward, greeter)
+}
+
+/// Inside its TLS it awaits a header once more: until it has the server's, a refusal opens a stream, and then it does not.
+#[test]
+fn who_is_refused_before_its_new_stream_is_answered_is_told_in_a_stream_of_ours() {
+    let renamed = ANSWER.replace("<stream:stream", "<s:stream").replace("xmlns:stream", "xmlns:s");
+    let features = FEATURES.replace("stream:features", "s:features");
+    for (answer, features, is_ours) in [(ANSWER, FEATURES, true), (&*renamed, &*features, false)] {
+        let (mut onward, mut greeter) = inside(answer, features);
+        for (at, byte) in HEADER.bytes().enumerate() {
+            assert!(greeter.may_refuse() && text(&greeter.unanswered()) == HEADER, "at {at}");
+            greeter.client_said(&[byte], &mut onward).expect("a header");
+            if at == 9 {
+                greeter.upstream_said(b"<iq", &mut onward).expect("words of its own");
+            }
+        }
+        assert_eq!((greeter.may_refuse(), text(&greeter.unanswered())), (is_ours, ""));
+        assert!(text(&onward.down).ends_with(&format!("{answer}{features}")), "and no half element");
+        greeter.upstream_said(b"/>", &mut onward).expect("the rest of it");
+        assert!(text(&onward.down).ends_with(&format!("{features}<iq/>")), "{}", text(&onward.down));
+    }
+}
+
+/// What the server says meanwhile is heard as ever: behind its stream's error there is no other one.
+#[test]
+fn a_server_that_ends_the_stream_meanwhile_has_said_why() {
+    let (mut onward, mut greeter) = inside(ANSWER, FEATURES);
+    let error =
+        "<stream:error><reset xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
+    greeter.upstream_said(error.as_bytes(), &mut onward).expect("its last words");
+    assert!(greeter.may_refuse(), "its client has no stream that this could be said in");
+    greeter.client_said(HEADER.as_bytes(), &mut onward).expect("a header");
+    assert!(!greeter.may_refuse() && text(&onward.down).ends_with(error));
+    assert!(greeter.why_ended().expect("a reason").detail.contains("reset"));
+}
+
+/// Byte by byte it is read once, not once more with each: 30 headers of 8000 bytes take milliseconds, and else half a minute.
+#[test]
+fn a_new_header_in_many_pieces_is_read_once() {
+    let begun = std::time::Instant::now();
+    let header = HEADER.replace("version", &format!("x='{}' version", "x".repeat(7_800)));
+    for _ in 0..30 {
+        let (mut onward, mut greeter) = inside(ANSWER, FEATURES);
+        for byte in header.bytes() {
+            greeter.client_said(&[byte], &mut onward).expect("a header");
+        }
+        assert_eq!(text(&greeter.unanswered()), "");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// What stands behind a client's header is not kept for a refusal: it may be a login.
+#[test]
+fn only_a_header_is_kept_for_a_refusal() {
+    for offer in [Offer::No, Offer::Optional, Offer::Required] {
+        let (_, greeter) = begun(offer, &format!("{HEADER}{AUTH}"));
+        assert_eq!(text(&greeter.unanswered()), HEADER, "{offer:?}");
+    }
+}
+
 /// What stands behind the request is nobody's; and the domain of before must be that of inside, since it decided where to.
 #[test]
 fn what_was_slipped_in_before_tls_does_not_count_inside() {
