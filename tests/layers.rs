@@ -171,6 +171,7 @@ const PURE: &[&str] = &[
     "discovery/file/read.rs",
     "discovery/kubernetes/slices.rs",
     "discovery/known.rs",
+    "discovery/origin.rs",
     "discovery/share.rs",
     "config/",
 ];

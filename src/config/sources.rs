@@ -10,6 +10,9 @@ use super::section::{At, Field};
 use crate::addr::Host;
 use crate::discovery::{Origin, Source, consul, file, kubernetes};
 
+/// Of a token.
+const SEEN: &str = "is sent to another host in plaintext";
+
 /// The one source that is written.
 pub(super) fn source(written: &written_as::Upstream, place: &Place, reader: &mut Reader) -> Source {
     only_one(written, place, reader);
@@ -47,6 +50,13 @@ fn consul(written: &written_as::Consul, reader: &mut Reader) -> consul::Settings
         let mend = "remove it, or write the agent's address as https://HOST:8501";
         reader.problem(place, "says whom TLS trusts, and the agent is asked without", mend);
     }
+    if let Some(At { place, .. }) = written.token_file.given().filter(|_| !address.is_private()) {
+        reader.warning(
+            place,
+            SEEN,
+            "write the agent's address as https://HOST:8501, or ask one on this host",
+        );
+    }
     consul::Settings {
         service: written.service.or(String::new()),
         address,
@@ -64,11 +74,8 @@ fn kubernetes(written: &written_as::Kubernetes, reader: &mut Reader) -> kubernet
         let mend = "remove it, or write the API's address as https://HOST:PORT";
         reader.problem(place, "says whom TLS trusts, and the API is asked without", mend);
     }
-    if let (Some(At { place, .. }), true) =
-        (written.token_file.given(), api.is_some_and(|api| !api.is_https()))
-    {
-        let mend = "write the API's address as https://HOST:PORT; over http only a proxy on this host may be asked, without a token";
-        reader.warning(place, "is sent in plaintext", mend);
+    if let Some(at) = written.token_file.given().filter(|_| api.is_some_and(|api| !api.is_private())) {
+        reader.warning(&at.place, SEEN, "write the API's address as https://HOST:PORT");
     }
     kubernetes::Settings {
         service: written.service.or(String::new()),

@@ -180,10 +180,19 @@ fn with_tls(written: &file::Upstream, settings: &tls::Settings, source: &Source,
         }
         return;
     }
-    let Source::Fixed(specs) = source else { return };
     if settings.server_name.is_some() || !settings.pins.is_empty() {
         return;
     }
+    let consul = written.consul.given().map(|at| &at.place);
+    let registries = [consul, written.kubernetes.given().map(|at| &at.place)];
+    for place in registries.into_iter().flatten() {
+        reader.warning(
+            place,
+            "gives addresses, so the certificate at each must carry its own address",
+            "if they carry a name instead, write it as server_name",
+        );
+    }
+    let Source::Fixed(specs) = source else { return };
     let places = written.endpoints.value().into_iter().flatten();
     for (spec, entry) in specs.iter().zip(places.filter(|entry| entry.value.address.given().is_some())) {
         if let (Host::Ip(ip), None) = (&spec.address.host, &spec.server_name) {

@@ -14,9 +14,9 @@ use hyper::header::HeaderName;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::http::{self, Answer, Origin, Question, Registry, encoded, theirs};
+use super::http::{self, Answer, Question, Registry, encoded, theirs};
 use super::share::share;
-use super::{Discover, Resolver};
+use super::{Discover, Origin, Resolver};
 use crate::addr::EndpointAddr;
 use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::EndpointSpec;

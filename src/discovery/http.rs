@@ -3,11 +3,9 @@
 //! Owns the way there (name, TCP, TLS by a CA of its own) and what every registry can get wrong. Leaves HTTP to hyper, and
 //! what is asked and what an answer means to `consul` and `kubernetes`.
 
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::Resolver;
-use crate::addr::EndpointAddr;
+use super::{Origin, Resolver};
 use crate::dial;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::tls::{self, ClientTls, Identity, IdentitySettings};
@@ -35,60 +32,6 @@ const HEAD: usize = 64 * 1024;
 const CONNECT: Duration = Duration::from_secs(3);
 /// So much of what a registry says is repeated.
 const WORDS: usize = 200;
-
-/// Where a registry is: `http://127.0.0.1:8500`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    https: bool,
-    server: EndpointAddr,
-}
-
-impl Origin {
-    /// At this address.
-    pub fn new(https: bool, server: EndpointAddr) -> Origin {
-        Origin { https, server }
-    }
-
-    /// Is it asked over TLS?
-    pub fn is_https(&self) -> bool {
-        self.https
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", if self.https { "https" } else { "http" }, self.server)
-    }
-}
-
-impl FromStr for Origin {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // Whoever writes a password into it must not read it back in a log.
-        if text.contains('@') {
-            return Err("a user or a password in it is not sent: write http://HOST:PORT".to_owned());
-        }
-        let (https, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            Some(_) => return Err(format!("'{text}' is neither http nor https: write http://HOST:PORT")),
-            None => return Err(format!("'{text}' has no scheme: write http://{text} or https://{text}")),
-        };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains(['/', '?', '#']) {
-            let scheme = if https { "https" } else { "http" };
-            let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
-            return Err(format!("'{text}' has a path: write {scheme}://{}", &authority[..end]));
-        }
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let server = match has_port {
-            true => authority.parse()?,
-            false => format!("{authority}:{}", if https { 443 } else { 80 }).parse()?,
-        };
-        Ok(Origin { https, server })
-    }
-}
 
 /// What is asked.
 pub(super) struct Question<'a> {

@@ -11,6 +11,7 @@ pub mod file;
 mod http;
 mod known;
 pub mod kubernetes;
+mod origin;
 mod servers;
 mod share;
 mod srv;
@@ -28,7 +29,7 @@ use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::{EndpointSpec, Upstream};
 
 pub use dns::{NameView, Resolver};
-pub use http::Origin;
+pub use origin::Origin;
 pub use srv::SrvName;
 
 /// The source of an upstream's set.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::harness::ambassador::Ambassador;
+use super::harness::ambassador::{Ambassador, run};
 use super::harness::{Pki, Upstream, clients, config};
 
 fn follows(pki: &Pki, file: &Path) -> Ambassador {
@@ -193,4 +193,28 @@ fn set_is_of(ambassador: &Ambassador, members: usize) {
     ambassador.wait_state("/api/v1/upstreams", &format!("the set has {members} members"), |upstreams| {
         (upstreams[0]["endpoints"].as_array()?.len() == members).then_some(())
     });
+}
+
+/// What a person sees before it runs: where the endpoints come from; with --online, each of them, or what is wrong with the file.
+#[test]
+fn check_names_the_file_and_online_looks_at_each_endpoint_that_it_names() {
+    let pki = Pki::generate();
+    let directory = TempDir::new().unwrap();
+    let (file, config) = (directory.path().join("orders.json"), directory.path().join("nuncio.toml"));
+    let server = Upstream::start(&pki);
+    fs::write(&config, config::mtls(&pki, "file = \"orders.json\"\n")).unwrap();
+    let check = || {
+        let arguments = ["check", "--online", "--config", config.to_str().unwrap()];
+        let (code, out, err) = run(&arguments, directory.path());
+        (code, out + &err)
+    };
+    fs::write(&file, list(&[&server])).unwrap();
+    let (code, told) = check();
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains(&format!("those that {} names", file.display())), "{told}");
+    assert!(told.contains(&format!("upstream up at {}", server.address())), "{told}");
+    fs::write(&file, "[\"db1:5432\",\n \"db2\"]").unwrap();
+    let (code, told) = check();
+    assert_eq!(code, Some(4), "{told}");
+    assert!(told.contains("orders.json: line 2:6: 'db2' has no port"), "{told}");
 }

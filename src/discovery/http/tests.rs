@@ -6,24 +6,6 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 
 #[test]
-fn a_registry_is_written_as_its_scheme_host_and_port_alone() {
-    let shown = |text: &str| text.parse::<Origin>().map(|origin| origin.to_string());
-    assert_eq!(shown("http://127.0.0.1:8500").as_deref(), Ok("http://127.0.0.1:8500"));
-    assert_eq!(shown("https://Consul.example/").as_deref(), Ok("https://consul.example:443"));
-    assert_eq!(shown("http://[::1]").as_deref(), Ok("http://[::1]:80"));
-    for (text, told) in [
-        ("127.0.0.1:8500", "write http://127.0.0.1:8500"),
-        ("ftp://a", "neither http nor https"),
-        ("http://a:8500/v1", "write http://a:8500"),
-        ("http://a:99999", "is not a port"),
-        ("http://u:secret@a", "write http://HOST:PORT"),
-    ] {
-        let error = shown(text).unwrap_err();
-        assert!(error.contains(told) && !error.contains("secret"), "{text}: {error}");
-    }
-}
-
-#[test]
 fn what_is_asked_for_cannot_leave_its_place() {
     assert_eq!(encoded("orders-db_1.a~"), "orders-db_1.a~");
     assert_eq!(encoded("a/../b?c=d&e#é"), "a%2F..%2Fb%3Fc%3Dd%26e%23%C3%A9");

@@ -21,9 +21,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::slices::{Event, Page, Slices};
-use super::http::{self, Answer, Lines, Origin, Question, Registry, encoded, theirs};
+use super::http::{self, Answer, Lines, Question, Registry, encoded, theirs};
 use super::known::pause;
-use super::{Discover, Resolver, dns_set};
+use super::{Discover, Origin, Resolver, dns_set};
 use crate::addr::{EndpointAddr, Host};
 use crate::failure::{Failure, Reason};
 use crate::upstream::EndpointSpec;
