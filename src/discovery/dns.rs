@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -32,8 +32,9 @@ struct Inner {
     settings: Arc<DnsSettings>,
     control: Handle,
     servers: Arc<Servers>,
-    /// Never shrinks: names come from the configuration, so they are few.
     names: Mutex<HashMap<Arc<str>, Kept>>,
+    /// How long a name that nobody uses is remembered: registries name others every day.
+    forget_after: Duration,
 }
 
 /// A name and the task that keeps it.
@@ -74,10 +75,16 @@ impl Resolver {
     /// A resolver whose look-ups run on the current runtime. That the DNS cannot be reached, or that the host knows no
     /// server yet, is no error here: it may come.
     pub fn new(settings: &DnsSettings) -> Result<Resolver, String> {
+        Resolver::forgetting(settings, Duration::from_secs(3600))
+    }
+
+    fn forgetting(settings: &DnsSettings, forget_after: Duration) -> Result<Resolver, String> {
         let control = Handle::try_current().map_err(|error| format!("the DNS needs a runtime: {error}"))?;
         let servers = Arc::new(Servers::new(settings));
         let settings = Arc::new(settings.clone());
-        Ok(Resolver { inner: Arc::new(Inner { settings, control, servers, names: Mutex::default() }) })
+        Ok(Resolver {
+            inner: Arc::new(Inner { settings, control, servers, names: Mutex::default(), forget_after }),
+        })
     }
 
     /// The addresses of a host, sorted. From memory while they hold; else this waits for the look-up, at most
@@ -173,7 +180,8 @@ impl Resolver {
             used: AtomicBool::new(true),
             followers: AtomicUsize::new(0),
         });
-        let task = keep(entry.clone(), self.inner.servers.clone(), self.inner.settings.clone());
+        let of = Arc::downgrade(&self.inner);
+        let task = keep(entry.clone(), of, self.inner.servers.clone(), self.inner.settings.clone());
         let task = self.inner.control.spawn(task).abort_handle();
         names.insert(name.clone(), Kept { entry: entry.clone(), task });
         entry
@@ -233,7 +241,7 @@ impl Drop for Followed {
 }
 
 /// The life of a name: look up, tell, wait until it is due, or wanted early, or used again.
-async fn keep(entry: Arc<Entry>, servers: Arc<Servers>, settings: Arc<DnsSettings>) {
+async fn keep(entry: Arc<Entry>, of: Weak<Inner>, servers: Arc<Servers>, settings: Arc<DnsSettings>) {
     let mut rng = fastrand::Rng::new();
     loop {
         entry.used.store(false, Ordering::Relaxed);
@@ -253,8 +261,8 @@ async fn keep(entry: Arc<Entry>, servers: Arc<Servers>, settings: Arc<DnsSetting
                 if !entry.in_use() {
                     set(&entry, |known| known.resting = true);
                     // Somebody may have come between the two lines above, and seen nothing that rests.
-                    if !entry.in_use() {
-                        entry.wanted.notified().await;
+                    if !entry.in_use() && !wanted_again(&entry, &of).await {
+                        return;
                     }
                 }
             }
@@ -264,6 +272,23 @@ async fn keep(entry: Arc<Entry>, servers: Arc<Servers>, settings: Arc<DnsSetting
             known.resting = false;
             known.busy = true;
         });
+    }
+}
+
+/// Waits until somebody wants the name again; `false`: nobody did for so long that it is forgotten.
+async fn wanted_again(entry: &Arc<Entry>, of: &Weak<Inner>) -> bool {
+    loop {
+        let Some(forget_after) = of.upgrade().map(|inner| inner.forget_after) else { return false };
+        if tokio::time::timeout(forget_after, entry.wanted.notified()).await.is_ok() {
+            return true;
+        }
+        let Some(inner) = of.upgrade() else { return false };
+        let mut names = inner.names.lock().unwrap_or_else(PoisonError::into_inner);
+        // Held by the map and by this task. Whoever else holds it has taken it from the map, under this lock.
+        if Arc::strong_count(entry) == 2 {
+            names.remove(&entry.name);
+            return false;
+        }
     }
 }
 
@@ -295,5 +320,33 @@ fn tell(entry: &Entry, news: &News, error: Option<Failure>, now: Instant) {
         // Some zones give another few of many addresses each time.
         (News::Addresses, _) => tracing::debug!("{name} is {:?}", view.addresses),
         (News::Same | News::Fails, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registries name other hosts every day: of those that nobody uses any more, nothing stays.
+    #[tokio::test]
+    async fn a_name_that_nobody_uses_is_forgotten_and_one_that_is_followed_is_not() {
+        let at_once = Duration::from_millis(20);
+        let settings = DnsSettings { ttl_floor: at_once, ttl_ceiling: at_once, ..DnsSettings::default() };
+        let resolver = Resolver::forgetting(&settings, at_once).unwrap();
+        let names = || resolver.snapshot().into_iter().map(|view| view.name).collect::<Vec<_>>();
+        let followed = resolver.follow(&"localhost".into());
+        resolver.prepare(&Host::Name("one.invalid".into()));
+        assert_eq!(names(), ["localhost", "one.invalid"]);
+        let begun = Instant::now();
+        while names() != ["localhost"] {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", names());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(followed);
+        while !names().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", names());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(resolver.addresses(&Host::Name("localhost".into())).await.is_ok(), "it is looked up again");
     }
 }

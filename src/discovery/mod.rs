@@ -119,6 +119,9 @@ impl Default for DnsSettings {
     }
 }
 
+/// So many names of a set are looked up before somebody is to connect to them.
+const PREPARED: usize = 64;
+
 /// Keeps an upstream's set as its source says, for as long as it is polled. A source that fails, or gives nothing, leaves the
 /// set as it is: empty at the start, else the last one that it gave. Nothing at all is more often a registry that has lost
 /// its memory than a service that has ended, and whoever has ended shows that by itself.
@@ -142,6 +145,10 @@ pub async fn follow(
             Ok(specs) if specs.is_empty() => Err(names_nobody()),
             answer => answer,
         };
+        // Their first connections need not wait for it. Of thousands, the DNS is not to be asked at once.
+        for spec in answer.iter().flatten().take(PREPARED) {
+            resolver.prepare(&spec.address.host);
+        }
         upstream.learn(answer, Instant::now());
     }
 }

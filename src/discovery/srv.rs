@@ -120,12 +120,7 @@ impl Discover for Srv {
                 }
             };
             self.due = Instant::now() + rest;
-            let (specs, _) = answer?;
-            // Their first connections need not wait for it.
-            for spec in &specs {
-                self.resolver.prepare(&spec.address.host);
-            }
-            Ok(specs)
+            answer.map(|(specs, _)| specs)
         })
     }
 }
