@@ -4,6 +4,7 @@
 //! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, the words before TLS to `protocol`, TLS
 //! to `tls`, and what the client is told to `connection`.
 
+mod bound;
 mod http;
 mod login;
 mod own;
@@ -11,6 +12,7 @@ mod pending;
 pub mod warm;
 mod wrapped;
 
+pub use bound::Wish;
 pub use http::HttpCheck;
 pub use own::OwnListeners;
 pub use pending::{Pending, secure, take_leave};
@@ -36,6 +38,7 @@ use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
+use bound::{Bound, out_of_time};
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -109,10 +112,33 @@ pub struct Target {
     pub retry: backoff::Settings,
     /// How bytes are relayed afterwards.
     pub relay: relay::Settings,
-    /// How soon an end without a byte counts against the endpoint.
-    pub early_close: Duration,
+    /// What counts against the endpoint once it is established.
+    pub judged_by: JudgedBy,
     /// Connections that are ready before a client comes, where some are to be.
     pub pool: Option<warm::Pool>,
+}
+
+/// What counts against an endpoint whose connection was established.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JudgedBy {
+    /// How soon an end without a byte does.
+    pub early_close: Duration,
+    /// How soon a later one does.
+    pub zero_byte: Option<Duration>,
+    /// How late the first byte of the first answer does.
+    pub slow_first_byte: Option<Duration>,
+}
+
+impl JudgedBy {
+    /// How long a connection has to live without a word until that says anything for its endpoint.
+    pub fn lasting(&self) -> Duration {
+        self.early_close.max(self.zero_byte.unwrap_or_default())
+    }
+
+    /// Does it matter when the server says its first words?
+    pub fn is_watched(&self) -> bool {
+        self.zero_byte.is_some() || self.slow_first_byte.is_some()
+    }
 }
 
 impl Target {
@@ -171,20 +197,26 @@ pub struct Reached {
 pub async fn establish(
     target: &Target,
     source: u64,
+    wish: Wish<'_>,
     opening: &[u8],
     trail: &mut Trail,
 ) -> Result<Established, Failure> {
     let begun = Instant::now();
-    let deadline = begun + target.timeouts.establish;
-    let place = target.upstream.place(target.timeouts.establish).await?;
+    let bound = Bound::of(target, wish);
+    let deadline = begun + bound.limit;
+    let place = target.upstream.place(bound.limit).await?;
     trail.times.queue = Some(begun.elapsed());
 
+    let attempts = target.retry.attempts.min(wish.attempts.unwrap_or(u32::MAX));
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
-    for number in 1..=target.retry.attempts {
+    for number in 1..=attempts {
         let (queued, asked) = (trail.times.queue.unwrap_or_default(), Instant::now());
         let left = deadline.saturating_duration_since(asked);
-        let leased = target.upstream.lease(Some(source), &tried, queued, left).await;
+        let leased = match wish.endpoint {
+            None => target.upstream.lease(Some(source), &tried, queued, left).await,
+            Some(endpoint) => target.upstream.lease_only(asked.into_std(), endpoint, tried.is_empty()),
+        };
         trail.times.queue = Some(queued + asked.elapsed());
         let mut lease = match leased {
             Ok(lease) => lease,
@@ -193,7 +225,7 @@ pub async fn establish(
         };
         let again = tried.contains(&lease.id());
         if again && !pause(&target.retry, number, deadline).await {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
         tried.push(lease.id());
 
@@ -220,7 +252,7 @@ pub async fn establish(
         // An endpoint that our own deadline left less than its due has shown nothing: a connection that waited long in the
         // queue would otherwise open the circuits of healthy endpoints.
         let cut_short = out_of_time_now && took < target.timeouts.due(failure.stage);
-        let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
+        let class = failure.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
         if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
@@ -229,9 +261,9 @@ pub async fn establish(
         let may_try_another = failure.reason.may_try_another() && !ours;
         last = Some(failure);
         if out_of_time_now {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
-        if !may_try_another || number == target.retry.attempts {
+        if !may_try_another || number == attempts {
             break;
         }
         if !target.upstream.retry_allowed() {
@@ -506,24 +538,6 @@ async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> boo
 fn broken_at_the_end(error: &std::io::Error) -> Failure {
     let detail = format!("the connection broke at the end of the TLS handshake: {error}");
     Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
-}
-
-fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
-    let limit = humantime::format_duration(target.timeouts.establish);
-    match last {
-        Some(Failure { stage, side, detail, mend, .. }) => Failure {
-            stage,
-            reason: Reason::EstablishTimeout,
-            side,
-            detail: format!("not established within {limit} (timeouts.establish); last: {detail}").into(),
-            mend,
-        },
-        None => Failure::upstream(
-            Stage::Connect,
-            Reason::EstablishTimeout,
-            format!("not established within {limit} (timeouts.establish)"),
-        ),
-    }
 }
 
 /// To whole milliseconds, for a person.

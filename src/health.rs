@@ -56,7 +56,7 @@ impl Default for Settings {
 }
 
 /// What a check does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Nothing: only the breaker judges.
     Off,
@@ -164,7 +164,7 @@ async fn check(
 }
 
 fn verdict(failure: &Failure) -> Result<Verdict, String> {
-    let class = match (failure.reason.breaker_class(), failure.stage, failure.side) {
+    let class = match (failure.breaker_class(), failure.stage, failure.side) {
         (Some(class), _, Side::Client | Side::Upstream) => class,
         // A name without an address cannot be connected to, whoever's fault it is.
         (_, Stage::Resolve, _) if failure.reason == Reason::DnsTimeout => BreakerClass::Timeout,

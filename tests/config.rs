@@ -169,6 +169,8 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "certificate =",
             "key =",
             "mode =",
+            "upstreams =",
+            "proxy_from =",
             "tls_mode =",
             "client_names =",
             "identity =",

@@ -1,9 +1,11 @@
-//! The admin: health, readiness, metrics and the read side of the API over HTTP/1.1.
+//! The admin: health, readiness, metrics, the read side of the API over HTTP/1.1, and operators' orders.
 //!
-//! Owns its listeners and their limits. Leaves what is asked to [`site`], who may ask to [`guard`], and what is answered
+//! Owns its listeners and their limits. Leaves what is asked to [`site`], what is ordered to
+//! [`orders`], who may do either to [`guard`], and what is answered
 //! to whoever implements [`Face`]. It runs on the control runtime: no client of it can hold up a relayed connection.
 
 mod guard;
+mod orders;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -23,10 +25,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::accept::{self, Socket};
-use crate::addr::ListenAddr;
+use crate::addr::{ClientAddr, ListenAddr};
 use crate::drain::Watch;
 use crate::record::{ConnectionId, ConnectionView};
-use crate::upstream::UpstreamView;
+use crate::upstream::{EndpointView, Order, UpstreamView};
 
 use self::guard::Reached;
 use self::site::Site;
@@ -46,12 +48,19 @@ pub trait Face: Send + Sync {
     fn status(&self) -> serde_json::Value;
     /// Every upstream with its endpoints.
     fn upstreams(&self) -> Vec<UpstreamView>;
+    /// Carries an operator's order out: the endpoints of that name, as they are then.
+    ///
+    /// # Errors
+    /// There is no such upstream or endpoint; which there are.
+    fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String>;
     /// The metrics as OpenMetrics text.
     fn metrics(&self) -> String;
     /// The open connections, newest first.
     fn connections(&self) -> Vec<ConnectionView>;
     /// One connection, open or lately ended.
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView>;
+    /// The newest connection of a client's address, open or lately ended.
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView>;
 }
 
 /// What one client of the admin may take.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::rows::{Rows, count};
 use crate::config::{self, Config};
+use crate::context;
 use crate::discovery::Source;
 use crate::protocol::Protocol;
 use crate::tls::{self, Date, Identity, PeerFacts};
@@ -35,6 +36,8 @@ struct Listener {
     identity: Option<String>,
     /// Names of which a client's certificate must carry one.
     client_names: Vec<String>,
+    /// How it hears of its connections' context; none: not at all.
+    context: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -86,7 +89,7 @@ impl Overview {
             allow: listener.admit.allow.iter().map(ToString::to_string).collect(),
             allow_users: listener.admit.allow_users.clone(),
             allow_groups: listener.admit.allow_groups.clone(),
-            upstream: listener.route.upstream.to_string(),
+            upstream: upstreams_of(listener),
             tls: match &listener.tls {
                 None => "off",
                 Some(tls) if tls.required => "required",
@@ -95,6 +98,7 @@ impl Overview {
             tls_mode: listener.tls.as_ref().map(|tls| if tls.direct { "direct" } else { "negotiate" }),
             identity: listener.identity.clone(),
             client_names: listener.tls.as_ref().map_or_else(Vec::new, |tls| tls.client_names.clone()),
+            context: (listener.context != context::Kind::None).then(|| listener.context.label()),
         });
         let identities = identities.iter().map(|identity| Who {
             name: identity.name.to_string(),
@@ -128,6 +132,15 @@ impl Overview {
             .chain(self.upstreams.iter().map(Upstream::to_text))
             .chain(self.identities.iter().map(|who| who.to_text(now)));
         blocks.map(|block| block + "\n").collect()
+    }
+}
+
+/// One, or those that a destination chooses among.
+fn upstreams_of(listener: &config::Listener) -> String {
+    let several: Vec<_> = listener.route.reachable.iter().map(|reachable| &*reachable.upstream).collect();
+    match several.is_empty() {
+        true => listener.route.upstream.to_string(),
+        false => several.join(", "),
     }
 }
 
@@ -196,6 +209,9 @@ impl Listener {
             if !names.is_empty() {
                 rows.row(label, names.join(", "));
             }
+        }
+        if let Some(context) = self.context {
+            rows.row("context", context);
         }
         rows.row("leads to", format!("upstream {}", self.upstream));
         if let Some(mode) = self.tls_mode {

@@ -7,20 +7,22 @@ use std::marker::PhantomData;
 
 use toml::de::DeValue;
 
-use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
+use super::kinds::{Choice, Choices, Count, Factor, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
-    Rate, RegistryAddress, ServerName, Size, Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, HostText, Ip, KernelTime, Level, Listen, Mode, Network,
+    PinText, Rate, RegistryAddress, ServerName, Size, Text, Time, TimeOrZero,
 };
+use crate::context::Kind as Context;
 use crate::health;
 use crate::protocol::{BEYOND, Protocol};
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
 use crate::upstream::balancer::Balance;
+use crate::upstream::breaker::Trials;
 
 sections! {
     /// A whole file.
@@ -154,6 +156,9 @@ sections! {
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
         /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
         on_truncation: Choice<OnTruncation> = example("close");
+        /// Destinations that it answers for, where clients ask for one (a listener's `context`): names, "*.NAME", addresses and
+        /// networks, with :PORT behind them for one port only. They choose the upstream; what is dialled are its endpoints.
+        hosts: List<HostText> = example(["db.example.com", "*.corp.example.com:5432", "10.1.0.0/16"]);
         /// The local address to dial from.
         source_address: Ip = example("10.0.0.5");
         /// How long each stage may take.
@@ -277,20 +282,58 @@ sections! {
         consecutive: Off<Count<1, 1_000_000>> = default(5);
         /// Share of failed connections within `window` that opens it, or off.
         failure_rate: Off<Share> = default("off");
-        /// How far back `failure_rate` looks.
+        /// How far back `failure_rate` and `outlier` look.
         window: Time = default("30s");
-        /// Connections within `window` below which `failure_rate` says nothing.
+        /// Connections within `window` below which `failure_rate` and `outlier` say nothing.
         minimum: Count<1, 1_000_000> = default(20);
+        /// Standard deviations by which an endpoint's share of good connections may fall below the others' mean before its
+        /// circuit opens, such as 1.9, or off. Others that hardly differ are taken to differ by 0.05.
+        outlier: Off<Factor> = default("off");
+        /// Endpoints with enough connections below which `outlier` says nothing.
+        outlier_endpoints: Count<2, 1000> = default(5);
         /// How long it is open the first time; doubles with every failed trial.
         open_for: Time = default("5s");
         /// The longest it is open.
         max_open: Time = default("2m");
         /// Connections that may try at a time before it closes again.
         half_open_trials: Count<1, 1000> = default(1);
+        /// Who finds out whether an open circuit may be tried: clients (one of them, once its time is over) or checks (a health
+        /// check that passes then; it has to go as deep as the clients' connections do).
+        trials: Choice<Trials> = default("clients");
         /// Share of the endpoints that may be out at a time; beyond it connections are let through, and the log says so.
         max_ejected: Share = default(0.5);
         /// A connection that the server ends this soon after the handshake, without a byte, has failed.
         early_close: TimeOrZero = default("1s");
+        /// The same for one that ends later, within this time, or off. Below the time after which the server leaves idle
+        /// clients.
+        zero_byte: Off<Time> = default("off");
+        /// A connection whose client waits longer than this for the first byte of its first answer has failed, or off. Not for
+        /// protocols whose servers do not answer.
+        slow_first_byte: Off<Time> = default("off");
+        /// Count, log and show what would be done, and do nothing of it.
+        shadow: Flag = default(false);
+        /// How many failures one of each kind counts as; 0: none.
+        weights: Weights = section;
+    }
+
+    /// `[upstream.NAME.breaker.weights]`
+    struct Weights {
+        /// The TCP connection is refused or reset, or there is no way there.
+        refused: Count<0, 1000> = default(1);
+        /// No answer in time: TCP, the words before TLS, or TLS.
+        timeout: Count<0, 1000> = default(1);
+        /// TLS, or the words before it, failed.
+        handshake: Count<0, 1000> = default(1);
+        /// The server refused our certificate, also after the handshake.
+        certificate_refused: Count<0, 1000> = default(1);
+        /// See `early_close`.
+        early_close: Count<0, 1000> = default(1);
+        /// See `zero_byte`.
+        zero_byte: Count<0, 1000> = default(1);
+        /// See `slow_first_byte`.
+        slow: Count<0, 1000> = default(1);
+        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129.
+        overloaded: Count<0, 1000> = default(1);
     }
 
     /// `[upstream.NAME.retry]`
@@ -344,7 +387,17 @@ sections! {
         /// IP:PORT, unix:/PATH, systemd:NAME; or a list of them. Other than loopback only with `allow`.
         address: OneOrMany<Listen> = needed("127.0.0.1:5432");
         /// Which [upstream.NAME]; or a table with its keys, for an upstream of this listener only.
-        upstream: UpstreamOf = needed("example");
+        upstream: UpstreamOf = shown("example");
+        /// How it hears who is behind a connection and where it wants to go, before its first byte. none: not at all.
+        /// proxy_protocol: a proxy before it says who the client is (PROXY version 1 or 2). socks5, http_connect: clients ask for a
+        /// destination, as of such a proxy. original_destination (Linux): the kernel redirected the connection, see packaging/nftables.
+        context: Choice<Context> = default("none");
+        /// With the last three, instead of `upstream`: the [upstream.NAME] that clients may reach, each by its `hosts`. Nothing
+        /// else is ever dialled.
+        upstreams: List<Text> = example(["orders", "mail"]);
+        /// With context = "proxy_protocol": networks of the proxies, which alone may connect over TCP; `allow` is for their
+        /// clients then. Without it: proxies on this host only.
+        proxy_from: List<Network> = example(["10.0.0.0/8"]);
         /// Networks that may connect over TCP. Without it: this host only.
         allow: List<Network> = example(["10.0.0.0/8"]);
         /// Users of this host that may connect. Without it and `allow_groups`: all of them.
@@ -500,6 +553,16 @@ impl Choices for TlsMode {
     const ALL: &'static [(&'static str, Self)] = &[("negotiate", Self::Negotiate), ("direct", Self::Direct)];
 }
 
+impl Choices for Context {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("none", Self::None),
+        ("proxy_protocol", Self::ProxyProtocol),
+        ("socks5", Self::Socks5),
+        ("http_connect", Self::HttpConnect),
+        ("original_destination", Self::OriginalDestination),
+    ];
+}
+
 impl Choices for Protocol {
     const ALL: &'static [(&'static str, Self)] = &[
         ("tcp", Self::Tcp),
@@ -575,6 +638,10 @@ impl Choices for Balance {
         ("peak_ewma", Self::PeakEwma),
         ("maglev", Self::Maglev),
     ];
+}
+
+impl Choices for Trials {
+    const ALL: &'static [(&'static str, Self)] = &[("clients", Self::Clients), ("checks", Self::Checks)];
 }
 
 impl Choices for health::Kind {

@@ -160,6 +160,37 @@ impl Kind for Share {
     }
 }
 
+/// A number above zero.
+#[derive(Debug)]
+pub(super) struct Factor;
+
+impl Factor {
+    const MOST: f64 = 100.0;
+}
+
+impl Kind for Factor {
+    type Value = f64;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<f64> {
+        let factor = match value {
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+            DeValue::Integer(number) => number.as_str().parse::<u32>().ok().map(f64::from),
+            _ => {
+                let message = format!("wants a number, and {} is {}", shown(value), kind_of(value));
+                let mend = format!("write for example {} = 1.9, without quotes", last(place));
+                reader.problem(place, message, mend);
+                return None;
+            }
+        };
+        let factor = factor.filter(|factor| *factor > 0.0 && *factor <= Self::MOST);
+        if factor.is_none() {
+            let message = format!("{} is not a number above 0, and at most {}", shown(value), Self::MOST);
+            reader.problem(place, message, format!("write for example {} = 1.9", last(place)));
+        }
+        factor
+    }
+}
+
 /// `"off"`, or a value.
 #[derive(Debug)]
 pub(super) struct Off<K>(std::marker::PhantomData<K>);

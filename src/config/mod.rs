@@ -7,6 +7,8 @@
 //! Leaves the files that the configuration names to `tls`.
 
 mod across;
+mod breaker;
+mod contexts;
 mod endpoints;
 mod file;
 mod kinds;
@@ -34,7 +36,8 @@ pub use reference::reference;
 use crate::addr::{ListenerName, UpstreamName};
 use crate::protocol::Protocol;
 use crate::{
-    accept, admin, admit, backoff, dial, discovery, establish, health, record, relay, route, tls, upstream,
+    accept, admin, admit, backoff, context, dial, discovery, establish, health, record, relay, route, tls,
+    upstream,
 };
 
 /// A configuration that can be used.
@@ -157,8 +160,10 @@ pub struct Listener {
     pub accept: accept::Settings,
     /// `allow`, `allow_users`, `allow_groups`, `connections`, `connections_per_source`, `rate`
     pub admit: admit::Settings,
-    /// `upstream`
+    /// `upstream`, `upstreams` with their `hosts`
     pub route: route::Settings,
+    /// `context`
+    pub context: context::Kind,
     /// `preface_timeout`
     pub preface_timeout: Duration,
     /// `tls`, `tls_mode`, `client_names`; `None`: clients are served in plaintext.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Upstream;
+use super::breaker::{Checks, breaker};
 use super::endpoints;
 use super::file;
 use super::kinds::Entry;
@@ -27,6 +28,12 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let tls = tls(&written, protocol, &source, reader);
     let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
     let health = health(written_health, tls.mode, protocol, reader);
+    let deepest = health::Kind::deepest(tls.mode != Mode::Off, protocol != Protocol::Tcp);
+    let usual = match protocol.blocks_hosts() && health.login.is_none() {
+        true => health::Kind::Off,
+        false => deepest,
+    };
+    let checks = Checks { kind: health.kind.unwrap_or(usual), deepest };
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
@@ -40,7 +47,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
         identity: written.identity.taken(),
         set: set::Settings {
             balance: written.balance.or(Default::default()),
-            breaker: breaker(written.breaker.taken().unwrap_or_default(), reader),
+            breaker: breaker(written.breaker.taken().unwrap_or_default(), checks, reader),
             rise: health.rise,
             fall: health.fall,
             limits: set::Limits {
@@ -298,34 +305,6 @@ fn login(written: &file::Health, tls: Mode, protocol: Protocol, reader: &mut Rea
     };
     if let Some((message, mend)) = wrong {
         reader.problem(place, message, mend);
-    }
-}
-
-fn breaker(written: file::Breaker, reader: &mut Reader) -> set::breaker::Settings {
-    let default = set::breaker::Settings::default();
-    let (open_for, max_open) = in_order(
-        Bound("open_for", &written.open_for, default.open_for),
-        Bound("max_open", &written.max_open, default.max_open),
-        time,
-        reader,
-    );
-    if let Some(rate) = written.failure_rate.given().filter(|rate| rate.value == Some(0.0)) {
-        reader.problem(
-            &rate.place,
-            "0 would open the circuit without a failure",
-            "write a share above 0, or \"off\"",
-        );
-    }
-    set::breaker::Settings {
-        consecutive: written.consecutive.or(default.consecutive),
-        failure_rate: written.failure_rate.or(default.failure_rate),
-        window: written.window.or(default.window),
-        minimum: written.minimum.or(default.minimum),
-        open_for,
-        max_open,
-        half_open_trials: written.half_open_trials.or(default.half_open_trials),
-        max_ejected: written.max_ejected.or(default.max_ejected),
-        early_close: written.early_close.or(default.early_close),
     }
 }
 

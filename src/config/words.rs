@@ -17,6 +17,7 @@ use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
 use crate::discovery::{Origin, SrvName};
 use crate::health::http::Url;
+use crate::route::HostPattern;
 use crate::tls::Pin;
 
 /// Replaces `${NAME}` by the variable's value and `$$` by a dollar.
@@ -222,6 +223,14 @@ word! {
                 "write an address or a network, such as \"10.1.2.3\", \"10.0.0.0/8\" or \"fd00::/8\"",
             ),
         }
+    }
+}
+
+word! {
+    /// A destination, or many of them.
+    HostText -> HostPattern, "a host", "\"db.example.com\"", None, |text| {
+        let mend = "write a name, *.NAME, an IP address or a network, with :PORT behind it for one port only";
+        text.parse().map_err(|error: String| split_mend(&error, mend))
     }
 }
 

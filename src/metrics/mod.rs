@@ -113,7 +113,7 @@ impl Metrics {
         );
         to.register(
             "nuncio_breaker_transitions",
-            "Circuits that opened, closed or went half-open",
+            "Circuits that opened, closed or went half-open; shadow: detected, and not enforced",
             self.transitions.clone(),
         );
         to.register(
@@ -211,12 +211,11 @@ impl Metrics {
         self.checks.get_or_create(&labels).inc();
     }
 
-    /// A circuit changed: `to` is `closed`, `half-open` or `open`.
-    pub fn breaker_transition(&self, upstream: &str, endpoint: &str, to: &str) {
+    /// A circuit changed: `to` is `closed`, `half-open` or `open`; `mode` whether it came into force.
+    pub fn breaker_transition(&self, upstream: &str, endpoint: &str, to: &str, mode: &'static str) {
         // Out of the closed set of names, so that the label needs no copy.
         let Some(to) = BREAKER_STATES.into_iter().find(|state| *state == to) else { return };
-        let labels =
-            OfTransition { upstream: upstream.into(), endpoint: endpoint.into(), to, mode: "enforced" };
+        let labels = OfTransition { upstream: upstream.into(), endpoint: endpoint.into(), to, mode };
         self.transitions.get_or_create(&labels).inc();
     }
 
@@ -276,9 +275,9 @@ impl Metrics {
                 let labels = OfCheck { upstream: upstream.clone(), endpoint: endpoint.clone(), result };
                 self.checks.remove(&labels);
             }
-            for to in BREAKER_STATES {
+            for (to, mode) in BREAKER_STATES.into_iter().flat_map(|to| BREAKER_MODES.map(|mode| (to, mode))) {
                 let (upstream, endpoint) = (upstream.clone(), endpoint.clone());
-                self.transitions.remove(&OfTransition { upstream, endpoint, to, mode: "enforced" });
+                self.transitions.remove(&OfTransition { upstream, endpoint, to, mode });
             }
         }
     }
@@ -286,6 +285,7 @@ impl Metrics {
 
 /// In the order of the gauge's values.
 const BREAKER_STATES: [&str; 3] = ["closed", "half-open", "open"];
+const BREAKER_MODES: [&str; 2] = ["enforced", "shadow"];
 const CHECK_RESULTS: [&str; 2] = ["failure", "success"];
 
 /// What is true at the moment of the scrape only: made anew each time, so that nothing of an endpoint stays that left.

@@ -16,6 +16,8 @@ fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
         tier: 0,
         zone: None,
         health,
+        breaker_shadow: None,
+        operator: None,
         breaker,
         reopens_in_ms: None,
         open: 0,
@@ -53,7 +55,7 @@ fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
     metrics.attempt(&upstream, Reason::ConnectionRefused.label());
     metrics.budget_exhausted(&upstream);
     metrics.health_check("orders", "db1:5432", true);
-    metrics.breaker_transition("orders", "db1:5432", "open");
+    metrics.breaker_transition("orders", "db1:5432", "open", "enforced");
     metrics.certificates([("corp", "CN=\"a\", O=b\\c\nd", UNIX_EPOCH + Duration::from_secs(2_000_000_000))]);
     metrics.reload(true);
     metrics.reload(false);

@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::protocol::Protocol;
 use crate::tls::{Identity, ServerTls};
 use crate::upstream::EndpointSpec;
-use crate::{discovery, health};
+use crate::{discovery, health, route};
 
 /// Everything that a configuration set in motion.
 #[derive(Default)]
@@ -82,9 +82,8 @@ impl Ready {
                 name: name.clone(),
                 gate: gate.clone(),
                 route: written.route.clone(),
-                protocol: targets
-                    .get(&written.route.upstream)
-                    .map_or(Protocol::Tcp, |target| target.protocol),
+                protocol: common_protocol(&written.route, &targets),
+                context: written.context,
                 preface_timeout: written.preface_timeout,
                 tls: for_clients.map(|(server, settings)| connection::ClientTls {
                     server,
@@ -271,6 +270,16 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.stop.start();
+    }
+}
+
+/// What the clients of a listener speak, as far as that is known before one asks for its destination.
+fn common_protocol(route: &route::Settings, targets: &Targets) -> Protocol {
+    let of = |name| targets.get(name).map_or(Protocol::Tcp, |target| target.protocol);
+    let first = of(&route.upstream);
+    match route.reachable.iter().all(|reachable| of(&reachable.upstream) == first) {
+        true => first,
+        false => Protocol::Tcp,
     }
 }
 

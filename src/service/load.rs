@@ -12,7 +12,7 @@ use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
 use crate::establish::warm::Pool;
-use crate::establish::{HttpCheck, OwnListeners, Target};
+use crate::establish::{HttpCheck, JudgedBy, OwnListeners, Target};
 use crate::health::Login;
 use crate::protocol::Protocol;
 use crate::socket;
@@ -202,7 +202,11 @@ pub(super) fn target(
         timeouts: written.timeouts.clone(),
         retry: written.retry.clone(),
         relay: written.relay.clone(),
-        early_close: written.set.breaker.early_close,
+        judged_by: JudgedBy {
+            early_close: written.set.breaker.early_close,
+            zero_byte: written.set.breaker.zero_byte,
+            slow_first_byte: written.set.breaker.slow_first_byte,
+        },
         pool: written.pool.map(Pool::new),
     }
 }

@@ -19,14 +19,15 @@ use tokio::sync::Semaphore;
 use self::compose::{Door, Parts};
 use self::plan::{Known, Plan};
 use self::reactors::Reactors;
-use crate::addr::ListenerName;
+use crate::addr::{ClientAddr, ListenerName};
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
 use crate::establish::OwnListeners;
 use crate::metrics::Metrics;
 use crate::record::{ConnectionId, ConnectionView, Journal};
-use crate::upstream::{Observer, State, UpstreamView};
+use crate::upstream::breaker::Mode;
+use crate::upstream::{EndpointView, Observer, Order, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
 pub(crate) use self::load::{load_everything, lone_target, warnings};
@@ -266,6 +267,25 @@ impl admin::Face for Service {
         self.current().parts.upstreams.values().map(|running| running.target.view(now)).collect()
     }
 
+    fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {
+        let current = self.current();
+        let there_are = |names: Vec<&str>| format!("there are: {}", names.join(", "));
+        let Some(running) = current.parts.upstreams.get(upstream) else {
+            let names = current.parts.upstreams.keys().map(|name| &**name).collect();
+            return Err(format!("no upstream has that name; {}", there_are(names)));
+        };
+        let now = Instant::now();
+        let known = running.target.upstream.operate(endpoint, order, now);
+        let mut endpoints = running.target.upstream.view(now).endpoints;
+        if !known {
+            let names = endpoints.iter().map(|endpoint| &*endpoint.address).collect();
+            return Err(format!("that upstream has no such endpoint; {}", there_are(names)));
+        }
+        tracing::warn!(upstream, endpoint, order = order.label(), "an operator's order");
+        endpoints.retain(|view| *view.address == *endpoint);
+        Ok(endpoints)
+    }
+
     fn metrics(&self) -> String {
         self.foundation.metrics.encode(&self.upstreams())
     }
@@ -277,6 +297,10 @@ impl admin::Face for Service {
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView> {
         self.foundation.journal.find(id)
     }
+
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView> {
+        self.foundation.journal.find_by_client(client)
+    }
 }
 
 /// Tells log and metrics what happens to endpoints.
@@ -286,11 +310,22 @@ struct Events {
 
 impl Observer for Events {
     fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
-        self.metrics.breaker_transition(upstream, endpoint, to.label());
+        self.metrics.breaker_transition(upstream, endpoint, to.label(), Mode::Enforced.label());
         match to {
             State::Open => tracing::warn!(upstream, endpoint, why, "circuit opened"),
             State::HalfOpen => tracing::info!(upstream, endpoint, why, "circuit half-open"),
             State::Closed => tracing::info!(upstream, endpoint, why, "circuit closed"),
+        }
+    }
+
+    fn breaker_shadow(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
+        self.metrics.breaker_transition(upstream, endpoint, to.label(), Mode::Shadow.label());
+        match to {
+            State::Open => tracing::warn!(upstream, endpoint, why, "circuit would open (not enforced)"),
+            State::HalfOpen => {
+                tracing::info!(upstream, endpoint, why, "circuit would be half-open (not enforced)")
+            }
+            State::Closed => tracing::info!(upstream, endpoint, why, "circuit would close (not enforced)"),
         }
     }
 

@@ -300,7 +300,7 @@ fn our_own_certificate_is_looked_at_by_the_clock_of_each_dial() {
     assert_eq!(at(1_893_456_000), Ok(()));
     let failure = at(4_102_444_800).unwrap_err();
     assert!(failure.to_string().contains("expired at 2099-01-01T00:00:00Z"), "{failure}");
-    assert_eq!((failure.side, failure.reason.breaker_class()), (Side::Ambassador, None));
+    assert_eq!((failure.side, failure.breaker_class()), (Side::Ambassador, None));
     assert!(at(0).unwrap_err().to_string().contains("clock"));
     assert_eq!(client(Settings::default()).ready(SystemTime::now()), Ok(()));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::breaker::{self, Breaker, Pass, State, Transition};
+use super::breaker::{self, Breaker, Hold, Pass, State, Transition};
 use super::latency::Latency;
 use super::{EndpointSpec, balancer};
 use crate::addr::EndpointAddr;
@@ -49,6 +49,8 @@ pub enum Ready {
     Leaving,
     /// Its weight is 0.
     NoWeight,
+    /// An operator keeps connections away from it.
+    KeptOut,
     /// Active checks hold it down.
     Down,
     /// Its circuit is open, or half-open with every trial taken.
@@ -72,6 +74,8 @@ pub struct Endpoint {
     pub(super) spec: Arc<EndpointSpec>,
     pub(super) label: Arc<str>,
     pub(super) leaving: bool,
+    /// By an operator: it takes no new connections.
+    pub(super) drained: bool,
     pub(super) breaker: Breaker,
     /// Connections open or being established.
     pub(super) open: u32,
@@ -123,6 +127,7 @@ impl Endpoint {
             spec: Arc::new(spec),
             label,
             leaving: false,
+            drained: false,
             breaker: Breaker::new(settings, now),
             open: 0,
             most: None,
@@ -146,6 +151,8 @@ impl Endpoint {
             Ready::Leaving
         } else if self.spec.weight == 0 {
             Ready::NoWeight
+        } else if self.drained || self.breaker.held() == Some(Hold::Open) {
+            Ready::KeptOut
         } else if self.health == Health::Down {
             Ready::Down
         } else if !self.breaker.admits(now) {
@@ -167,7 +174,7 @@ impl Endpoint {
         let is_in = match self.ready(now) {
             Ready::Yes | Ready::Full => self.breaker.state(now) == State::Closed,
             Ready::Leaving | Ready::NoWeight => return,
-            Ready::Down | Ready::CircuitOpen => false,
+            Ready::KeptOut | Ready::Down | Ready::CircuitOpen => false,
         };
         if is_in && self.is_out {
             self.warming_since = Some(now);
@@ -245,6 +252,19 @@ impl Endpoint {
         self.breaker.failed(pass, now, class, rng)
     }
 
+    /// It goes on, and has shown what its endpoint is worth.
+    pub(super) fn failed_meanwhile(
+        &mut self,
+        pass: &mut Pass,
+        now: Instant,
+        class: BreakerClass,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Transition> {
+        self.failed_total += 1;
+        self.remember(now, class, breaker::in_words(class));
+        self.breaker.failed(pass.spend(), now, class, rng)
+    }
+
     pub(super) fn ended_well(&mut self, pass: Pass) -> Option<Transition> {
         self.open -= 1;
         self.breaker.ended_well(pass)
@@ -300,6 +320,8 @@ impl Endpoint {
             Ready::Yes => format!("{label}: ready"),
             Ready::Leaving => format!("{label}: no longer in the set"),
             Ready::NoWeight => format!("{label}: its weight is 0"),
+            Ready::KeptOut if self.drained => format!("{label}: drained by an operator"),
+            Ready::KeptOut => format!("{label}: its circuit is held open by an operator"),
             Ready::Down => {
                 let why = self.check_failure.as_deref().unwrap_or("not yet passed often enough since");
                 format!("{label}: health check failed: {why}")
@@ -310,6 +332,9 @@ impl Endpoint {
                     (State::Open, Some(again)) => {
                         let left = again.saturating_duration_since(now).as_secs_f64();
                         format!("{label}: circuit open after {why}, tries again in {left:.1} s")
+                    }
+                    (State::Open, None) => {
+                        format!("{label}: circuit open after {why}, until a health check passes")
                     }
                     _ => format!("{label}: circuit open after {why}, a connection is trying it now"),
                 }

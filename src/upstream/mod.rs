@@ -2,7 +2,8 @@
 //!
 //! Here is the shell that connections, discovery, health checks and the admin share: one lock held for a pick or a
 //! settlement, one seeded generator, the queue, and the observer, who is told outside of the lock. The rules are in the
-//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], [`balancer`].
+//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], `outlier` (who does worse than the others),
+//! [`operator`] (who was ordered what), [`balancer`].
 
 pub mod balancer;
 pub mod breaker;
@@ -10,6 +11,8 @@ pub mod endpoint;
 pub mod freshness;
 pub mod latency;
 pub mod maglev;
+pub mod operator;
+mod outlier;
 pub mod pool;
 pub mod queue;
 pub mod sessions;
@@ -23,13 +26,15 @@ use std::time::{Duration, Instant};
 pub use breaker::State;
 pub use endpoint::EndpointId;
 pub use freshness::SourceView;
+pub use operator::Order;
 pub use queue::Place;
 pub use sessions::{Session, Sessions, Whereabouts};
 pub use view::{EndpointView, UpstreamView};
 
 use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
-use crate::failure::{BreakerClass, Failure};
+use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
+use breaker::{Mode, Transition};
 use freshness::Freshness;
 use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
 
@@ -124,6 +129,8 @@ impl EndpointSpec {
 pub trait Observer: Send + Sync {
     /// An endpoint's circuit changed.
     fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str);
+    /// Its rules came to that, and something else is in force: shadow mode, or an operator's word.
+    fn breaker_shadow(&self, _upstream: &str, _endpoint: &str, _to: State, _why: &str) {}
     /// Active checks flipped an endpoint.
     fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str);
     /// Connections are let through open circuits from now on, or no longer.
@@ -271,7 +278,7 @@ impl Upstream {
         source: Option<u64>,
         tried: &[EndpointId],
     ) -> Result<Lease, Unpicked> {
-        let Picked { attempt, spec, label } = self.ask(|core| {
+        let picked = self.ask(|core| {
             let picked = core.set.pick(now, source, tried, &mut core.rng);
             // Who has to wait asks again.
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
@@ -279,8 +286,45 @@ impl Upstream {
             }
             picked
         })?;
+        Ok(self.leased(picked))
+    }
+
+    /// This endpoint and no other, for a connection whose client named it. It doesn't wait: it would hold up those behind it
+    /// whom others could serve, nor does it go before those who do.
+    ///
+    /// # Errors
+    /// The endpoint can't be had at `now`, or there is none of that address.
+    pub fn lease_only(
+        self: &Arc<Self>,
+        now: Instant,
+        address: &EndpointAddr,
+        is_first: bool,
+    ) -> Result<Lease, Failure> {
+        let picked = match self.queue.nobody_before() {
+            false => Err(Unpicked::Full),
+            true => self.ask(|core| {
+                if is_first {
+                    core.budget.deposit(now);
+                }
+                core.set.pick_only(address, now)
+            }),
+        };
+        match picked {
+            Ok(picked) => Ok(self.leased(picked)),
+            Err(Unpicked::Nobody(failure)) => Err(failure),
+            Err(Unpicked::Full) => {
+                let detail = format!(
+                    "the client asks for the endpoint {address}, which is at its limit (limits.connections_per_endpoint)"
+                );
+                Err(Failure::new(Stage::Queue, Reason::ConnectionLimitReached, Side::Ambassador, detail)
+                    .mend("let the client ask for no endpoint, raise limits.connections_per_endpoint, or find out who holds the connections"))
+            }
+        }
+    }
+
+    fn leased(self: &Arc<Self>, Picked { attempt, spec, label }: Picked) -> Lease {
         let (id, trial) = (attempt.endpoint(), attempt.is_trial());
-        Ok(Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) })
+        Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) }
     }
 
     /// May a failed connection have another attempt? `true` spends one of the retry budget.
@@ -302,6 +346,11 @@ impl Upstream {
     /// down would be so for ever.
     pub fn forget_health(&self) {
         self.change(|core| core.set.forget_health());
+    }
+
+    /// Carries an operator's order out; `false`: there is no endpoint of that name.
+    pub fn operate(&self, endpoint: &str, order: Order, now: Instant) -> bool {
+        self.change(|core| core.set.operate(endpoint, order, now)) > 0
     }
 
     /// The members, for health checks.
@@ -350,9 +399,10 @@ impl Upstream {
         };
         for event in events {
             match event {
-                Event::Breaker(endpoint, transition) => {
-                    self.observer.breaker(&self.name, &endpoint, transition.to, &transition.why);
-                }
+                Event::Breaker(endpoint, Transition { to, why, mode }) => match mode {
+                    Mode::Enforced => self.observer.breaker(&self.name, &endpoint, to, &why),
+                    Mode::Shadow => self.observer.breaker_shadow(&self.name, &endpoint, to, &why),
+                },
                 Event::Health { endpoint, up, why } => self.observer.health(&self.name, &endpoint, up, &why),
                 Event::Panic(on) => self.observer.panic(&self.name, on),
             }
@@ -408,6 +458,27 @@ impl Lease {
     pub fn established(&mut self, now: Instant, took: Duration) {
         if let Some(attempt) = &mut self.attempt {
             self.upstream.change(|core| core.set.established(attempt, now, took));
+        }
+    }
+
+    /// Its client awaits its first answer: until that comes, living on says nothing.
+    pub fn asks(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.upstream.change(|core| core.set.asks(attempt, now));
+        }
+    }
+
+    /// The server said its first words, and in time.
+    pub fn answers(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.upstream.change(|core| core.set.answers(attempt, now));
+        }
+    }
+
+    /// It goes on, and has failed all the same: its end says nothing more.
+    pub fn failed_meanwhile(&mut self, now: Instant, class: BreakerClass) {
+        if let Some(attempt) = &mut self.attempt {
+            self.upstream.change(|core| core.set.failed_meanwhile(attempt, now, class, &mut core.rng));
         }
     }
 

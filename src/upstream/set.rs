@@ -103,13 +103,13 @@ pub enum Event {
 #[derive(Debug)]
 pub struct EndpointSet {
     settings: Settings,
-    breaker: Arc<breaker::Settings>,
+    pub(super) breaker: Arc<breaker::Settings>,
     pub(super) endpoints: Vec<Endpoint>,
     ids: u64,
     /// Has there been an update at all?
     known: bool,
     panicking: bool,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
     /// Those of the members, lowest first.
     tiers: Vec<choice::Tier>,
     tables: choice::Tables,
@@ -194,7 +194,38 @@ impl EndpointSet {
         detail: &str,
         rng: &mut fastrand::Rng,
     ) {
+        let id = attempt.endpoint;
         self.settle(attempt, Some(now), |endpoint, pass| endpoint.failed(pass, now, class, detail, rng));
+        self.compare(id, now, rng);
+    }
+
+    /// It goes on, and has failed all the same; its end says nothing more.
+    pub fn failed_meanwhile(
+        &mut self,
+        attempt: &mut Attempt,
+        now: Instant,
+        class: BreakerClass,
+        rng: &mut fastrand::Rng,
+    ) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            let transition = self.endpoints[place].failed_meanwhile(&mut attempt.pass, now, class, rng);
+            self.tell(place, transition);
+            self.compare(attempt.endpoint, now, rng);
+        }
+    }
+
+    /// Its client awaits its first answer.
+    pub fn asks(&mut self, attempt: &Attempt, now: Instant) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].breaker.asks(&attempt.pass);
+        }
+    }
+
+    /// The server said its first words, and in time.
+    pub fn answers(&mut self, attempt: &Attempt, now: Instant) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].breaker.answers(&attempt.pass, now);
+        }
     }
 
     /// It was established and has ended, and the upstream did nothing wrong.
@@ -224,7 +255,7 @@ impl EndpointSet {
                 endpoint.checked(Err(detail), rise, fall)
             }
         };
-        let transition = endpoint.breaker.checked(result.is_ok());
+        let transition = endpoint.breaker.checked(result.is_ok(), now);
         if let Some(up) = flip {
             let why = result.map_or_else(|(_, detail)| detail, |()| "it passes its checks".into());
             self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
@@ -266,7 +297,7 @@ impl EndpointSet {
     }
 
     /// Ids are given in order, and endpoints keep theirs.
-    fn place_of(&self, id: EndpointId) -> Option<usize> {
+    pub(super) fn place_of(&self, id: EndpointId) -> Option<usize> {
         self.endpoints.binary_search_by_key(&id, |endpoint| endpoint.id).ok()
     }
 
@@ -279,7 +310,7 @@ impl EndpointSet {
     }
 
     /// Nobody wants to hear of the circuit of an endpoint that left.
-    fn tell(&mut self, place: usize, transition: Option<Transition>) {
+    pub(super) fn tell(&mut self, place: usize, transition: Option<Transition>) {
         let Endpoint { leaving, label, .. } = &self.endpoints[place];
         if let Some(transition) = transition.filter(|_| !leaving) {
             self.events.push(Event::Breaker(label.clone(), transition));

@@ -157,3 +157,31 @@ fn retries_are_bounded_by_the_budget() {
     let (upstream, _, _) = upstream();
     assert_eq!((0..500).filter(|_| upstream.retry_allowed()).count(), 100);
 }
+
+/// A client that names its endpoint gets that one or none: no other in its stead, none past its circuit, its limit or those who
+/// wait, and none that the set has not got.
+#[test]
+fn an_endpoint_that_is_named_is_picked_alone_and_only_when_anybody_could_have_it() {
+    let (upstream, _, now) = upstream();
+    let limits = Limits { connections_per_endpoint: Some(1), ..Limits::default() };
+    upstream.reconfigure(Settings { limits, ..Settings::default() }, &backoff::Settings::default(), now);
+    let specs = ["db1:5432", "db2:5432"].map(|address| EndpointSpec::new(address.parse().unwrap()));
+    upstream.update(specs.into(), now);
+    let named = |address: &str| upstream.lease_only(now, &address.parse().unwrap(), true);
+    let lease = named("db2:5432").unwrap();
+    assert_eq!(&**lease.label(), "db2:5432");
+    let full = named("db2:5432").err().unwrap();
+    assert_eq!(full.reason, Reason::ConnectionLimitReached, "{full}");
+    assert_eq!(&**named("db1:5432").unwrap().label(), "db1:5432");
+    drop(lease);
+    for _ in 0..5 {
+        named("db2:5432").unwrap().failed(now, BreakerClass::Refused);
+    }
+    let open = named("db2:5432").err().unwrap();
+    assert!(
+        open.reason == Reason::CircuitOpen && open.detail.starts_with("db2:5432: circuit open"),
+        "{open}"
+    );
+    let unknown = named("db3:5432").err().unwrap();
+    assert_eq!((unknown.reason, unknown.side), (Reason::DestinationNotFound, Side::Client));
+}

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::endpoint::Ready;
+use super::breaker::{Hold, Mode};
+use super::endpoint::{Endpoint, Ready};
 use super::freshness::SourceView;
 use super::pool::PoolView;
 use super::set::EndpointSet;
@@ -50,9 +51,15 @@ pub struct EndpointView {
     pub zone: Option<Arc<str>>,
     /// `unknown`, `up` or `down`.
     pub health: &'static str,
-    /// `closed`, `open` or `half-open`.
+    /// What is in force: `closed`, `open` or `half-open`.
     pub breaker: &'static str,
-    /// Until the circuit becomes half-open, while it is open.
+    /// What the rules come to, where that is not in force: in shadow mode, or under an operator's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker_shadow: Option<&'static str>,
+    /// What an operator ordered, and holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorView>,
+    /// Until the circuit becomes half-open, while its rules have it open and await no health check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reopens_in_ms: Option<u64>,
     /// Connections open or being established.
@@ -76,6 +83,15 @@ pub struct EndpointView {
     pub establish_ms: Option<u64>,
 }
 
+/// What an operator ordered of an endpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperatorView {
+    /// It takes no new connections.
+    pub drained: bool,
+    /// How its circuit is held: `open` or `closed`; `auto`: by its rules.
+    pub circuit: &'static str,
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_first(tier: &u16) -> bool {
     *tier == 0
@@ -90,6 +106,14 @@ pub struct LastFailureView {
     pub detail: Box<str>,
     /// How long ago.
     pub ago_ms: u64,
+}
+
+impl Endpoint {
+    fn operator(&self) -> Option<OperatorView> {
+        let held = self.breaker.held();
+        let circuit = held.map_or("auto", Hold::label);
+        (self.drained || held.is_some()).then_some(OperatorView { drained: self.drained, circuit })
+    }
 }
 
 impl EndpointSet {
@@ -107,6 +131,9 @@ impl EndpointSet {
                 zone: endpoint.spec.zone.clone(),
                 health: endpoint.health().label(),
                 breaker: endpoint.breaker.state(now).label(),
+                breaker_shadow: (endpoint.breaker.mode() == Mode::Shadow)
+                    .then(|| endpoint.breaker.detected(now).label()),
+                operator: endpoint.operator(),
                 reopens_in_ms: endpoint
                     .breaker
                     .opens_again(now)

@@ -203,7 +203,9 @@ impl World {
             let full = match member.ready(self.now) {
                 Ready::Yes => false,
                 Ready::Full => true,
-                Ready::Leaving | Ready::NoWeight | Ready::Down | Ready::CircuitOpen => return None,
+                Ready::Leaving | Ready::NoWeight | Ready::KeptOut | Ready::Down | Ready::CircuitOpen => {
+                    return None;
+                }
             };
             let EndpointSpec { weight, tier, zone: of, .. } = member.spec();
             let near = zone.is_some() && zone == of;

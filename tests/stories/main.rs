@@ -11,6 +11,8 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod check_account;
 mod choice;
 #[cfg(test)]
@@ -21,6 +23,8 @@ mod circuit;
 mod clients;
 #[cfg(test)]
 mod consul;
+#[cfg(test)]
+mod context;
 #[cfg(test)]
 mod dns_set;
 #[cfg(test)]
@@ -55,6 +59,8 @@ mod mailboxes;
 mod messages;
 #[cfg(test)]
 mod mysql;
+#[cfg(all(test, unix))]
+mod operator;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

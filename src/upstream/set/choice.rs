@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Attempt, EndpointSet, Event, Picked, Unpicked};
+use crate::addr::EndpointAddr;
+use crate::failure::{Failure, Reason, Side, Stage};
 use crate::upstream::balancer::{self, Balance, Candidate, Terms, mix, share_of};
 use crate::upstream::endpoint::{Endpoint, EndpointId, Ready};
 use crate::upstream::maglev::{Member, Table};
@@ -104,6 +106,34 @@ impl EndpointSet {
             spec: endpoint.spec.clone(),
             label: endpoint.label.clone(),
         })
+    }
+
+    /// This endpoint and no other, for a connection whose client named it. Who is not ready is not picked for that either:
+    /// a circuit that is open protects the server from everybody.
+    pub fn pick_only(&mut self, address: &EndpointAddr, now: Instant) -> Result<Picked, Unpicked> {
+        self.census(now, &[]);
+        let asked = |endpoint: &&mut Endpoint| !endpoint.leaving && endpoint.spec.address == *address;
+        let Some(endpoint) = self.endpoints.iter_mut().find(asked) else {
+            let detail =
+                format!("the client asks for the endpoint {address}, which the upstream has not got");
+            let failure = Failure::new(Stage::Route, Reason::DestinationNotFound, Side::Client, detail);
+            return Err(Unpicked::Nobody(
+                failure.mend("ask for one of those in /api/v1/upstreams, spelt as there"),
+            ));
+        };
+        let reason = match endpoint.ready(now) {
+            Ready::Yes => {
+                return Ok(Picked {
+                    attempt: Attempt { endpoint: endpoint.id, pass: endpoint.admit(now) },
+                    spec: endpoint.spec.clone(),
+                    label: endpoint.label.clone(),
+                });
+            }
+            Ready::Full => return Err(Unpicked::Full),
+            Ready::CircuitOpen => Reason::CircuitOpen,
+            Ready::Leaving | Ready::NoWeight | Ready::KeptOut | Ready::Down => Reason::DestinationUnavailable,
+        };
+        Err(Unpicked::Nobody(Failure::upstream(Stage::Route, reason, endpoint.why_not(now))))
     }
 
     /// Counts the tiers at `now`, for a connection that has tried `tried`, and tells when a panic begins or ends. Returns the
