@@ -6,6 +6,7 @@
 
 mod context;
 mod secure;
+mod split;
 mod verdict;
 mod watch;
 
@@ -26,6 +27,7 @@ use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
+use crate::rollout::Split;
 use crate::route;
 use crate::socket::{self, Gone, Stream};
 use crate::tls::unbuffered::Unbuffered;
@@ -52,6 +54,8 @@ pub struct Listener {
     pub tls: Option<ClientTls>,
     /// Where they go.
     pub route: route::Settings,
+    /// Among whom they are divided, where they are. Outlives a reload that does not change it.
+    pub split: Option<Arc<Split>>,
     /// The upstreams of the same configuration.
     pub targets: Arc<Targets>,
     /// Where records go.
@@ -89,6 +93,7 @@ pub fn serve<H: Send>(
             }
             Err(ending) => ending,
         };
+        split::ended(&listener, &record, &ending);
         record.close(*ending);
         drop(held);
     }
@@ -213,14 +218,17 @@ async fn walk(
 
     let mut trail = Trail::default();
     let established = async {
-        let way = (route.source, context::wish(&asked));
+        let introduction = context::introduction(&asked, target, client, record.id());
+        let way = (route.source, context::wish(&asked, introduction.as_ref()));
         let established = wait_for(target, way, &opening, client, listener, &mut trail).await?;
         speech.grant(client, listener, record.id(), Some(&trail)).await.map_err(told)?;
         interview(target, established, opening, client, listener, &mut trail).await
     }
     .await;
+    let took = trail.attempts.iter().map(|attempt| attempt.took).sum();
     note(trail, target, listener, record);
     let (Established { lease, mut reached }, opening) = established?;
+    split::established(listener, &route, took);
     if let Some(secured) = &mut reached.secured {
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }

@@ -10,6 +10,7 @@ mod login;
 mod own;
 mod pending;
 pub mod warm;
+mod way;
 mod wrapped;
 
 pub use bound::Wish;
@@ -26,10 +27,11 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::account::Login;
 use crate::addr::Host;
 use crate::backoff;
 use crate::converse::{Trouble, converse};
-use crate::dial;
+use crate::dial::{self, header::Introduction};
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
@@ -39,6 +41,7 @@ use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
 use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
 use bound::{Bound, out_of_time};
+use way::To;
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -105,7 +108,7 @@ pub struct Target {
     /// What health checks ask over HTTP, where they do.
     pub http: Option<HttpCheck>,
     /// Whom health checks log in as, where they do.
-    pub login: Option<health::Login>,
+    pub login: Option<Login>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
@@ -236,7 +239,7 @@ pub async fn establish(
             lease.established(Instant::now().into_std(), warm.took);
             return Ok(Established { lease: Some((place, lease)), reached: warm.reached });
         }
-        let manner = Manner { opening, alone: false, ..Manner::of(target) };
+        let manner = Manner { opening, alone: false, client: wish.introduction, ..Manner::of(target) };
         let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
             Ok(mut reached) => {
@@ -350,6 +353,10 @@ struct Manner<'a> {
     opening: &'a [u8],
     /// There is no client to be heard.
     alone: bool,
+    /// Whom the server is told of, where it wants to know.
+    client: Option<&'a Introduction>,
+    /// It is one of the target's own, that want to know if any do.
+    introduces: bool,
 }
 
 impl Manner<'_> {
@@ -361,6 +368,8 @@ impl Manner<'_> {
             address: None,
             opening: b"",
             alone: true,
+            client: None,
+            introduces: true,
         }
     }
 }
@@ -368,7 +377,7 @@ impl Manner<'_> {
 /// Any server that is spoken to on behalf of a target, with the target's TLS or other.
 async fn reach(
     target: &Target,
-    Manner { tls, negotiates, address, opening, alone }: Manner<'_>,
+    Manner { tls, negotiates, address, opening, alone, client, introduces }: Manner<'_>,
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
@@ -386,39 +395,8 @@ async fn reach(
     };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
-    let begun = Instant::now();
-    let addresses = match address.or_else(|| spec.address.socket_addr()) {
-        Some(address) => vec![address],
-        None => {
-            trail.stage = Stage::Resolve;
-            let addresses = resolve(target, spec, bound(target.timeouts.resolve)).await;
-            trail.times.resolve = Some(begun.elapsed());
-            addresses?
-        }
-    };
-
-    if let Some(sight) = &mut sight {
-        sight.addresses.clone_from(&addresses);
-    }
-
-    let begun = Instant::now();
-    trail.stage = Stage::Connect;
-    let addresses = target.own.leave_out(addresses)?;
-    let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
-    trail.times.connect = Some(begun.elapsed());
-    let (mut stream, at) = match connected {
-        Ok(connected) => {
-            if let Some(sight) = &mut sight {
-                sight.connected = Some(connected.1);
-            }
-            connected
-        }
-        Err(failure) => {
-            // The name may have moved: ask again now rather than when its time is up.
-            target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
-            return Err(failure);
-        }
-    };
+    let to = To { endpoint: &spec.address, address, client, introduces };
+    let (mut stream, at) = way::open(target, to, deadline, trail, sight.as_deref_mut()).await?;
 
     let Some((tls, name)) = server_name else {
         return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None, pending: None });
@@ -510,20 +488,6 @@ fn own_literal(stream: &TcpStream) -> String {
     }
 }
 
-async fn resolve(target: &Target, spec: &EndpointSpec, limit: Duration) -> Result<Vec<SocketAddr>, Failure> {
-    let host = &spec.address.host;
-    match tokio::time::timeout(limit, target.resolver.addresses(host)).await {
-        Ok(addresses) => {
-            Ok(addresses?.into_iter().map(|ip| SocketAddr::new(ip, spec.address.port)).collect())
-        }
-        Err(_) => Err(Failure::upstream(
-            Stage::Resolve,
-            Reason::DnsTimeout,
-            format!("{host} was not resolved within {}", humantime::format_duration(round(limit))),
-        )),
-    }
-}
-
 /// Waits before the same endpoint is tried again; false where the deadline comes first.
 async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> bool {
     let pause = backoff::pause(retry, number.saturating_sub(1), &mut fastrand::Rng::new());
@@ -562,12 +526,8 @@ impl health::Probe for Target {
             match kind {
                 health::Kind::Off => Ok(()),
                 health::Kind::Tcp => {
-                    let addresses = match spec.address.socket_addr() {
-                        Some(address) => vec![address],
-                        None => resolve(self, spec, self.timeouts.resolve).await?,
-                    };
-                    let addresses = self.own.leave_out(addresses)?;
-                    dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
+                    let to = To { endpoint: &spec.address, address: None, client: None, introduces: true };
+                    way::open(self, to, deadline, &mut Trail::default(), None).await.map(drop)
                 }
                 health::Kind::Tls | health::Kind::Protocol => {
                     let Reached { mut stream, secured, .. } =

@@ -4,9 +4,6 @@
 //! itself to the [`Probe`] (a connection as `establish` would make it), and to `upstream` what its results come to.
 
 pub mod http;
-mod login;
-
-pub use login::Login;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{self, JoinSet};
 
+use crate::account::Login;
 use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
 use crate::upstream::{EndpointId, EndpointSpec, Upstream};
 

@@ -22,6 +22,7 @@ pub mod context;
 pub mod establish;
 pub mod preface;
 pub mod refuse;
+pub mod rollout;
 pub mod route;
 
 pub mod upstream;
@@ -41,6 +42,7 @@ pub mod discovery;
 pub mod health;
 pub mod metrics;
 
+pub mod account;
 pub mod addr;
 pub mod backoff;
 pub mod drain;

@@ -74,7 +74,8 @@ pub async fn refuse<C: Leg>(
             Heard::Cancel => return None,
         };
         let _place = places.try_acquire().ok()?;
-        timeout(patience(failure), async {
+        let patience = patience(failure);
+        timeout(patience, async {
             let said = match heard {
                 Heard::Nothing => {
                     let opening = opening(client, protocol, offer).await?;
@@ -90,7 +91,7 @@ pub async fn refuse<C: Leg>(
             converse(client, &mut *words).await.ok()?;
             if protocol.leaves_when_refused() {
                 // An error, or none in time: it is closed either way.
-                match timeout(patience(failure) / 2, until_it_leaves(client)).await {
+                match timeout(patience / 2, until_it_leaves(client)).await {
                     Ok(Ok(_) | Err(_)) | Err(_) => {}
                 }
             }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// Who may import whom, lowest first: a module names only modules above it in this list, so that there are no circles.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Values and mechanisms that know nothing of nuncio.
+    ("account", &[]),
     ("addr", &[]),
     ("backoff", &[]),
     ("drain", &[]),
@@ -21,18 +22,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Sockets, and the endpoints behind them.
     ("socket", &["relay"]),
     ("upstream", &["addr", "backoff", "failure", "protocol"]),
-    ("dial", &["failure", "socket"]),
+    ("dial", &["account", "addr", "failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "socket", "upstream"]),
     ("discovery", &["addr", "dial", "failure", "tls", "upstream"]),
-    ("health", &["addr", "failure", "upstream"]),
+    ("health", &["account", "addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
     ("admit", &["accept", "addr", "failure", "socket"]),
     ("preface", &["converse", "failure", "protocol", "relay"]),
     ("route", &["addr", "context", "failure"]),
+    ("rollout", &["addr"]),
     (
         "establish",
         &[
+            "account",
             "addr",
             "backoff",
             "converse",
@@ -49,7 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("refuse", &["context", "converse", "failure", "protocol", "relay"]),
     // What is told.
-    ("metrics", &["addr", "failure", "upstream"]),
+    ("metrics", &["addr", "failure", "rollout", "upstream"]),
     ("record", &["addr", "context", "failure", "metrics", "relay", "socket", "tls", "trail"]),
     ("admin", &["accept", "addr", "drain", "metrics", "record", "upstream"]),
     // The walk, and what is written in the file for it.
@@ -60,6 +63,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "addr",
             "admit",
             "context",
+            "dial",
             "drain",
             "establish",
             "failure",
@@ -69,6 +73,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "record",
             "refuse",
             "relay",
+            "rollout",
             "route",
             "socket",
             "tls",
@@ -80,6 +85,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "config",
         &[
             "accept",
+            "account",
             "addr",
             "admin",
             "admit",
@@ -93,6 +99,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "protocol",
             "record",
             "relay",
+            "rollout",
             "route",
             "socket",
             "tls",
@@ -104,6 +111,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "service",
         &[
             "accept",
+            "account",
             "addr",
             "admin",
             "admit",
@@ -118,6 +126,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "protocol",
             "record",
             "relay",
+            "rollout",
             "route",
             "socket",
             "tls",

@@ -46,6 +46,8 @@ pub trait Face: Send + Sync {
     fn ready(&self) -> Result<(), Vec<String>>;
     /// What is running: version, since when, which configuration.
     fn status(&self) -> serde_json::Value;
+    /// Every listener: where it listens, and how its connections are divided.
+    fn listeners(&self) -> Vec<serde_json::Value>;
     /// Every upstream with its endpoints.
     fn upstreams(&self) -> Vec<UpstreamView>;
     /// Carries an operator's order out: the endpoints of that name, as they are then.

@@ -29,6 +29,7 @@ const PATHS: &str = "\
 /readyz                       it can serve connections, or every reason why not
 /metrics                      for Prometheus
 /api/v1/status                what is running
+/api/v1/listeners             listeners, and how their connections are divided
 /api/v1/upstreams             upstreams, endpoints, health and circuits
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
 /api/v1/connections/{id}      one connection, open or lately ended
@@ -85,6 +86,7 @@ impl Site {
                 | "/readyz"
                 | "/metrics"
                 | "/api/v1/status"
+                | "/api/v1/listeners"
                 | "/api/v1/upstreams"
                 | "/api/v1/connections"
         );
@@ -120,6 +122,7 @@ impl Site {
                 }
             }
             "/api/v1/status" => json(&self.face.status(), query.pretty),
+            "/api/v1/listeners" => json(&self.face.listeners(), query.pretty),
             "/api/v1/upstreams" => json(&self.face.upstreams(), query.pretty),
             "/api/v1/connections" => {
                 let all = self.face.connections();

@@ -26,6 +26,9 @@ impl Face for House {
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "version": "1" })
     }
+    fn listeners(&self) -> Vec<serde_json::Value> {
+        vec![serde_json::json!({ "name": "orders" })]
+    }
     fn upstreams(&self) -> Vec<UpstreamView> {
         vec![UpstreamView {
             name: "orders".into(),
@@ -43,7 +46,7 @@ impl Face for House {
         }
     }
     fn metrics(&self) -> String {
-        self.metrics.encode(&self.upstreams())
+        self.metrics.encode(&self.upstreams(), &[])
     }
     fn connections(&self) -> Vec<ConnectionView> {
         self.journal.live()

@@ -33,6 +33,14 @@ pub(super) fn names(
                 reader.problem(place, format!("there is no [upstream.{name}]"), mend);
             }
         }
+        let of_split = listener.section.split.value().into_iter().flatten();
+        for At { value: name, place } in of_split.filter_map(|entry| entry.value.upstream.given()) {
+            used.push(name);
+            if !upstreams.iter().any(|known| known.name == *name) {
+                let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
+                reader.problem(place, format!("there is no [upstream.{name}]"), mend);
+            }
+        }
         for At { value: name, place } in listener.section.upstreams.value().into_iter().flatten() {
             used.push(name);
             asked.push(name);

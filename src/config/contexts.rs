@@ -57,7 +57,7 @@ pub(super) fn context(
 fn where_it_leads(written: &file::Listener, kind: Kind, place: &Place, reader: &mut Reader) {
     let label = kind.label();
     match (kind.names_destination(), &written.upstream, &written.upstreams) {
-        (false, Field::Absent, Field::Absent) => {
+        (false, Field::Absent, Field::Absent) if written.split.is_absent() => {
             reader.problem(place, "has no `upstream`", "add for example: upstream = \"example\"");
         }
         (false, _, Field::Given(several)) => {

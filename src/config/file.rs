@@ -173,6 +173,8 @@ sections! {
         limits: Limits = section;
         /// Connections that are ready before a client comes, TLS included.
         pool: Pool = section;
+        /// What is between here and the servers.
+        proxy: Proxy = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
     }
@@ -358,6 +360,20 @@ sections! {
         queue_timeout: Time = default("5s");
     }
 
+    /// `[upstream.NAME.proxy]`
+    struct Proxy {
+        /// An HTTP proxy to dial through, by CONNECT. It is given the endpoint as written, and resolves names itself.
+        http: words::Endpoint = example("proxy.example.com:3128");
+        /// The same with a SOCKS5 proxy.
+        socks5: words::Endpoint = example("proxy.example.com:1080");
+        /// Who we are there.
+        user: Text = example("nuncio");
+        /// Where the password stands. Read anew for each connection.
+        password_file: FilePath = example("/etc/nuncio/proxy.password");
+        /// The servers are told who the client is, in front of all else: the PROXY protocol of version 1 or 2, which they must expect.
+        proxy_protocol: Count<1, 2> = example(2);
+    }
+
     /// `[upstream.NAME.pool]`
     struct Pool {
         /// Connections kept ready at each usable endpoint, also when nobody comes.
@@ -382,12 +398,43 @@ sections! {
         user_timeout: Off<KernelTime> = default("off");
     }
 
+    /// An entry of `split`.
+    struct SplitEntry {
+        /// Which [upstream.NAME].
+        upstream: Text = needed("stable");
+        /// Its share, beside the others' weights; 0: no connections.
+        weight: Count<0, 1000> = default(1);
+    }
+
+    /// `[listener.NAME.rollout]`
+    struct Rollout {
+        /// Which of the two upstreams in `split` is on trial. Without it nothing moves by itself.
+        canary: Text = example("canary");
+        /// Its share of new connections at each step, in percent.
+        steps: List<Count<1, 100>> = default([1, 5, 25, 50, 100]);
+        /// How long each step takes at least.
+        pause: Time = default("10m");
+        /// How many connections it must have had in a step before the next one.
+        minimum: Count<1, 1_000_000> = default(100);
+        /// Its share of failed connections may be so much above the other's; beyond it everything goes back to the other at once.
+        failures: Share = default(0.01);
+        /// The same of the 99th percentiles of the time to establish a connection and of the time to its first byte: 0.5 is half
+        /// as much again.
+        slower: Share = default(0.5);
+    }
+
     /// `[listener.NAME]`
     struct Listener {
         /// IP:PORT, unix:/PATH, systemd:NAME; or a list of them. Other than loopback only with `allow`.
         address: OneOrMany<Listen> = needed("127.0.0.1:5432");
         /// Which [upstream.NAME]; or a table with its keys, for an upstream of this listener only.
         upstream: UpstreamOf = shown("example");
+        /// Instead of `upstream`: several [upstream.NAME] of one protocol, each with its share of the connections.
+        split: List<SplitEntry> = example([{ upstream = "stable", weight = 95 }, { upstream = "canary", weight = 5 }]);
+        /// With `split`: all connections of one source (user, or address) go to one upstream, unless the weights change.
+        sticky: Flag = default(false);
+        /// With `split`: one upstream's share grows by itself, for as long as it serves as well as the other.
+        rollout: Rollout = section;
         /// How it hears who is behind a connection and where it wants to go, before its first byte. none: not at all.
         /// proxy_protocol: a proxy before it says who the client is (PROXY version 1 or 2). socks5, http_connect: clients ask for a
         /// destination, as of such a proxy. original_destination (Linux): the kernel redirected the connection, see packaging/nftables.

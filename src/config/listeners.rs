@@ -8,7 +8,7 @@ use super::meaning::{tcp, values};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
-use super::{Listener, contexts};
+use super::{Listener, contexts, splits};
 use crate::addr::ListenAddr;
 use crate::context::Kind;
 use crate::protocol::{First, Protocol};
@@ -25,6 +25,7 @@ pub(super) fn listener(
     let Entry { section: written, .. } = entry;
     let tls = client_tls(&written, identities, upstreams, reader);
     let context = contexts::context(&written, &entry.place, upstreams, reader);
+    let split = splits::split(&written, upstreams, reader);
     who_may_come(&written, reader);
     for_unix_only(&written, reader);
     let connections = written.connections.value().copied();
@@ -35,7 +36,8 @@ pub(super) fn listener(
         reader.warning(&each.place, format!("never comes to pass: `connections` is {connections}"), mend);
     }
     let contexts::Context { kind, proxies, reachable } = context;
-    let first = reachable.first().map(|reachable| reachable.upstream.clone());
+    let of_split = split.as_ref().and_then(|split| split.shares.first()).map(|share| share.upstream.clone());
+    let first = reachable.first().map(|reachable| reachable.upstream.clone()).or(of_split);
     let upstream = match (first, written.upstream.taken()) {
         (Some(first), _) => first,
         (None, Some(UpstreamOf::Name(name))) => name.as_str().into(),
@@ -60,6 +62,7 @@ pub(super) fn listener(
             rate: written.rate.taken(),
         },
         route: route::Settings { upstream, reachable },
+        split,
         context: kind,
         preface_timeout: written.preface_timeout.or(Duration::from_secs(10)),
         tls,
@@ -83,12 +86,13 @@ fn client_tls(
         ClientTls::Required => true,
     };
     // One that stands within its listener was moved to the others before.
-    let upstream = match written.upstream.value() {
-        Some(UpstreamOf::Name(name)) => {
-            upstreams.iter().find(|known| known.name == *name).map(|known| &known.section)
-        }
-        Some(UpstreamOf::Inline(_)) | None => None,
+    let named = match written.upstream.value() {
+        Some(UpstreamOf::Name(name)) => Some(name),
+        Some(UpstreamOf::Inline(_)) => None,
+        // All of a split speak the same.
+        None => written.split.value().and_then(|split| split.first()?.value.upstream.value()),
     };
+    let upstream = upstreams.iter().find(|known| Some(&known.name) == named).map(|known| &known.section);
     let protocol = upstream.map_or(Protocol::default(), |upstream| upstream.protocol.or(Protocol::default()));
     let direct = match written.tls_mode.given() {
         None => !protocol.negotiates(),

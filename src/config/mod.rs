@@ -17,10 +17,12 @@ mod load;
 mod meaning;
 mod ports;
 mod problem;
+mod proxies;
 mod reader;
 mod reference;
 mod section;
 mod sources;
+mod splits;
 mod syntax;
 mod upstreams;
 mod words;
@@ -36,8 +38,8 @@ pub use reference::reference;
 use crate::addr::{ListenerName, UpstreamName};
 use crate::protocol::Protocol;
 use crate::{
-    accept, admin, admit, backoff, context, dial, discovery, establish, health, record, relay, route, tls,
-    upstream,
+    accept, admin, admit, backoff, context, dial, discovery, establish, health, record, relay, rollout,
+    route, tls, upstream,
 };
 
 /// A configuration that can be used.
@@ -162,6 +164,8 @@ pub struct Listener {
     pub admit: admit::Settings,
     /// `upstream`, `upstreams` with their `hosts`
     pub route: route::Settings,
+    /// `split`, `sticky`, `rollout`; `None`: all connections go to one upstream.
+    pub split: Option<rollout::Settings>,
     /// `context`
     pub context: context::Kind,
     /// `preface_timeout`

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::Upstream;
 use super::breaker::{Checks, breaker};
 use super::endpoints;
 use super::file;
@@ -12,6 +11,8 @@ use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
 use super::sources::{leaves_this_host, source};
+use super::{Upstream, proxies};
+use crate::account::Login;
 use crate::addr::Host;
 use crate::discovery::Source;
 use crate::health::http::Url;
@@ -66,6 +67,8 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
         dial: dial::Settings {
             source_address: written.source_address.taken(),
             tcp: tcp(written.tcp.taken().unwrap_or_default()),
+            header: proxies::header(&written.proxy, &written.pool, reader),
+            through: proxies::through(written.proxy.taken().unwrap_or_default(), reader),
         },
         relay: relay::Settings {
             idle: written_timeouts.idle.or(relay.idle),
@@ -259,7 +262,7 @@ fn health(written: file::Health, tls: Mode, protocol: Protocol, reader: &mut Rea
     health::Settings {
         kind: written.kind.taken(),
         url: written.url.taken(),
-        login: written.user.taken().map(|user| health::Login { user, password_file }),
+        login: written.user.taken().map(|user| Login { user, password_file }),
         interval: written.interval.or(default.interval),
         timeout: written.timeout.or(default.timeout),
         rise: written.rise.or(default.rise),

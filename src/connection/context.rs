@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::Listener;
+use super::{Listener, secure, split};
 use crate::accept::Accepted;
+use crate::addr::EndpointAddr;
 use crate::admit::Ticket;
-use crate::context::{Context, Grant, Hearing, Kind, Refusal};
+use crate::context::{Context, Grant, Hearing, Kind, Options, Refusal};
+use crate::dial::header::{ClientTls, Introduction};
 use crate::establish::{Target, Wish};
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::preface::{self, Unopened};
@@ -21,6 +23,7 @@ use crate::refuse::{self, Heard};
 use crate::relay::Leg;
 use crate::route::{self, Route};
 use crate::socket::Stream;
+use crate::tls;
 use crate::trail::Trail;
 
 /// How a client is spoken to.
@@ -134,7 +137,7 @@ pub(super) fn decide<'a>(
     ticket: &Ticket,
     asked: &Context,
 ) -> Result<(Route, &'a Arc<Target>), Failure> {
-    let route = route::decide(&listener.route, ticket.source(), asked)?;
+    let route = split::drawn(route::decide(&listener.route, ticket.source(), asked)?, listener);
     let target = listener.targets.get(&route.upstream).ok_or_else(|| no_such_upstream(&route))?;
     Ok((route, target))
 }
@@ -145,7 +148,37 @@ fn no_such_upstream(route: &Route) -> Failure {
 }
 
 /// What is asked for on the way to the server.
-pub(super) fn wish(context: &Context) -> Wish<'_> {
-    let options = &context.options;
-    Wish { attempts: options.attempts, deadline: options.deadline, endpoint: options.endpoint.as_ref() }
+pub(super) fn wish<'a>(context: &'a Context, introduction: Option<&'a Introduction>) -> Wish<'a> {
+    let Options { attempts, deadline, endpoint, .. } = &context.options;
+    Wish { attempts: *attempts, deadline: *deadline, endpoint: endpoint.as_ref(), introduction }
+}
+
+/// What a server is told of the client, where it wants to know.
+pub(super) fn introduction(
+    context: &Context,
+    target: &Target,
+    client: &Stream,
+    id: ConnectionId,
+) -> Option<Introduction> {
+    target.dial.header?;
+    let asked = context.destination.as_ref().and_then(EndpointAddr::socket_addr);
+    let addresses = client.tcp_addresses().map(|(peer, local)| {
+        // Who was introduced to us is introduced as that.
+        (context.source.unwrap_or(peer), asked.unwrap_or(local))
+    });
+    let tls = secure::summary(client).map(|summary| ClientTls {
+        version: summary.version.to_owned(),
+        suite: summary.suite.to_owned(),
+        name: summary.peer.as_ref().map(|peer| tls::describe_peer(peer).subject),
+    });
+    let Options { correlation, traceparent, .. } = &context.options;
+    let told = [("correlation", correlation), ("traceparent", traceparent)];
+    let told: Vec<_> = (told.iter())
+        .filter_map(|(key, value)| {
+            // A semicolon would begin another option there.
+            let value = value.as_ref().filter(|value| !value.contains(';'))?;
+            Some(format!("{key}={value}"))
+        })
+        .collect();
+    Some(Introduction { addresses, id: id.to_string(), options: told.join(";"), tls })
 }

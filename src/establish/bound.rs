@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Target;
 use crate::addr::EndpointAddr;
+use crate::dial::header::Introduction;
 use crate::failure::{Failure, Reason, Stage};
 
 /// What a client wishes for its own connection, where that is less than the target allows.
@@ -16,6 +17,8 @@ pub struct Wish<'a> {
     pub deadline: Option<Duration>,
     /// This endpoint and no other.
     pub endpoint: Option<&'a EndpointAddr>,
+    /// What the server is told of it, where it wants to know.
+    pub introduction: Option<&'a Introduction>,
 }
 
 /// How long it may take to establish a connection, and by whose word.

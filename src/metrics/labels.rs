@@ -50,6 +50,17 @@ pub(super) struct OfPool {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfListener {
+    pub(super) listener: ListenerName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfSplit {
+    pub(super) listener: ListenerName,
+    pub(super) upstream: UpstreamName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfCheck {
     pub(super) upstream: UpstreamName,
     pub(super) endpoint: Arc<str>,

@@ -26,11 +26,12 @@ use prometheus_client::registry::Registry;
 
 use self::histogram::{CONNECTION_BOUNDS, Histogram, STAGE_BOUNDS};
 use self::labels::{
-    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfPool, OfReload, OfStage,
-    OfTransition, OfUpstream,
+    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfListener, OfPool, OfReload,
+    OfSplit, OfStage, OfTransition, OfUpstream,
 };
 use self::process::Process;
 use crate::addr::{ListenerName, UpstreamName};
+use crate::rollout::{Phase, RolloutView, Share};
 use crate::upstream::UpstreamView;
 
 pub use self::percentiles::Quantiles;
@@ -256,10 +257,10 @@ impl Metrics {
     }
 
     /// The exposition in OpenMetrics text. [`plain`] turns it to the older format.
-    pub fn encode(&self, upstreams: &[UpstreamView]) -> String {
+    pub fn encode(&self, upstreams: &[UpstreamView], splits: &[(ListenerName, RolloutView)]) -> String {
         self.settle();
         self.forget(upstreams, Instant::now());
-        let momentary = momentary(upstreams, &Process::look());
+        let momentary = momentary(upstreams, splits, &Process::look());
         let mut out = String::with_capacity(16 * 1024);
         let written = encoding::encode_registry(&mut out, &self.registry)
             .and_then(|()| encoding::encode_registry(&mut out, &momentary))
@@ -289,7 +290,11 @@ const BREAKER_MODES: [&str; 2] = ["enforced", "shadow"];
 const CHECK_RESULTS: [&str; 2] = ["failure", "success"];
 
 /// What is true at the moment of the scrape only: made anew each time, so that nothing of an endpoint stays that left.
-fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
+fn momentary(
+    upstreams: &[UpstreamView],
+    splits: &[(ListenerName, RolloutView)],
+    process: &Process,
+) -> Registry {
     let mut registry = Registry::default();
     let up = Family::<OfEndpoint, Gauge>::default();
     let breaker = Family::<OfEndpoint, Gauge>::default();
@@ -324,6 +329,27 @@ fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
         "nuncio_pool_requests",
         "Clients that were given a ready connection, or found none",
         asked,
+    );
+    let (weights, states) = (Family::<OfSplit, Gauge>::default(), Family::<OfListener, Gauge>::default());
+    for (listener, view) in splits {
+        for Share { upstream, weight } in &view.split {
+            let labels = OfSplit { listener: listener.clone(), upstream: upstream.clone() };
+            weights.get_or_create(&labels).set(i64::from(*weight));
+        }
+        let state = match view.phase {
+            Phase::Fixed => continue,
+            Phase::Running { .. } => 0,
+            Phase::Done => 1,
+            Phase::RolledBack { .. } => 2,
+            Phase::ByHand => 3,
+        };
+        states.get_or_create(&OfListener { listener: listener.clone() }).set(state);
+    }
+    registry.register("nuncio_split_weight", "The upstream's share of the listener's connections", weights);
+    registry.register(
+        "nuncio_rollout_state",
+        "The listener's rollout: 0 running, 1 done, 2 rolled back, 3 set by hand",
+        states,
     );
     let mut gauge = |name: &str, help: &str, value: Option<u64>| {
         if let Some(value) = value {

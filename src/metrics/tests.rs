@@ -65,7 +65,7 @@ fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
 #[test]
 fn the_names_are_those_that_dashboards_hold_on_to() {
     let (metrics, views) = busy();
-    let text = metrics.encode(&views);
+    let text = metrics.encode(&views, &[]);
     for sample in [
         r#"nuncio_connections_total{listener="orders",upstream="orders",endpoint="db1:5432",outcome="failed",stage="handshake",reason="tls_alert_received",side="upstream"} 1"#,
         r#"nuncio_connections_total{listener="orders",upstream="orders",endpoint="db1:5432",outcome="success",stage="",reason="",side=""} 1"#,
@@ -96,7 +96,7 @@ fn the_names_are_those_that_dashboards_hold_on_to() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_process_shows_itself() {
-    let text = Metrics::new().encode(&[]);
+    let text = Metrics::new().encode(&[], &[]);
     for name in [
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
@@ -113,7 +113,7 @@ fn the_process_shows_itself() {
 fn an_endpoint_that_left_is_forgotten_after_an_hour_and_not_while_it_is_used() {
     let (metrics, _) = busy();
     let start = Instant::now();
-    let shown = |metrics: &Metrics| plain(&metrics.encode(&[])).matches("db1:5432").count();
+    let shown = |metrics: &Metrics| plain(&metrics.encode(&[], &[])).matches("db1:5432").count();
     metrics.forget(&[], start);
     metrics.forget(&[], start + Duration::from_secs(3599));
     assert!(shown(&metrics) > 0);
@@ -137,7 +137,7 @@ fn promtool_finds_nothing_to_complain_of() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    promtool.stdin.take().unwrap().write_all(plain(&metrics.encode(&views)).as_bytes()).unwrap();
+    promtool.stdin.take().unwrap().write_all(plain(&metrics.encode(&views, &[])).as_bytes()).unwrap();
     let said = promtool.wait_with_output().unwrap();
     assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
 }

@@ -158,6 +158,19 @@ impl Record {
         }
     }
 
+    /// Where it was routed to; `None`: it did not come so far.
+    pub fn upstream(&self) -> Option<&UpstreamName> {
+        match self.entry.relaying.get() {
+            Some(relaying) => relaying.upstream.as_ref(),
+            None => self.draft.as_ref()?.upstream.as_ref(),
+        }
+    }
+
+    /// Was it ever established?
+    pub fn is_relaying(&self) -> bool {
+        self.entry.relaying.get().is_some()
+    }
+
     /// The connection is established: from here on it counts as open, and others see where it goes.
     pub fn relaying(&mut self) {
         if self.entry.relaying.get().is_some() {

@@ -52,7 +52,7 @@ impl Desk {
 
     /// The samples of a metric, with their labels.
     fn samples(&self, name: &str) -> HashMap<String, u64> {
-        let text = self.metrics.encode(&[]);
+        let text = self.metrics.encode(&[], &[]);
         let sample = |line: &str| {
             let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
             (labels.is_empty() || labels.starts_with('{'))

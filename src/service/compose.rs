@@ -23,6 +23,7 @@ use crate::establish::{Target, warm};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
+use crate::rollout::Split;
 use crate::tls::{Identity, ServerTls};
 use crate::upstream::EndpointSpec;
 use crate::{discovery, health, route};
@@ -77,6 +78,12 @@ impl Ready {
         );
         let mut before = std::mem::take(&mut parts.doors);
         for ReadyDoor { name, written, gate, tls, acceptor } in doors {
+            let known_split = before.get(&name).and_then(Door::split);
+            let split = written.split.clone().map(|settings| match known_split {
+                // Where it stands, and what was set by hand, outlives a reload that says nothing else of it.
+                Some(split) if split.settings() == settings => split,
+                _ => Split::new(name.clone(), settings, Instant::now()),
+            });
             let for_clients = tls.clone().zip(written.tls.as_ref());
             let listener = Arc::new(Listener {
                 name: name.clone(),
@@ -90,6 +97,7 @@ impl Ready {
                     required: settings.required,
                     direct: settings.direct,
                 }),
+                split,
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
                 metrics: foundation.metrics.clone(),
@@ -245,6 +253,11 @@ impl Door {
         self.gate = gate;
         self.tls = tls;
         self
+    }
+
+    /// How its connections are divided, where they are.
+    pub(super) fn split(&self) -> Option<Arc<Split>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).split.clone()
     }
 
     /// What its clients speak now.

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::account::Login;
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
 use crate::establish::warm::Pool;
 use crate::establish::{HttpCheck, JudgedBy, OwnListeners, Target};
-use crate::health::Login;
 use crate::protocol::Protocol;
 use crate::socket;
 use crate::tls::{self, ClientTls, Identity, SelfMade, ServerTls};
@@ -133,11 +133,20 @@ pub(crate) fn lone_target(
 
 /// What is not as it should be of the files that a configuration names beside its identities', and works all the same.
 pub(crate) fn warnings(config: &Config) -> Vec<String> {
-    let exposed = config.upstreams.iter().filter_map(|(name, written)| {
-        let found = tls::exposed(written.health.login.as_ref()?.password_file.as_ref()?)?;
-        Some(format!("upstream.{name}.health: password_file {found}"))
+    let exposed = accounts(config).filter_map(|(table, login)| {
+        let found = tls::exposed(login.password_file.as_ref()?)?;
+        Some(format!("{table}: password_file {found}"))
     });
     exposed.collect()
+}
+
+/// Who we are elsewhere, with the table that says so.
+fn accounts(config: &Config) -> impl Iterator<Item = (String, &Login)> {
+    config.upstreams.iter().flat_map(|(name, written)| {
+        let at_proxy = written.dial.through.as_ref().and_then(|through| through.login.as_ref());
+        let named = [("health", written.health.login.as_ref()), ("proxy", at_proxy)];
+        named.into_iter().filter_map(move |(table, login)| Some((format!("upstream.{name}.{table}"), login?)))
+    })
 }
 
 /// Loads all that a configuration names, without binding or dialling.
@@ -152,8 +161,10 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
         {
             problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
         }
-        if let Some(Err(problem)) = written.health.login.as_ref().map(Login::password) {
-            problems.push(format!("upstream.{name}.health: {problem}"));
+    }
+    for (table, login) in accounts(config) {
+        if let Err(problem) = login.password() {
+            problems.push(format!("{table}: {problem}"));
         }
     }
     for (name, written) in &config.listeners {

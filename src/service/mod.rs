@@ -238,14 +238,24 @@ impl admin::Face for Service {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
-    fn status(&self) -> serde_json::Value {
-        let current = self.current();
+    fn listeners(&self) -> Vec<serde_json::Value> {
         let listener = |(name, door): (&ListenerName, &Door)| {
             let made = door.tls.as_ref().and_then(|tls| tls.self_made()).map(|made| made.fingerprint());
             let addresses: Vec<_> = door.addresses().collect();
-            json!({ "name": name, "addresses": addresses, "tls": door.tls.is_some(), "self_made_sha256": made })
+            let mut view = json!({
+                "name": name, "addresses": addresses, "tls": door.tls.is_some(), "self_made_sha256": made
+            });
+            if let Some(split) = door.split() {
+                view["rollout"] = json!(split.view());
+            }
+            view
         };
-        let listeners: Vec<_> = current.parts.doors.iter().map(listener).collect();
+        self.current().parts.doors.iter().map(listener).collect()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let listeners = self.listeners();
+        let current = self.current();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -287,7 +297,9 @@ impl admin::Face for Service {
     }
 
     fn metrics(&self) -> String {
-        self.foundation.metrics.encode(&self.upstreams())
+        let splits: Vec<_> = self.current().parts.doors.values().filter_map(Door::split).collect();
+        let splits = splits.iter().map(|split| (split.listener().clone(), split.view())).collect::<Vec<_>>();
+        self.foundation.metrics.encode(&self.upstreams(), &splits)
     }
 
     fn connections(&self) -> Vec<ConnectionView> {

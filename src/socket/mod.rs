@@ -220,6 +220,16 @@ impl Stream {
         }
     }
 
+    /// Where the peer is, and where it connected to; `None` for a Unix socket, or where the peer has gone.
+    pub fn tcp_addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Stream::Tcp(stream) => stream.peer_addr().ok().zip(stream.local_addr().ok()),
+            #[cfg(unix)]
+            Stream::Unix(_) => None,
+            Stream::Upgradable(stream) => stream.plain().tcp_addresses(),
+        }
+    }
+
     /// What the kernel measured; `None` for a Unix socket.
     pub fn tcp_facts(&self) -> Option<TcpFacts> {
         match self {

@@ -51,6 +51,7 @@ pub mod tap;
 #[cfg(unix)]
 pub mod template;
 pub mod upstream;
+pub mod way_out;
 pub mod wine;
 pub mod wording;
 

@@ -73,6 +73,7 @@ mod protocols;
 mod real_servers;
 #[cfg(test)]
 mod refused;
+mod rollouts;
 #[cfg(test)]
 mod six_endpoints;
 #[cfg(test)]
@@ -86,5 +87,6 @@ mod table;
 #[cfg(test)]
 mod upstreams;
 mod warm;
+mod way_out;
 #[cfg(test)]
 mod windows;
