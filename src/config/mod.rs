@@ -8,6 +8,7 @@
 
 mod across;
 mod breaker;
+mod choices;
 mod contexts;
 mod endpoints;
 mod file;
