@@ -54,7 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What is told.
     ("metrics", &["addr", "failure", "rollout", "upstream"]),
     ("record", &["addr", "context", "failure", "metrics", "relay", "socket", "tls", "trail"]),
-    ("admin", &["accept", "addr", "drain", "metrics", "record", "upstream"]),
+    ("admin", &["accept", "addr", "drain", "metrics", "record", "rollout", "upstream"]),
     // The walk, and what is written in the file for it.
     (
         "connection",

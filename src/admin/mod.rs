@@ -16,8 +16,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -28,6 +31,7 @@ use crate::accept::{self, Socket};
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::drain::Watch;
 use crate::record::{ConnectionId, ConnectionView};
+use crate::rollout::RolloutView;
 use crate::upstream::{EndpointView, Order, UpstreamView};
 
 use self::guard::Reached;
@@ -38,6 +42,15 @@ use self::site::Site;
 pub struct Settings {
     /// Addresses; empty: no admin.
     pub addresses: Vec<ListenAddr>,
+}
+
+/// Why a listener's connections cannot be divided so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undivided {
+    /// There is no such listener, or it does not divide them.
+    Unknown(String),
+    /// Not with these weights.
+    Impossible(String),
 }
 
 /// What the admin asks of the rest of the process. Every call is a quick look; none waits.
@@ -55,6 +68,11 @@ pub trait Face: Send + Sync {
     /// # Errors
     /// There is no such upstream or endpoint; which there are.
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String>;
+    /// Divides a listener's connections so: what is named, with its weight.
+    ///
+    /// # Errors
+    /// It cannot be, and why.
+    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided>;
     /// The metrics as OpenMetrics text.
     fn metrics(&self) -> String;
     /// The open connections, newest first.
@@ -232,8 +250,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = site.answer(&request, reached);
-        async move { Ok::<_, Infallible>(answer) }
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(&with_body(request, limits).await, reached)) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -254,6 +272,21 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin ended");
     }
+}
+
+/// The request with what is behind its headers, where that matters. `None`: it is too much, did not come whole, or in time.
+async fn with_body(request: Request<Incoming>, limits: Limits) -> Request<Option<Bytes>> {
+    const LONGEST: usize = 64 << 10;
+    let (head, body) = request.into_parts();
+    let body = match head.method {
+        Method::PUT => {
+            let whole = Limited::new(body, LONGEST).collect();
+            let come = tokio::time::timeout(limits.headers, whole).await;
+            come.ok().and_then(Result::ok).map(|whole| whole.to_bytes())
+        }
+        _ => Some(Bytes::new()),
+    };
+    Request::from_parts(head, body)
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -1,11 +1,13 @@
-//! Orders to endpoints: `POST /api/v1/upstreams/{name}/endpoints/{address}/{order}`. Owns reading them. Leaves carrying them
-//! out to whoever implements [`Face`](super::Face), and who may give them to `guard`.
+//! Orders: to endpoints, `POST /api/v1/upstreams/{name}/endpoints/{address}/{order}`, and to listeners that divide their
+//! connections, `PUT /api/v1/listeners/{name}/split`. Owns reading them. Leaves carrying them out to whoever implements [`Face`](super::Face), and who may give them to `guard`.
 
 use hyper::StatusCode;
+use serde::Deserialize;
 
-use super::Face;
 use super::guard::{self, Reached};
 use super::site::{Refusal, decoded};
+use super::{Face, Undivided};
+use crate::rollout::RolloutView;
 use crate::upstream::{EndpointView, Order};
 
 /// An order as its path has it.
@@ -42,6 +44,42 @@ pub(super) fn carry_out(
     guard::may_write(reached)?;
     let Ordered { upstream, endpoint, order } = ordered;
     face.operate(upstream, endpoint, *order).map_err(|words| (StatusCode::NOT_FOUND, words))
+}
+
+/// The listener whose split a path is; `None`: it is no split's.
+pub(super) fn split_of(path: &str) -> Option<Result<String, Refusal>> {
+    let name = path.strip_prefix("/api/v1/listeners/")?.strip_suffix("/split")?;
+    let name = decoded(&name.replace('+', "%2B")).map_err(|words| (StatusCode::BAD_REQUEST, words));
+    Some(name)
+}
+
+/// An upstream's share, as an order has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    upstream: String,
+    weight: u32,
+}
+
+/// Divides a listener's connections as `body` says, if it may: how they are divided then.
+pub(super) fn divide(
+    listener: &str,
+    body: &[u8],
+    reached: Reached,
+    face: &dyn Face,
+) -> Result<RolloutView, Refusal> {
+    guard::may_write(reached)?;
+    let wanted: Vec<Wanted> = serde_json::from_slice(body).map_err(|error| {
+        let words = format!(
+            "that is no split: {error}. It is for example [{{\"upstream\": \"stable\", \"weight\": 90}}, {{\"upstream\": \"canary\", \"weight\": 10}}]"
+        );
+        (StatusCode::BAD_REQUEST, words)
+    })?;
+    let wanted: Vec<_> = wanted.into_iter().map(|Wanted { upstream, weight }| (upstream, weight)).collect();
+    face.divide(listener, &wanted).map_err(|problem| match problem {
+        Undivided::Unknown(words) => (StatusCode::NOT_FOUND, words),
+        Undivided::Impossible(words) => (StatusCode::BAD_REQUEST, words),
+    })
 }
 
 #[cfg(test)]

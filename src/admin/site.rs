@@ -35,9 +35,11 @@ const PATHS: &str = "\
 /api/v1/connections/{id}      one connection, open or lately ended
 /api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
 
-Through the Unix socket also, with POST:
-/api/v1/upstreams/{name}/endpoints/{address}/{order}
+Through the Unix socket also:
+POST /api/v1/upstreams/{name}/endpoints/{address}/{order}
       drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
+PUT /api/v1/listeners/{name}/split
+      [{\"upstream\": \"stable\", \"weight\": 90}, {\"upstream\": \"canary\", \"weight\": 10}]
 ";
 
 /// The site.
@@ -64,13 +66,13 @@ impl Site {
     }
 
     /// Answers any request.
-    pub(super) fn answer<B>(&self, request: &Request<B>, reached: Reached) -> Answer {
+    pub(super) fn answer(&self, request: &Request<Option<Bytes>>, reached: Reached) -> Answer {
         let answer = guard::check(request.uri(), request.headers(), reached)
             .and_then(|()| self.page(request, reached));
         answer.unwrap_or_else(|(status, words)| respond(status, TEXT, format!("{words}\n")))
     }
 
-    fn page<B>(&self, request: &Request<B>, reached: Reached) -> Result<Answer, Refusal> {
+    fn page(&self, request: &Request<Option<Bytes>>, reached: Reached) -> Result<Answer, Refusal> {
         let path = request.uri().path();
         if let Some(ordered) = orders::read(path) {
             if *request.method() != Method::POST {
@@ -78,6 +80,15 @@ impl Site {
             }
             let now_are = orders::carry_out(&ordered?, reached, &*self.face)?;
             return Ok(json(&now_are, false));
+        }
+        if let Some(listener) = orders::split_of(path) {
+            if *request.method() != Method::PUT {
+                return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
+            }
+            let too_much =
+                || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
+            let body = request.body().as_ref().ok_or_else(too_much)?;
+            return Ok(json(&orders::divide(&listener?, body, reached, &*self.face)?, false));
         }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(

@@ -39,6 +39,9 @@ impl Face for House {
             pool: None,
         }]
     }
+    fn divide(&self, _: &str, _: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+        Err(Undivided::Unknown("there is none".into()))
+    }
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {
         match (upstream, endpoint, order) {
             ("orders", "db1:5432", Order::Drain) => Ok(Vec::new()),

@@ -20,12 +20,14 @@ use self::compose::{Door, Parts};
 use self::plan::{Known, Plan};
 use self::reactors::Reactors;
 use crate::addr::{ClientAddr, ListenerName};
+use crate::admin::Undivided;
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
 use crate::establish::OwnListeners;
 use crate::metrics::Metrics;
 use crate::record::{ConnectionId, ConnectionView, Journal};
+use crate::rollout::RolloutView;
 use crate::upstream::breaker::Mode;
 use crate::upstream::{EndpointView, Observer, Order, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
@@ -294,6 +296,18 @@ impl admin::Face for Service {
         tracing::warn!(upstream, endpoint, order = order.label(), "an operator's order");
         endpoints.retain(|view| *view.address == *endpoint);
         Ok(endpoints)
+    }
+
+    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+        let current = self.current();
+        let splits: Vec<_> = current.parts.doors.values().filter_map(Door::split).collect();
+        let Some(split) = splits.iter().find(|split| **split.listener() == *listener) else {
+            let names: Vec<_> = splits.iter().map(|split| &**split.listener()).collect();
+            let words = format!("no listener of that name has a `split`; there are: {}", names.join(", "));
+            return Err(Undivided::Unknown(words));
+        };
+        split.set(wanted).map_err(Undivided::Impossible)?;
+        Ok(split.view())
     }
 
     fn metrics(&self) -> String {

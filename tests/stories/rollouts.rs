@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::harness::ambassador::{Ambassador, refused};
 use super::harness::clients;
+#[cfg(unix)]
+use super::harness::http;
 use super::harness::peer::Peer;
 use super::harness::upstream::{echo, handshake};
 use super::harness::{Pki, Upstream};
@@ -140,6 +142,52 @@ fn a_good_canary_gets_everything_step_by_step() {
     let before = stable.accepted();
     assert!((0..20).all(|_| asks(&ambassador)));
     assert_eq!(stable.accepted(), before);
+}
+
+/// An operator sets the weights through the admin's socket: they hold at once, and what moved by itself does so no more.
+#[cfg(unix)]
+#[test]
+fn an_operator_sets_the_weights_and_stops_the_rollout() {
+    let pki = Pki::generate();
+    let (stable, canary) = (Upstream::start(&pki), Upstream::start(&pki));
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let keys = format!(
+        "split = [{{ upstream = \"stable\" }}, {{ upstream = \"canary\" }}]\nrollout = {{ canary = \"canary\", steps = [50] }}\n\
+         [admin]\naddress = [\"unix:{}\", \"127.0.0.1:0\"]\n",
+        socket.display()
+    );
+    let ambassador = Ambassador::start(&config(&pki, &keys, stable.address(), canary.address()));
+    let put = |path: &str, body: &str| {
+        let length = body.len();
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        http::request_on(stream, &request).unwrap()
+    };
+    let path = "/api/v1/listeners/in/split";
+    for (path, body, status, said) in [
+        (path, "[{\"upstream\": \"stable\"}]", 400, "missing field `weight`"),
+        (path, "[{\"upstream\": \"other\", \"weight\": 1}]", 400, "there are stable, canary"),
+        (path, "[]", 400, "nobody would get a connection"),
+        (path, &"x".repeat(70_000), 413, "a split is shorter"),
+        ("/api/v1/listeners/out/split", "[]", 404, "there are: in"),
+    ] {
+        let answer = put(path, body);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.body.contains(said), "{answer:?}");
+    }
+    assert_eq!(rollout(&ambassador)["state"], "running", "nothing has changed");
+    let answer = put(path, "[{\"upstream\": \"canary\", \"weight\": 7}]");
+    assert_eq!((answer.status, answer.json()["state"].as_str()), (200, Some("by_hand")), "{answer:?}");
+    assert!((0..20).all(|_| asks(&ambassador)));
+    assert_eq!((stable.accepted(), canary.accepted()), (0, 20));
+    assert_eq!(ambassador.metric("nuncio_rollout_state", &[("listener", "in")]), 3.0);
+    // Over TCP nobody may.
+    let over_tcp =
+        format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]");
+    assert_eq!(http::request(ambassador.admin(), &over_tcp).unwrap().status, 403);
 }
 
 /// What cannot be meant is refused, with the place and the mend.
