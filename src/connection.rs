@@ -4,6 +4,7 @@
 //! in the step's own file; what a failure means is in `failure`, what the end of a relay means in [`verdict`], TLS on the
 //! client's own leg in [`secure`], what it asks for before its first byte in [`context`].
 
+mod before;
 mod context;
 mod secure;
 mod split;
@@ -20,19 +21,20 @@ use crate::addr::ListenerName;
 use crate::admit::{Gate, Ticket};
 use crate::drain::Watch;
 use crate::establish::{self, Established, Reached, Target};
-use crate::failure::{Failure, Outcome, Reason, Side, Stage};
+use crate::failure::{Failure, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
 use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
-use crate::rollout::Split;
+use crate::rollout::{self, Split};
 use crate::route;
 use crate::socket::{self, Gone, Stream};
 use crate::tls::unbuffered::Unbuffered;
 use crate::trail::Trail;
 use crate::upstream::{Lease, Place, Session};
+use before::{broken_socket, draining, left, left_for, outcome, unknown_session};
 use context::Speech;
 use verdict::Verdict;
 
@@ -93,7 +95,12 @@ pub fn serve<H: Send>(
             }
             Err(ending) => ending,
         };
-        split::ended(&listener, &record, &ending);
+        let end = rollout::End {
+            established: record.is_relaying(),
+            failed: split::is_upstreams(ending.outcome, ending.failure.as_ref()),
+            first_byte: record.flow().first_byte(),
+        };
+        split::ended(&listener, record.upstream(), end);
         record.close(*ending);
         drop(held);
     }
@@ -528,56 +535,6 @@ async fn refuse(
     speech.refuse(client, offer, heard, &failure, id, tried).await;
     let outcome = outcome(&failure);
     Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
-}
-
-/// Whether we said no to what would have worked.
-fn outcome(failure: &Failure) -> Outcome {
-    match failure.reason {
-        Reason::AdmissionDenied | Reason::ConnectionLimitReached | Reason::CircuitOpen | Reason::Draining => {
-            Outcome::Refused
-        }
-        _ => Outcome::Failed,
-    }
-}
-
-fn unknown_session() -> Failure {
-    let detail = "no connection through this upstream has the session that is to be cancelled";
-    Failure::new(Stage::Route, Reason::DestinationNotFound, Side::Client, detail).mend(
-        "nothing, if it had ended already; else send the request through the same nuncio as the session",
-    )
-}
-
-/// Who leaves without a byte, without an error and as soon as this is a bare liveness probe (a load balancer, a kubelet).
-/// Who waited longer wanted something.
-const PROBE: Duration = Duration::from_secs(1);
-
-/// The client went away before it was served. A bare liveness probe is counted, and kept out of the log; but not where
-/// the upstream had trouble: then it may be a client that saw no greeting and gave up.
-fn left(gone: Gone, trail: &Trail, waited: Duration) -> Box<Ending> {
-    let failure = match gone {
-        Gone::Silently => None,
-        Gone::Reset => {
-            let detail = "the client reset the connection before it was served";
-            Some(Failure::new(trail.stage, Reason::ClientReset, Side::Client, detail))
-        }
-    };
-    let quiet = failure.is_none() && trail.attempts.is_empty() && waited < PROBE;
-    left_for(failure, quiet)
-}
-
-fn left_for(failure: Option<Failure>, quiet: bool) -> Box<Ending> {
-    Box::new(Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet })
-}
-
-fn broken_socket(error: &std::io::Error) -> Box<Ending> {
-    let detail = format!("the client's socket could not be handed to its reactor: {error}");
-    let failure = Failure::new(Stage::Accept, Reason::ProxyInternalError, Side::Ambassador, detail);
-    let outcome = Outcome::Failed;
-    Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
-}
-
-fn draining(stage: Stage) -> Failure {
-    Failure::new(stage, Reason::Draining, Side::Ambassador, "shutting down: no new connections are taken")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod bound;
 mod http;
 mod login;
+mod own;
 mod pending;
 pub mod warm;
 mod way;
@@ -14,6 +15,7 @@ mod wrapped;
 
 pub use bound::Wish;
 pub use http::HttpCheck;
+pub use own::OwnListeners;
 pub use pending::{Pending, secure, take_leave};
 
 use std::future::Future;
@@ -91,6 +93,8 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
     /// Names to addresses.
     pub resolver: Resolver,
+    /// Whom never to connect to.
+    pub own: Arc<OwnListeners>,
     /// The name that the whole set comes from, where it does: asked again when a connection to one of its addresses fails.
     pub set_name: Option<Host>,
     /// TCP.
@@ -255,7 +259,9 @@ pub async fn establish(
         if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
-        let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
+        // Whoever named us among the endpoints may well have named others.
+        let ours = failure.side == Side::Ambassador && failure.reason != Reason::ProxyLoopDetected;
+        let may_try_another = failure.reason.may_try_another() && !ours;
         last = Some(failure);
         if out_of_time_now {
             return Err(out_of_time(bound, last));

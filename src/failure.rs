@@ -244,7 +244,7 @@ reasons! {
     /// The server, or a client of a listener with TLS, ended the handshake with an alert.
     TlsAlertReceived "tls_alert_received" = "tls_alert_received", Some(Handshake), true, "the alert's name says what the server missed; its log says more";
     /// The endpoint is this ambassador itself.
-    ProxyLoopDetected "proxy_loop_detected" = "proxy_loop_detected", None, false, "point the upstream at the server, not at nuncio's own listener";
+    ProxyLoopDetected "proxy_loop_detected" = "proxy_loop_detected", None, true, "point the upstream at the server, not at nuncio's own listener";
     /// The configuration cannot serve this connection.
     ProxyConfigurationError "proxy_configuration_error" = "proxy_configuration_error", None, false, "run nuncio check";
     /// A fault of nuncio's own.

@@ -158,6 +158,10 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
         let Err(problems) = config::from_text("x", lines.join("\n")) else { continue };
         let alone = [
             "dns =",
+            "srv =",
+            "consul =",
+            "kubernetes =",
+            "file =",
             "url =",
             "user =",
             "password_file =",
@@ -166,6 +170,8 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "key =",
             "mode =",
             "upstreams =",
+            "split =",
+            "canary =",
             "proxy_from =",
             "tls_mode =",
             "client_names =",

@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upstream", &["addr", "backoff", "failure", "protocol"]),
     ("dial", &["account", "addr", "failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "socket", "upstream"]),
-    ("discovery", &["addr", "failure", "upstream"]),
+    ("discovery", &["addr", "dial", "failure", "tls", "upstream"]),
     ("health", &["account", "addr", "failure", "upstream"]),
     // The steps of a connection.
     ("accept", &["addr", "drain", "socket"]),
@@ -188,7 +188,11 @@ const PURE: &[&str] = &[
     "upstream/set.rs",
     "upstream/set/",
     "upstream/view.rs",
+    "discovery/file/read.rs",
+    "discovery/kubernetes/slices.rs",
     "discovery/known.rs",
+    "discovery/origin.rs",
+    "discovery/share.rs",
     "config/",
 ];
 const IMPURE: &[&str] = &[

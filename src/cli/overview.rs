@@ -43,9 +43,15 @@ struct Listener {
 #[derive(Serialize)]
 struct Upstream {
     name: String,
-    /// As written; with `dns`, none.
+    /// As written; with another source, none.
     endpoints: Vec<Endpoint>,
     dns: Option<String>,
+    srv: Option<String>,
+    /// The service, and at which agent.
+    consul: Option<String>,
+    /// The service, its namespace where it is written, and at which API.
+    kubernetes: Option<String>,
+    file: Option<String>,
     /// `tcp`, `postgres`, ...
     protocol: &'static str,
     /// `negotiate`, `direct` or `off`.
@@ -151,24 +157,36 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         _ if with_ca() => Some("ca"),
         tls::Mode::Negotiate | tls::Mode::Direct => Some("system"),
     };
-    let (endpoints, dns) = match &written.source {
-        Source::Dns(name) => (Vec::new(), Some(name.to_string())),
-        Source::Fixed(specs) => {
-            let endpoint = |spec: &EndpointSpec| Endpoint {
-                address: spec.address.to_string(),
-                weight: spec.weight,
-                backup: spec.is_backup(),
-                tier: spec.tier,
-                zone: spec.zone.as_deref().map(str::to_owned),
-                server_name: spec.server_name.clone(),
-            };
-            (specs.iter().map(endpoint).collect(), None)
-        }
+    let endpoint = |spec: &EndpointSpec| Endpoint {
+        address: spec.address.to_string(),
+        weight: spec.weight,
+        backup: spec.is_backup(),
+        tier: spec.tier,
+        zone: spec.zone.as_deref().map(str::to_owned),
+        server_name: spec.server_name.clone(),
     };
+    let mut endpoints = Vec::new();
+    let (mut dns, mut srv, mut consul, mut kubernetes, mut file) = (None, None, None, None, None);
+    match &written.source {
+        Source::Fixed(specs) => endpoints = specs.iter().map(endpoint).collect(),
+        Source::Dns(name) => dns = Some(name.to_string()),
+        Source::Srv(name) => srv = Some(name.to_string()),
+        Source::Consul(at) => consul = Some(format!("{} at {}", at.service, at.address)),
+        Source::Kubernetes(at) => {
+            let namespace = at.namespace.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+            let api = at.api.as_ref().map(|api| format!(" at {api}")).unwrap_or_default();
+            kubernetes = Some(format!("{namespace}{}{api}", at.service));
+        }
+        Source::File(path) => file = Some(path.display().to_string()),
+    }
     Upstream {
         name: name.to_owned(),
         endpoints,
         dns,
+        srv,
+        consul,
+        kubernetes,
+        file,
         protocol: written.protocol.name(),
         tls: match mode {
             tls::Mode::Off => "off",
@@ -223,6 +241,18 @@ impl Upstream {
         let mut rows = Rows::titled(format!("upstream {}", self.name));
         if let Some(dns) = &self.dns {
             rows.row("endpoints", format!("every address of {dns}"));
+        }
+        if let Some(srv) = &self.srv {
+            rows.row("endpoints", format!("every target of the SRV records of {srv}"));
+        }
+        if let Some(consul) = &self.consul {
+            rows.row("endpoints", format!("every passing instance of {consul} (Consul)"));
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            rows.row("endpoints", format!("every ready endpoint of the Service {kubernetes} (Kubernetes)"));
+        }
+        if let Some(file) = &self.file {
+            rows.row("endpoints", format!("those that {file} names"));
         }
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [

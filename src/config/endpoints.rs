@@ -48,24 +48,27 @@ pub(super) fn specs(endpoints: &At<Vec<At<EndpointTable>>>, reader: &mut Reader)
 
 /// Warns of keys that come to nothing: whoever wrote them expects something of them.
 pub(super) fn fit(written: &file::Upstream, limits: &file::Limits, source: &Source, reader: &mut Reader) {
-    let specs: &[EndpointSpec] = match source {
-        Source::Fixed(specs) => specs,
-        Source::Dns(_) => &[],
+    // Whether there may be several tiers, somebody of our zone, and where they would be.
+    let zone = written.zone.value().map(String::as_str);
+    let (has_tiers, has_zone, knows) = match source {
+        Source::Fixed(specs) => {
+            let first = specs.iter().map(|spec| spec.tier).min();
+            let several = specs.iter().any(|spec| Some(spec.tier) != first);
+            (several, specs.iter().any(|spec| spec.zone.as_deref() == zone), "in `endpoints`")
+        }
+        Source::Dns(_) => (false, false, "in an answer of DNS"),
+        Source::Srv(_) => (true, false, "in SRV records"),
+        Source::Consul(consul) => (consul.near.is_some(), true, "in Consul without `near`"),
+        Source::Kubernetes(_) => (false, true, "in EndpointSlices"),
+        Source::File(_) => (true, true, "in the file"),
     };
-    let knows = match source {
-        Source::Fixed(_) => "in `endpoints`",
-        Source::Dns(_) => "in an answer of DNS",
-    };
-    let first = specs.iter().map(|spec| spec.tier).min();
     if let Some(spill_over) = written.spill_over.given().filter(|at| at.value.is_some())
-        && specs.iter().all(|spec| Some(spec.tier) == first)
+        && !has_tiers
     {
         let message = format!("there is one tier only {knows}: its connections have nowhere else to go");
         reader.warning(&spill_over.place, message, "give some endpoints a tier (tier = 1), or remove it");
     }
-    if let Some(zone) = written.zone.given()
-        && !specs.iter().any(|spec| spec.zone.as_deref() == Some(&*zone.value))
-    {
+    if let Some(zone) = written.zone.given().filter(|_| !has_zone) {
         let message = format!("no endpoint {knows} is in \"{}\": none is nearer than another", zone.value);
         let mend = format!("write zone = \"{}\" at those that are there, or remove it", zone.value);
         reader.warning(&zone.place, message, mend);

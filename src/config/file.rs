@@ -3,6 +3,8 @@
 //! A key's docstring is what `conf/nuncio.toml` says about it, a test holds the defaults beside those of the steps'
 //! own `Settings`. Leaves to `meaning` what the values mean together.
 
+use std::marker::PhantomData;
+
 use toml::de::DeValue;
 
 use super::kinds::{Choice, Choices, Count, Factor, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
@@ -11,7 +13,7 @@ use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
     self, Backoff, DnsServer, FilePath, HealthUrl, HostText, Ip, KernelTime, Level, Listen, Mode, Network,
-    PinText, Rate, ServerName, Size, Text, Time, TimeOrZero,
+    PinText, Rate, RegistryAddress, ServerName, Size, Text, Time, TimeOrZero,
 };
 use crate::context::Kind as Context;
 use crate::health;
@@ -102,6 +104,18 @@ sections! {
         endpoints: List<Endpoint> = shown(["db1.example.com:5432", "db2.example.com:5432"]);
         /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint. The port as above.
         dns: words::Endpoint = example("db.example.com:5432");
+        /// Instead of `endpoints`: a name with SRV records, of which each target is an endpoint. Lower priorities are used
+        /// first. Certificates have to carry the name behind _SERVICE._tcp, unless `server_name` says another.
+        srv: words::Service = example("_postgres._tcp.db.example.com");
+        /// Instead of `endpoints`: a service in Consul, of which each instance that passes its checks is an endpoint.
+        consul: OrService<Consul> = example("orders-db");
+        /// Instead of `endpoints`: a Service of Kubernetes, of which each endpoint that is ready is one, as its EndpointSlices
+        /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
+        kubernetes: OrService<Kubernetes> = example("db");
+        /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// whenever it is written.
+        file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");
         /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they
@@ -163,6 +177,42 @@ sections! {
         proxy: Proxy = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
+    }
+
+    /// `consul` that is a table.
+    struct Consul {
+        /// Its name there.
+        service: Text = needed("orders-db");
+        /// The agent, as http:// or https://, a host and a port.
+        address: RegistryAddress = default("http://127.0.0.1:8500");
+        /// Only instances that have it.
+        tag: Text = example("primary");
+        /// Without it: the agent's own.
+        datacenter: Text = example("dc1");
+        /// Where the ACL token stands. Read anew for each question.
+        token_file: FilePath = example("/etc/nuncio/consul.token");
+        /// A node, or "_agent" for the agent's own: the instance nearest to it is used first, the others in their order.
+        near: Text = example("_agent");
+        /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
+        ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+    }
+
+    /// `kubernetes` that is a table.
+    struct Kubernetes {
+        /// The Service's name.
+        service: Text = needed("db");
+        /// Without it: the one that nuncio runs in.
+        namespace: Text = example("prod");
+        /// The name or the number of the Service's port. Without it: the only one that it has.
+        port: Text = example("postgres");
+        /// The API, as https://, a host and a port. Without it: that of the cluster that nuncio runs in, as the pod's service
+        /// account.
+        api: RegistryAddress = example("https://10.0.0.1:6443");
+        /// Where the token stands. Read anew for each question. Without it: the service account's; with `api`, none.
+        token_file: FilePath = example("/etc/nuncio/kubernetes.token");
+        /// PEM file with the CAs that the API is checked against. Without it: the service account's; with `api`, the system's
+        /// roots.
+        ca: FilePath = example("/etc/nuncio/kubernetes-ca.pem");
     }
 
     /// An entry of `endpoints` that is a table.
@@ -450,6 +500,38 @@ impl Kind for Endpoint {
         let address = words::Endpoint::read(value, place, reader)?;
         let address = Field::Given(At { value: address, place: place.clone() });
         Some(EndpointTable { address, ..EndpointTable::default() })
+    }
+}
+
+/// A service of a registry: its name, or a table with more.
+#[derive(Debug)]
+pub(super) struct OrService<S>(PhantomData<S>);
+
+impl<S: Section + From<At<String>>> Kind for OrService<S> {
+    type Value = S;
+    const KEYS: &'static [Key] = S::KEYS;
+    const NESTED: Nested = Nested::Instead;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<S> {
+        match value {
+            DeValue::Table(table) => Some(reader.section(table, place)),
+            value => {
+                let service = Text::read(value, place, reader)?;
+                Some(S::from(At { value: service, place: place.clone() }))
+            }
+        }
+    }
+}
+
+impl From<At<String>> for Consul {
+    fn from(service: At<String>) -> Consul {
+        Consul { service: Field::Given(service), ..Consul::default() }
+    }
+}
+
+impl From<At<String>> for Kubernetes {
+    fn from(service: At<String>) -> Kubernetes {
+        Kubernetes { service: Field::Given(service), ..Kubernetes::default() }
     }
 }
 

@@ -21,6 +21,7 @@ mod proxies;
 mod reader;
 mod reference;
 mod section;
+mod sources;
 mod splits;
 mod syntax;
 mod upstreams;

@@ -10,6 +10,7 @@ use super::meaning::{Bound, in_order, tcp, time};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
+use super::sources::{leaves_this_host, source};
 use super::{Upstream, proxies};
 use crate::account::Login;
 use crate::addr::Host;
@@ -84,28 +85,6 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     }
 }
 
-fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Source {
-    match (&written.endpoints, &written.dns) {
-        (Field::Given(_), Field::Given(dns)) => {
-            reader.problem(&dns.place, "stands beside `endpoints`", "keep one of them");
-        }
-        (Field::Absent, Field::Absent) => {
-            let mend = "add for example: endpoints = [\"db.example.com:5432\"]";
-            reader.problem(place, "has neither `endpoints` nor `dns`", mend);
-        }
-        _ => {}
-    }
-    if let Some(dns) = written.dns.given() {
-        if let Host::Ip(_) = dns.value.host {
-            let mend = format!("write endpoints = [\"{}\"]", dns.value);
-            reader.problem(&dns.place, "wants a name to look up, and this is an address", mend);
-        }
-        return Source::Dns(dns.value.clone());
-    }
-    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
-    Source::Fixed(endpoints::specs(endpoints, reader))
-}
-
 /// When TLS begins.
 pub(super) fn mode(written: &file::Upstream, protocol: Protocol) -> Mode {
     written.tls.or(if protocol.negotiates() { Mode::Negotiate } else { Mode::Direct })
@@ -175,17 +154,6 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
     settings
 }
 
-/// Whether an endpoint may be on another host.
-fn leaves_this_host(source: &Source) -> bool {
-    match source {
-        Source::Dns(_) => true,
-        Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
-            Host::Ip(ip) => !ip.to_canonical().is_loopback(),
-            Host::Name(name) => &**name != "localhost",
-        }),
-    }
-}
-
 /// `tls = "off"` beside keys that only mean something with TLS: whoever wrote them expects it to be on.
 fn without_tls(written: &file::Upstream, reader: &mut Reader) {
     fn place<T>(field: &Field<T>, counts: impl Fn(&T) -> bool) -> Option<Place> {
@@ -222,10 +190,19 @@ fn with_tls(written: &file::Upstream, settings: &tls::Settings, source: &Source,
         }
         return;
     }
-    let Source::Fixed(specs) = source else { return };
     if settings.server_name.is_some() || !settings.pins.is_empty() {
         return;
     }
+    let consul = written.consul.given().map(|at| &at.place);
+    let registries = [consul, written.kubernetes.given().map(|at| &at.place)];
+    for place in registries.into_iter().flatten() {
+        reader.warning(
+            place,
+            "gives addresses, so the certificate at each must carry its own address",
+            "if they carry a name instead, write it as server_name",
+        );
+    }
+    let Source::Fixed(specs) = source else { return };
     let places = written.endpoints.value().into_iter().flatten();
     for (spec, entry) in specs.iter().zip(places.filter(|entry| entry.value.address.given().is_some())) {
         if let (Host::Ip(ip), None) = (&spec.address.host, &spec.server_name) {

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Listener;
-use crate::failure::{Outcome, Side};
-use crate::record::{Ending, Record};
+use crate::addr::UpstreamName;
+use crate::failure::{Failure, Outcome, Side};
 use crate::rollout::End;
 use crate::route::Route;
 
@@ -24,14 +24,15 @@ pub(super) fn established(listener: &Listener, route: &Route, took: Duration) {
     }
 }
 
-/// It is over. What its client or we did says nothing about the upstream.
-pub(super) fn ended(listener: &Listener, record: &Record, ending: &Ending) {
-    let Some((split, upstream)) = listener.split.as_ref().zip(record.upstream()) else { return };
-    let by_upstream = ending.failure.as_ref().is_some_and(|failure| failure.side == Side::Upstream);
-    let end = End {
-        established: record.is_relaying(),
-        failed: by_upstream && matches!(ending.outcome, Outcome::Failed | Outcome::Refused),
-        first_byte: record.flow().first_byte(),
-    };
-    split.ended(upstream, end, Instant::now());
+/// It is over.
+pub(super) fn ended(listener: &Listener, upstream: Option<&UpstreamName>, end: End) {
+    if let Some((split, upstream)) = listener.split.as_ref().zip(upstream) {
+        split.ended(upstream, end, Instant::now());
+    }
+}
+
+/// What its client or we did says nothing about the upstream.
+pub(super) fn is_upstreams(outcome: Outcome, failure: Option<&Failure>) -> bool {
+    let by_upstream = failure.is_some_and(|failure| failure.side == Side::Upstream);
+    by_upstream && matches!(outcome, Outcome::Failed | Outcome::Refused)
 }

@@ -167,7 +167,7 @@ mod tests {
         };
         let said = header(Version::Two, Some(&all));
         let mut expected = SIGNATURE.to_vec();
-        expected.extend([0x21, 0x11, 0, 76, 10, 0, 0, 1, 127, 0, 0, 1, 1, 2, 0x15, 0x38]);
+        expected.extend([0x21, 0x11, 0, 75, 10, 0, 0, 1, 127, 0, 0, 1, 1, 2, 0x15, 0x38]);
         expected.extend(b"\x05\x00\x106f1c0e9a4b7d2358");
         expected.extend(b"\x20\x00\x19\x07\0\0\0\0\x21\x00\x07TLSv1.3\x22\x00\x03erp\x23\x00\x01S");
         expected.extend(b"\xe4\x00\x0dcorrelation=7");

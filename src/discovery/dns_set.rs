@@ -81,7 +81,7 @@ fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<Endpoin
 
 /// Leaves out a family that this host has no route for, while the other has one (RFC 6724, rule 1): on a host without
 /// IPv6, half the endpoints of a dual-stack name would only ever fail. With no route at all, as early at boot, all stay.
-fn with_a_route(addresses: &[IpAddr], has_route: impl Fn(&IpAddr) -> bool) -> Vec<IpAddr> {
+pub(super) fn with_a_route(addresses: &[IpAddr], has_route: impl Fn(&IpAddr) -> bool) -> Vec<IpAddr> {
     let reaches = |v4: bool| addresses.iter().any(|ip| ip.is_ipv4() == v4 && has_route(ip));
     let (v4, v6) = (reaches(true), reaches(false));
     let stays = |ip: &&IpAddr| v4 == v6 || ip.is_ipv4() == v4;
@@ -89,7 +89,7 @@ fn with_a_route(addresses: &[IpAddr], has_route: impl Fn(&IpAddr) -> bool) -> Ve
 }
 
 /// Asks the kernel for its route; a UDP socket that is only connected sends nothing.
-fn has_route(ip: &IpAddr) -> bool {
+pub(super) fn has_route(ip: &IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((*ip, 9))).is_ok()
 }

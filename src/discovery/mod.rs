@@ -4,13 +4,22 @@
 //! becomes of an endpoint that stays, comes or goes.
 
 mod ask;
+pub mod consul;
 mod dns;
 mod dns_set;
+pub mod file;
+mod http;
 mod known;
+pub mod kubernetes;
+mod origin;
+mod servers;
+mod share;
+mod srv;
 
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +29,8 @@ use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::{EndpointSpec, Upstream};
 
 pub use dns::{NameView, Resolver};
+pub use origin::Origin;
+pub use srv::SrvName;
 
 /// The source of an upstream's set.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +39,14 @@ pub enum Source {
     Fixed(Vec<EndpointSpec>),
     /// `dns`: each address of the name is an endpoint.
     Dns(EndpointAddr),
+    /// `srv`: each target of the name's SRV records is an endpoint.
+    Srv(SrvName),
+    /// `consul`: each instance of a service that passes its checks is an endpoint.
+    Consul(Box<consul::Settings>),
+    /// `file`: the endpoints that it names.
+    File(PathBuf),
+    /// `kubernetes`: the endpoints of a Service.
+    Kubernetes(Box<kubernetes::Settings>),
 }
 
 /// What it is called in a report.
@@ -36,6 +55,10 @@ impl fmt::Display for Source {
         match self {
             Source::Fixed(_) => f.write_str("endpoints"),
             Source::Dns(name) => name.fmt(f),
+            Source::Srv(name) => name.fmt(f),
+            Source::Consul(settings) => f.write_str(&settings.service),
+            Source::File(path) => path.display().fmt(f),
+            Source::Kubernetes(settings) => f.write_str(&settings.service),
         }
     }
 }
@@ -56,6 +79,10 @@ impl Source {
         match self {
             Source::Fixed(_) => None,
             Source::Dns(address) => Some(dns_set::discover(address, resolver, server_name)),
+            Source::Srv(name) => Some(srv::discover(name, resolver, server_name)),
+            Source::Consul(settings) => Some(consul::discover(settings, resolver)),
+            Source::File(path) => Some(file::discover(path)),
+            Source::Kubernetes(settings) => Some(kubernetes::discover(settings, resolver)),
         }
     }
 }
@@ -72,6 +99,15 @@ pub struct DnsSettings {
     /// Time one look-up may take.
     pub timeout: Duration,
 }
+
+impl DnsSettings {
+    /// How long an answer holds that has this TTL. `config` has checked that the floor is below the ceiling; were it not,
+    /// the floor holds.
+    fn holds(&self, ttl: Duration) -> Duration {
+        ttl.min(self.ttl_ceiling).max(self.ttl_floor)
+    }
+}
+
 impl Default for DnsSettings {
     fn default() -> Self {
         DnsSettings {
@@ -82,6 +118,9 @@ impl Default for DnsSettings {
         }
     }
 }
+
+/// So many names of a set are looked up before somebody is to connect to them.
+const PREPARED: usize = 64;
 
 /// Keeps an upstream's set as its source says, for as long as it is polled. A source that fails, or gives nothing, leaves the
 /// set as it is: empty at the start, else the last one that it gave. Nothing at all is more often a registry that has lost
@@ -106,6 +145,10 @@ pub async fn follow(
             Ok(specs) if specs.is_empty() => Err(names_nobody()),
             answer => answer,
         };
+        // Their first connections need not wait for it. Of thousands, the DNS is not to be asked at once.
+        for spec in answer.iter().flatten().take(PREPARED) {
+            resolver.prepare(&spec.address.host);
+        }
         upstream.learn(answer, Instant::now());
     }
 }

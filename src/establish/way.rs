@@ -83,6 +83,7 @@ async fn dialled(
     }
     let begun = Instant::now();
     trail.stage = Stage::Connect;
+    let addresses = target.own.leave_out(addresses)?;
     let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
     trail.times.connect = Some(begun.elapsed());
     let connected = connected?;

@@ -1,3 +1,5 @@
+//! Rollouts, told by hand what became of connections.
+
 use super::*;
 
 fn shares(of: &[(&str, u32)]) -> Vec<Share> {

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::Foundation;
 use super::plan::{Ready, ReadyDoor};
+use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
@@ -116,6 +116,8 @@ impl Ready {
             };
             parts.doors.insert(name, door);
         }
+        let listening = parts.doors.values().flat_map(Door::addresses);
+        foundation.own.set(listening.filter_map(load::tcp));
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
             drop(door);

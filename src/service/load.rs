@@ -4,6 +4,7 @@
 //! groups: nothing here belongs on a reactor that serves connections.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::account::Login;
@@ -12,7 +13,7 @@ use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
 use crate::establish::warm::Pool;
-use crate::establish::{HttpCheck, JudgedBy, Target};
+use crate::establish::{HttpCheck, JudgedBy, OwnListeners, Target};
 use crate::protocol::Protocol;
 use crate::socket;
 use crate::tls::{self, ClientTls, Identity, SelfMade, ServerTls};
@@ -54,12 +55,8 @@ impl SelfMadeOnes {
         if let Some(known) = made.get(name) {
             return Ok(known.clone());
         }
-        let addresses: Vec<_> = (written.accept.addresses.iter())
-            .filter_map(|address| match address {
-                ListenAddr::Tcp(tcp) => Some(tcp.ip()),
-                _ => None,
-            })
-            .collect();
+        let addresses: Vec<_> =
+            (written.accept.addresses.iter()).filter_map(tcp).map(|tcp| tcp.ip()).collect();
         let new = Arc::new(SelfMade::new(name, socket::host_name().as_deref(), &addresses)?);
         made.insert(name.clone(), new.clone());
         Ok(new)
@@ -127,7 +124,11 @@ pub(crate) fn lone_target(
         fastrand::u64(..),
         Arc::new(Unheard),
     );
-    Ok(target(written, upstream, tls, http, resolver.clone()))
+    // The listeners of whoever runs by this file; one with another port each time is not known here.
+    let own = Arc::new(OwnListeners::default());
+    let listeners = config.listeners.values().flat_map(|listener| &listener.accept.addresses);
+    own.set(listeners.filter_map(tcp).filter(|address| address.port() != 0));
+    Ok(target(written, upstream, tls, http, resolver.clone(), own))
 }
 
 /// What is not as it should be of the files that a configuration names beside its identities', and works all the same.
@@ -189,13 +190,19 @@ pub(super) fn target(
     tls: Option<Arc<ClientTls>>,
     http: Option<HttpCheck>,
     resolver: Resolver,
+    own: Arc<OwnListeners>,
 ) -> Target {
     Target {
         upstream,
         resolver,
+        own,
         set_name: match &written.source {
             Source::Dns(name) => Some(name.host.clone()),
-            Source::Fixed(_) => None,
+            Source::Fixed(_)
+            | Source::Srv(_)
+            | Source::Consul(_)
+            | Source::Kubernetes(_)
+            | Source::File(_) => None,
         },
         dial: written.dial.clone(),
         protocol: written.protocol,
@@ -212,6 +219,14 @@ pub(super) fn target(
             slow_first_byte: written.set.breaker.slow_first_byte,
         },
         pool: written.pool.map(Pool::new),
+    }
+}
+
+/// An address that can be dialled.
+pub(super) fn tcp(address: &ListenAddr) -> Option<SocketAddr> {
+    match address {
+        ListenAddr::Tcp(tcp) => Some(*tcp),
+        ListenAddr::Unix(_) | ListenAddr::Systemd(_) => None,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::addr::{ClientAddr, ListenerName};
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
+use crate::establish::OwnListeners;
 use crate::metrics::Metrics;
 use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::upstream::breaker::Mode;
@@ -51,6 +52,8 @@ struct Foundation {
     journal: Arc<Journal>,
     metrics: Arc<Metrics>,
     resolver: Resolver,
+    /// What no upstream's connections may lead to.
+    own: Arc<OwnListeners>,
     watch: Watch,
     observer: Arc<dyn Observer>,
     self_made: Arc<load::SelfMadeOnes>,
@@ -82,6 +85,7 @@ impl Service {
             capacity,
             journal,
             resolver: Resolver::new(&config.dns).map_err(|problem| vec![format!("dns: {problem}")])?,
+            own: Arc::default(),
             watch: watch.clone(),
             observer: Arc::new(Events { metrics: metrics.clone() }),
             metrics,

@@ -9,6 +9,7 @@ pub mod ambassador;
 pub mod brokers;
 pub mod clients;
 pub mod config;
+pub mod consul;
 #[cfg(unix)]
 pub mod delayer;
 pub mod dovecot;
@@ -17,6 +18,7 @@ pub mod http;
 #[cfg(unix)]
 pub mod inn;
 pub mod knot;
+pub mod kubernetes;
 #[cfg(unix)]
 pub mod legacy;
 #[cfg(unix)]

@@ -22,11 +22,15 @@ mod circuit;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod consul;
+#[cfg(test)]
 mod context;
 #[cfg(test)]
 mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
+#[cfg(test)]
+mod endpoints_file;
 #[cfg(test)]
 mod harness_legacy;
 #[cfg(test)]
@@ -41,6 +45,8 @@ mod http_check;
 mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
+#[cfg(test)]
+mod kubernetes;
 #[cfg(test)]
 mod ldap_and_xmpp;
 #[cfg(test)]
@@ -74,6 +80,8 @@ mod six_endpoints;
 mod smtp;
 #[cfg(test)]
 mod sqlserver;
+#[cfg(test)]
+mod srv_set;
 #[cfg(test)]
 mod table;
 #[cfg(test)]

@@ -26,7 +26,7 @@ fn a_proxy_is_dialled_through(kind: &str, proxy: Proxy, says_no: &str) {
     let (keys, _directory) = through(kind, proxy.address(), "secret\n");
     let mut scene = Scene::start(&pki, &[upstream.address()], &keys);
     // Neither of them passes one side's end on as what it is, so that nobody ends before the answer is there.
-    clients::echoes(&mut scene.connect(), b"ping").unwrap();
+    clients::echoes(&mut scene.connect(), b"ping").expect("an echo");
     let record = scene.one_record();
     assert!(record["proxy_ms"].is_number() && record["tls"]["version"] == "TLSv1.3", "{record}");
     assert_eq!(upstream.accepted(), 1);
@@ -34,28 +34,28 @@ fn a_proxy_is_dialled_through(kind: &str, proxy: Proxy, says_no: &str) {
     // What the proxy says of the endpoint is the endpoint's: another is tried.
     let nobody = free_address();
     let mut scene = Scene::start(&pki, &[nobody], &format!("{keys}retry.attempts = 1\n"));
-    scene.ask(b"ping").unwrap_err();
+    scene.ask(b"ping").expect_err("nobody answers");
     let record = scene.one_record();
     assert_eq!((&record["stage"], &record["side"]), (&"proxy".into(), &"upstream".into()), "{record}");
-    assert!(record["detail"].as_str().unwrap().contains(&nobody.to_string()), "{record}");
+    assert!(record["detail"].as_str().expect("a detail").contains(&nobody.to_string()), "{record}");
 
     // What is wrong with the proxy is ours: the endpoint is innocent, and nothing else is tried.
     let (keys, _directory) = through(kind, proxy.address(), "wrong\n");
     let mut scene = Scene::start(&pki, &[upstream.address()], &keys);
-    scene.ask(b"ping").unwrap_err();
+    scene.ask(b"ping").expect_err("nobody answers");
     let record = scene.one_record();
     assert_eq!(
         story(&record).split(';').next(),
         Some("failed proxy/proxy_configuration_error/ambassador by ambassador")
     );
-    assert!(record["detail"].as_str().unwrap().contains(says_no), "{record}");
+    assert!(record["detail"].as_str().expect("a detail").contains(says_no), "{record}");
     assert_eq!(scene.ambassador.get("/api/v1/upstreams").json()[0]["endpoints"][0]["failed_total"], 0);
 
     let address = proxy.address();
     drop(proxy);
     let (keys, _directory) = through(kind, address, "secret\n");
     let mut scene = Scene::start(&pki, &[upstream.address()], &keys);
-    scene.ask(b"ping").unwrap_err();
+    scene.ask(b"ping").expect_err("nobody answers");
     let record = scene.one_record();
     assert_eq!(
         story(&record).split(';').next(),

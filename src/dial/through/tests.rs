@@ -1,3 +1,5 @@
+//! Proxies that say what they are told to.
+
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
@@ -21,7 +23,7 @@ async fn proxy(talk: Vec<(&'static [u8], Vec<&'static [u8]>)>) -> SocketAddr {
             }
         }
         // Until the other side leaves.
-        stream.read(&mut [0]).await.ok();
+        stream.read_exact(&mut [0]).await.ok();
     });
     address
 }
@@ -105,12 +107,12 @@ async fn socks5_asks_by_name_and_by_address() {
     let by_name: &[u8] = b"\x05\x01\x00\x03\x0edb.example.com\x15\x38";
     let bound_to_a_name: &[u8] = b"\x05\x00\x00\x03\x02ab\x00\x00220";
     for (to, request, answer) in [
-        ("db.example.com:5432", by_name, &b"\x05\x00\x00\x01\0\0\0\0\0\0220"[..]),
+        ("db.example.com:5432", by_name, &b"\x05\x00\x00\x01\0\0\0\0\0\x00220"[..]),
         ("db.example.com:5432", by_name, bound_to_a_name),
         (
             "10.0.0.1:5432",
             b"\x05\x01\x00\x01\x0a\x00\x00\x01\x15\x38",
-            b"\x05\x00\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0220",
+            b"\x05\x00\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x00220",
         ),
     ] {
         let at = proxy(vec![(b"\x05\x01\x00", vec![b"\x05\x00"]), (request, vec![answer])]).await;
@@ -125,7 +127,7 @@ async fn socks5_logs_in_where_the_proxy_wants_it() {
         let at = proxy(vec![
             (b"\x05\x02\x00\x02", vec![b"\x05\x02"]),
             (b"\x01\x03erp\x06secret", vec![verdict]),
-            (b"\x05\x01\x00\x01\x0a\x00\x00\x01\x15\x38", vec![b"\x05\x00\x00\x01\0\0\0\0\0\0220"]),
+            (b"\x05\x01\x00\x01\x0a\x00\x00\x01\x15\x38", vec![b"\x05\x00\x00\x01\0\0\0\0\0\x00220"]),
         ])
         .await;
         let opened = opened(&through(Kind::Socks5, at, Some(login)), "10.0.0.1:5432").await;
