@@ -20,6 +20,7 @@ impl Observer for Nobody {
     fn breaker(&self, _: &str, _: &str, _: State, _: &str) {}
     fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
     fn panic(&self, _: &str, _: bool) {}
+    fn source(&self, _: &str, _failing: Option<&str>) {}
 }
 
 fn upstream(balance: Balance, endpoints: usize) -> Arc<Upstream> {
@@ -30,7 +31,7 @@ fn upstream(balance: Balance, endpoints: usize) -> Arc<Upstream> {
     upstream
 }
 
-const SIZES: [usize; 4] = [1, 3, 10, 100];
+const SIZES: [usize; 3] = [3, 100, 1000];
 
 fn pick_establish_end(bencher: Bencher, balance: Balance, endpoints: usize) {
     let upstream = upstream(balance, endpoints);
@@ -59,6 +60,41 @@ fn random(bencher: Bencher, endpoints: usize) {
 }
 
 #[divan::bench(args = SIZES)]
+fn peak_ewma(bencher: Bencher, endpoints: usize) {
+    pick_establish_end(bencher, Balance::PeakEwma, endpoints);
+}
+
+#[divan::bench(args = SIZES)]
+fn maglev(bencher: Bencher, endpoints: usize) {
+    pick_establish_end(bencher, Balance::Maglev, endpoints);
+}
+
+#[divan::bench(args = SIZES)]
 fn source_hash(bencher: Bencher, endpoints: usize) {
     pick_establish_end(bencher, Balance::SourceHash, endpoints);
+}
+
+/// What discovery does with every answer, though hardly anything has changed: one of them is another each time.
+#[divan::bench(args = [100, 1000, 10_000])]
+fn update(bencher: Bencher, endpoints: usize) {
+    let upstream = upstream(Balance::LeastConnections, 0);
+    let now = Instant::now();
+    let spec = |n: u16| EndpointSpec::new(std::net::SocketAddr::from(([10, 0, 0, 1], n)).into());
+    let mut specs: Vec<_> = (1..=endpoints as u16).map(spec).collect();
+    let mut newcomers = (20_000..60_000).cycle();
+    bencher.bench_local(|| {
+        specs.pop();
+        specs.extend(newcomers.next().map(spec));
+        upstream.update(specs.clone(), now);
+    });
+}
+
+/// The table of `maglev`, which is made at the first pick after the members changed.
+#[divan::bench(args = [3, 100, 1000])]
+fn maglev_table(bencher: Bencher, endpoints: u64) {
+    use nuncio::upstream::maglev::{Member, Table};
+    let member =
+        |n: u64| Member { key: n.wrapping_mul(0x9e37_79b9_7f4a_7c15), weight: 1, ..Member::default() };
+    let members: Vec<_> = (1..=endpoints).map(member).collect();
+    bencher.bench(|| Table::new(members.clone()));
 }

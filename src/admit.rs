@@ -25,6 +25,9 @@ use self::directory::Directory;
 pub struct Settings {
     /// Networks that may connect. Empty: loopback and Unix sockets only.
     pub allow: Vec<IpNet>,
+    /// Networks of the proxies that say who their clients are, which `allow` is for then; empty: those of this host. `None`:
+    /// nobody comes through a proxy.
+    pub proxies: Option<Vec<IpNet>>,
     /// Users that may connect (names or numbers). Empty with `allow_groups` empty: every local user.
     pub allow_users: Vec<String>,
     /// Groups whose members may connect.
@@ -41,6 +44,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Gate {
     allow: Vec<IpNet>,
+    proxies: Option<Vec<IpNet>>,
     users: Vec<u32>,
     groups: Vec<u32>,
     connections: u32,
@@ -55,6 +59,8 @@ pub struct Gate {
 pub struct Ticket {
     user: Option<u32>,
     source: SourceKey,
+    /// Does it count against those of its source? What a proxy itself brings does not, until it says for whom.
+    counts_by_source: bool,
     counts: Arc<Counts>,
 }
 
@@ -72,7 +78,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.counts.lock().leave(self.source);
+        self.counts.lock().leave(self.counts_by_source.then_some(self.source));
     }
 }
 
@@ -94,6 +100,7 @@ impl Gate {
         let groups: Vec<u32> = groups.map_err(|problem| format!("allow_groups: {problem}"))?;
         Ok(Gate {
             allow: settings.allow.clone(),
+            proxies: settings.proxies.clone(),
             users: users.map_err(|problem| format!("allow_users: {problem}"))?,
             directory: Directory::of_host(!groups.is_empty()),
             groups,
@@ -111,12 +118,31 @@ impl Gate {
     /// judged within the first poll, and without an allocation.
     pub async fn admit(&self, accepted: &Accepted, now: Instant) -> Result<Ticket, Failure> {
         if let ClientAddr::Tcp(peer) = &accepted.client {
-            self.check_network(peer.ip().to_canonical())?;
+            match &self.proxies {
+                // The address that it comes from is the one by which it would have left. That it is of this host all the same
+                // the kernel knows.
+                None if self.allow.is_empty() && is_redirected_here(accepted) => {
+                    owner(accepted, *peer)?;
+                }
+                None => self.check_network(peer.ip().to_canonical())?,
+                Some(proxies) => check_proxy(proxies, peer.ip().to_canonical())?,
+            }
         }
         let user = self.check_user(accepted).await?;
         let source = user.map_or_else(|| accepted.client.source_key(), |uid| SourceKey::User(Some(uid)));
-        self.counts.lock().enter(self, source, now)?;
-        Ok(Ticket { user, source, counts: self.counts.clone() })
+        let counts_by_source = self.proxies.is_none();
+        self.counts.lock().enter(self, counts_by_source.then_some(source), now)?;
+        Ok(Ticket { user, source, counts_by_source, counts: self.counts.clone() })
+    }
+
+    /// Judges who is behind a proxy as if it had come itself; `None`: the proxy speaks for itself.
+    pub fn admit_behind(&self, ticket: &mut Ticket, client: Option<IpAddr>) -> Result<(), Failure> {
+        let Some(ip) = client.map(|ip| ip.to_canonical()) else { return Ok(()) };
+        self.check_network(ip)?;
+        let source = SourceKey::Ip(ip);
+        self.counts.lock().enter_source(self, source)?;
+        (ticket.source, ticket.counts_by_source) = (source, true);
+        Ok(())
     }
 
     fn check_network(&self, ip: IpAddr) -> Result<(), Failure> {
@@ -127,10 +153,7 @@ impl Gate {
                     .mend(format!("add its network to the listener's `allow`, as in allow = [\"{ip}\"]"))),
             };
         }
-        let is_in = |network: &IpNet| {
-            network.contains(&ip) || mapped(network).is_some_and(|network| network.contains(&ip))
-        };
-        match self.allow.iter().any(is_in) {
+        match is_in(&self.allow, ip) {
             true => Ok(()),
             false => Err(denied(format!("{ip} is in no network of `allow`")).mend(
                 "add its network to the listener's `allow`; loopback is in it only if it is written there",
@@ -144,7 +167,7 @@ impl Gate {
             (ClientAddr::Unix { uid }, _) if anybody => return Ok(*uid),
             _ if anybody => return Ok(None),
             (ClientAddr::Unix { uid: Some(uid) }, _) => *uid,
-            (ClientAddr::Tcp(peer), ListenAddr::Tcp(local)) => owner(*local, *peer)?,
+            (ClientAddr::Tcp(peer), ListenAddr::Tcp(_)) => owner(accepted, *peer)?,
             _ => return Err(denied("the system does not tell which user the client is")),
         };
         if self.users.contains(&uid) || self.has_group(accepted) {
@@ -183,15 +206,48 @@ impl Gate {
     }
 }
 
+/// Was it redirected to loopback? What another host sends does not arrive there, unless it was made to (route_localnet).
+fn is_redirected_here(accepted: &Accepted) -> bool {
+    let on_loopback =
+        matches!(&accepted.local, ListenAddr::Tcp(local) if local.ip().to_canonical().is_loopback());
+    accepted.redirected_from.is_some() && on_loopback
+}
+
+/// Only from a proxy that is known a client's address is taken.
+fn check_proxy(proxies: &[IpNet], ip: IpAddr) -> Result<(), Failure> {
+    let may = if proxies.is_empty() { ip.is_loopback() } else { is_in(proxies, ip) };
+    match may {
+        true => Ok(()),
+        false => Err(denied(format!("{ip} is none of the proxies that may say who their clients are")).mend(
+            format!("if it is one, add it to the listener's `proxy_from`, as in proxy_from = [\"{ip}\"]"),
+        )),
+    }
+}
+
+fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
+    let contains = |network: &IpNet| {
+        network.contains(&ip) || mapped(network).is_some_and(|network| network.contains(&ip))
+    };
+    networks.iter().any(contains)
+}
+
 /// The user behind a TCP client, which only this host's kernel can tell.
-fn owner(local: SocketAddr, peer: SocketAddr) -> Result<u32, Failure> {
-    if !peer.ip().to_canonical().is_loopback() {
+fn owner(accepted: &Accepted, peer: SocketAddr) -> Result<u32, Failure> {
+    if !peer.ip().to_canonical().is_loopback() && !is_redirected_here(accepted) {
         return Err(denied(format!("{peer} is not on loopback, and only there a TCP client has a user"))
             .mend(
                 "with `allow_users` or `allow_groups` let clients connect to 127.0.0.1, ::1 or a Unix socket",
             ));
     }
-    socket::owner_of_peer(local, peer).map_err(|why| {
+    // The client's own socket knows nothing of being redirected.
+    let connected_to = match (accepted.redirected_from, &accepted.local) {
+        (Some(destination), _) => destination,
+        (None, ListenAddr::Tcp(local)) => *local,
+        (None, ListenAddr::Unix(_) | ListenAddr::Systemd(_)) => {
+            return Err(denied("the system does not tell which user the client is"));
+        }
+    };
+    socket::owner_of_peer(connected_to, peer).map_err(|why| {
         denied(why).mend(
             "the client must still hold its connection when it is let in, and must not come from another network \
              namespace; a Unix socket always tells its user",
@@ -245,8 +301,7 @@ impl Counts {
 }
 
 impl Inside {
-    fn enter(&mut self, gate: &Gate, source: SourceKey, now: Instant) -> Result<(), Failure> {
-        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+    fn enter(&mut self, gate: &Gate, source: Option<SourceKey>, now: Instant) -> Result<(), Failure> {
         if self.open >= gate.connections {
             let detail = format!(
                 "as many connections of this listener are open as may be: {} (`connections`)",
@@ -254,11 +309,8 @@ impl Inside {
             );
             return Err(limited(Side::Ambassador, detail));
         }
-        if of_source >= gate.connections_per_source {
-            let detail = format!(
-                "as many connections of this source are open as may be: {of_source} (`connections_per_source`)"
-            );
-            return Err(limited(Side::Client, detail));
+        if let Some(source) = source {
+            self.has_room_for(gate, source)?;
         }
         // Last, so that who is turned away at a cap uses up none of the rate.
         if let Some(rate) = gate.rate
@@ -268,7 +320,27 @@ impl Inside {
             return Err(limited(Side::Ambassador, detail));
         }
         self.open += 1;
+        if let Some(source) = source {
+            *self.by_source.entry(source).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// The same for one that is inside already, and of whom only now is known who it is.
+    fn enter_source(&mut self, gate: &Gate, source: SourceKey) -> Result<(), Failure> {
+        self.has_room_for(gate, source)?;
         *self.by_source.entry(source).or_default() += 1;
+        Ok(())
+    }
+
+    fn has_room_for(&self, gate: &Gate, source: SourceKey) -> Result<(), Failure> {
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        if of_source >= gate.connections_per_source {
+            let detail = format!(
+                "as many connections of this source are open as may be: {of_source} (`connections_per_source`)"
+            );
+            return Err(limited(Side::Client, detail));
+        }
         Ok(())
     }
 
@@ -282,8 +354,9 @@ impl Inside {
         takes
     }
 
-    fn leave(&mut self, source: SourceKey) {
+    fn leave(&mut self, source: Option<SourceKey>) {
         self.open = self.open.saturating_sub(1);
+        let Some(source) = source else { return };
         if let Some(count) = self.by_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
@@ -303,270 +376,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::socket::Stream;
-
-    fn gate(settings: Settings) -> Gate {
-        Gate::new(&settings).unwrap()
-    }
-
-    /// A real loopback connection: the client, and what the acceptor would make of it.
-    async fn loopback() -> (TcpStream, Accepted) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let local = listener.local_addr().unwrap();
-        let client = TcpStream::connect(local).await.unwrap();
-        let (stream, peer) = listener.accept().await.unwrap();
-        let (stream, client_addr) = (Stream::Tcp(stream), ClientAddr::Tcp(peer));
-        let accepted =
-            Accepted { stream, client: client_addr, local: ListenAddr::Tcp(local), at: Instant::now() };
-        (client, accepted)
-    }
-
-    /// The same, said to come from elsewhere.
-    async fn from(address: &str) -> Accepted {
-        let (_, accepted) = loopback().await;
-        Accepted { client: ClientAddr::Tcp(address.parse().unwrap()), ..accepted }
-    }
-
-    async fn verdict(gate: &Gate, address: &str) -> Result<(), Reason> {
-        gate.admit(&from(address).await, Instant::now()).await.map(drop).map_err(|failure| failure.reason)
-    }
-
-    #[tokio::test]
-    async fn without_allow_only_loopback_comes_in() {
-        let gate = gate(Settings::default());
-        for ours in ["127.0.0.1:9", "127.8.8.8:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
-            assert_eq!(verdict(&gate, ours).await, Ok(()), "{ours}");
-        }
-        for other in ["10.0.0.1:9", "[2001:db8::1]:9", "[::ffff:10.0.0.1]:9", "0.0.0.0:9"] {
-            assert_eq!(verdict(&gate, other).await, Err(Reason::AdmissionDenied), "{other}");
-        }
-    }
-
-    #[tokio::test]
-    async fn with_allow_only_the_networks_named_come_in_however_their_addresses_are_written() {
-        let allow = ["10.0.0.0/8", "2001:db8::/32", "::ffff:192.0.2.0/120"].map(|net| net.parse().unwrap());
-        let gate = gate(Settings { allow: allow.into(), ..Settings::default() });
-        for inside in ["10.1.2.3:9", "[::ffff:10.1.2.3]:9", "[2001:db8::7]:9", "192.0.2.9:9"] {
-            assert_eq!(verdict(&gate, inside).await, Ok(()), "{inside}");
-        }
-        for outside in ["11.0.0.1:9", "127.0.0.1:9", "[2001:db9::1]:9", "192.0.3.1:9"] {
-            assert_eq!(verdict(&gate, outside).await, Err(Reason::AdmissionDenied), "{outside}");
-        }
-    }
-
-    #[tokio::test]
-    async fn places_come_free_with_their_tickets_and_a_reload_does_not_forget_them() {
-        let settings = Settings { connections: Some(2), ..Settings::default() };
-        let gate = gate(settings.clone());
-        let now = Instant::now();
-        let first = gate.admit(&from("127.0.0.1:1").await, now).await.unwrap();
-        let gate = gate.renewed(&settings).unwrap();
-        let second = gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
-        let refused = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap_err();
-        assert_eq!((refused.stage, refused.reason), (Stage::Admit, Reason::ConnectionLimitReached));
-        assert!(refused.detail.contains("may be: 2 (`connections`)"), "{refused}");
-        drop(first);
-        let third = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap();
-        drop((second, third));
-        assert!(gate.counts.lock().by_source.is_empty() && gate.counts.lock().open == 0);
-    }
-
-    #[tokio::test]
-    async fn a_source_that_has_its_share_leaves_room_for_others() {
-        let gate = gate(Settings { connections_per_source: Some(1), ..Settings::default() });
-        let now = Instant::now();
-        let held = gate.admit(&from("127.0.0.1:1").await, now).await.unwrap();
-        let refused = gate.admit(&from("[::ffff:127.0.0.1]:2").await, now).await.unwrap_err();
-        assert_eq!((refused.reason, refused.side), (Reason::ConnectionLimitReached, Side::Client));
-        assert!(refused.detail.contains("connections_per_source"), "{refused}");
-        gate.admit(&from("127.0.0.2:1").await, now).await.unwrap();
-        drop(held);
-        gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn connections_come_no_faster_than_the_rate_after_a_burst_of_one_second() {
-        let gate = gate(Settings { rate: Some(4), ..Settings::default() });
-        let (_client, accepted) = loopback().await;
-        let start = Instant::now();
-        let let_in = async |after_ms: u64, asked: u32| {
-            let now = start + Duration::from_millis(after_ms);
-            let mut count = 0;
-            for _ in 0..asked {
-                count += usize::from(gate.admit(&accepted, now).await.is_ok());
-            }
-            count
-        };
-        assert_eq!(let_in(0, 10).await, 4);
-        assert_eq!(let_in(250, 10).await, 1);
-        assert_eq!(let_in(0, 10).await, 0); // who came long ago, and had to wait for its user to be known
-        assert_eq!(let_in(750, 10).await, 2);
-        assert_eq!(let_in(60_000, 10).await, 4);
-        let refused = gate.admit(&accepted, start + Duration::from_secs(60)).await.unwrap_err();
-        assert_eq!(refused.reason, Reason::ConnectionLimitReached);
-        assert!(refused.detail.contains("`rate`"), "{refused}");
-    }
-
-    #[tokio::test]
-    async fn a_wave_of_sources_leaves_no_table_behind() {
-        let counts = Counts::default();
-        let gate = gate(Settings::default());
-        let source = |n: u32| SourceKey::Ip(IpAddr::from(n.to_be_bytes()));
-        for n in 0..20_000 {
-            counts.lock().enter(&gate, source(n), Instant::now()).unwrap();
-        }
-        for n in 0..20_000 {
-            counts.lock().leave(source(n));
-        }
-        assert!(counts.lock().by_source.capacity() < 4096);
-    }
-
-    #[cfg(unix)]
-    mod users {
-        use super::*;
-        use crate::socket::users;
-
-        /// The user and the group that the tests run as.
-        async fn ourselves() -> (u32, u32) {
-            let (one, _other) = tokio::net::UnixStream::pair().unwrap();
-            let we = one.peer_cred().unwrap();
-            (we.uid(), we.gid())
-        }
-
-        async fn unix() -> (tokio::net::UnixStream, Accepted) {
-            let (client, server) = tokio::net::UnixStream::pair().unwrap();
-            let uid = Some(server.peer_cred().unwrap().uid());
-            let local = ListenAddr::Unix("/run/orders.sock".into());
-            let (stream, client_addr) = (Stream::Unix(server), ClientAddr::Unix { uid });
-            (client, Accepted { stream, client: client_addr, local, at: Instant::now() })
-        }
-
-        fn only_users(users: &[&str]) -> Gate {
-            gate(Settings {
-                allow_users: users.iter().map(|&user| user.into()).collect(),
-                ..Settings::default()
-            })
-        }
-
-        fn only_groups(groups: &[String]) -> Gate {
-            gate(Settings { allow_groups: groups.into(), ..Settings::default() })
-        }
-
-        const NOBODY_IS: &str = "3999999999";
-
-        #[tokio::test]
-        #[cfg(target_os = "linux")]
-        async fn a_loopback_client_is_known_by_its_user() {
-            let (uid, _) = ourselves().await;
-            let name = users::describe(uid);
-            let name = name.split(' ').next().unwrap();
-            let (_client, accepted) = loopback().await;
-            let now = Instant::now();
-            let ticket = only_users(&[NOBODY_IS, name]).admit(&accepted, now).await.unwrap();
-            assert_eq!((ticket.user(), ticket.source()), (Some(uid), SourceKey::User(Some(uid))));
-
-            let refused = only_users(&[NOBODY_IS]).admit(&accepted, now).await.unwrap_err();
-            assert_eq!((refused.reason, refused.side), (Reason::AdmissionDenied, Side::Client));
-            assert!(refused.detail.contains(&format!("(uid {uid})")), "{refused}");
-            assert!(refused.next_step().contains("allow_users"), "{refused}");
-        }
-
-        #[tokio::test]
-        #[cfg(target_os = "linux")]
-        async fn a_loopback_client_comes_in_by_its_group() {
-            let (uid, _) = ourselves().await;
-            let group = users::groups_of(uid).unwrap()[0].to_string();
-            let (_client, accepted) = loopback().await;
-            only_groups(&[group]).admit(&accepted, Instant::now()).await.unwrap();
-            let refused =
-                only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now()).await.unwrap_err();
-            assert_eq!(refused.reason, Reason::AdmissionDenied);
-        }
-
-        #[tokio::test]
-        async fn a_client_whose_user_cannot_be_told_is_refused() {
-            let gate = only_users(&["0", NOBODY_IS]);
-            // Its socket is closed, and the kernel would say "user 0" of it.
-            let (client, mut accepted) = loopback().await;
-            drop(client);
-            tokio::io::AsyncReadExt::read(&mut accepted.stream, &mut [0; 1]).await.unwrap();
-            let refused = gate.admit(&accepted, Instant::now()).await.unwrap_err();
-            assert_eq!(refused.reason, Reason::AdmissionDenied, "{refused}");
-
-            let (_client, accepted) = unix().await;
-            let unknown = Accepted { client: ClientAddr::Unix { uid: None }, ..accepted };
-            assert!(gate.admit(&unknown, Instant::now()).await.is_err());
-        }
-
-        #[tokio::test]
-        async fn a_client_from_another_host_has_no_user() {
-            let allow = vec!["10.0.0.0/8".parse().unwrap()];
-            let gate = gate(Settings { allow, allow_users: vec!["0".into()], ..Settings::default() });
-            let refused = gate.admit(&from("10.0.0.1:9").await, Instant::now()).await.unwrap_err();
-            assert!(refused.detail.contains("not on loopback"), "{refused}");
-        }
-
-        /// A database that does not answer keeps out who would come by a group, and nobody else.
-        #[tokio::test(start_paused = true)]
-        async fn users_that_are_named_come_in_though_the_databases_hang() {
-            let (uid, _) = ourselves().await;
-            let (_client, accepted) = unix().await;
-            let now = Instant::now();
-            let hanging = |gate: Gate| {
-                let (directory, hold) = directory::tests::hanging();
-                (Gate { directory, ..gate }, hold)
-            };
-            let (gate, _hold) = hanging(only_users(&[&uid.to_string()]));
-            gate.admit(&accepted, now).await.unwrap();
-
-            let (gate, _hold) = hanging(only_groups(&[NOBODY_IS.into()]));
-            let refused = gate.admit(&accepted, now).await.unwrap_err();
-            assert_eq!((refused.reason, refused.side), (Reason::AdmissionDenied, Side::Ambassador));
-            assert!(refused.detail.contains("user databases did not tell"), "{refused}");
-
-            let (gate, _hold) = hanging(only_users(&[NOBODY_IS]));
-            let refused = gate.admit(&accepted, now).await.unwrap_err();
-            assert!(refused.detail.contains(&format!("user uid {uid} may not use")), "{refused}");
-        }
-
-        /// While one connection waits for the databases, its reactor goes on with all others.
-        #[tokio::test]
-        async fn a_look_up_that_hangs_holds_up_nobody_else() {
-            let (directory, hold) = directory::tests::hanging();
-            let gate = Arc::new(Gate { directory, ..only_groups(&[NOBODY_IS.into()]) });
-            let (_client, accepted) = unix().await;
-            let waits = tokio::spawn(async move { gate.admit(&accepted, Instant::now()).await });
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            assert!(!waits.is_finished(), "it would have to be asked for");
-            drop(hold);
-            assert_eq!(&*waits.await.unwrap().unwrap_err().detail, "let go");
-        }
-
-        #[tokio::test]
-        async fn a_unix_client_is_known_by_its_credentials() {
-            let (uid, gid) = ourselves().await;
-            let (_client, accepted) = unix().await;
-            let now = Instant::now();
-            assert_eq!(gate(Settings::default()).admit(&accepted, now).await.unwrap().user(), Some(uid));
-            only_users(&[&uid.to_string()]).admit(&accepted, now).await.unwrap();
-            only_groups(&[gid.to_string()]).admit(&accepted, now).await.unwrap();
-            assert!(only_users(&[NOBODY_IS]).admit(&accepted, now).await.is_err());
-            assert!(only_groups(&[NOBODY_IS.into()]).admit(&accepted, now).await.is_err());
-        }
-
-        #[test]
-        fn a_user_that_does_not_exist_is_named() {
-            let settings = Settings { allow_users: vec!["no-such-user".into()], ..Settings::default() };
-            let problem = Gate::new(&settings).unwrap_err();
-            assert!(problem.starts_with("allow_users: ") && problem.contains("'no-such-user'"), "{problem}");
-        }
-    }
-}
+mod tests;

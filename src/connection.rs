@@ -2,10 +2,14 @@
 //!
 //! Every step is one named call, in the order of the crate's map. Only this file touches the record. What a step does is
 //! in the step's own file; what a failure means is in `failure`, what the end of a relay means in [`verdict`], TLS on the
-//! client's own leg in [`secure`].
+//! client's own leg in [`secure`], what it asks for before its first byte in [`context`].
 
+mod before;
+mod context;
 mod secure;
+mod split;
 mod verdict;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,18 +21,21 @@ use crate::addr::ListenerName;
 use crate::admit::{Gate, Ticket};
 use crate::drain::Watch;
 use crate::establish::{self, Established, Reached, Target};
-use crate::failure::{Failure, Outcome, Reason, Side, Stage};
+use crate::failure::{Failure, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
 use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
 use crate::relay::{self, Carried, Ended, Flow, Greeting};
+use crate::rollout::{self, Split};
 use crate::route;
 use crate::socket::{self, Gone, Stream};
 use crate::tls::unbuffered::Unbuffered;
 use crate::trail::Trail;
 use crate::upstream::{Lease, Place, Session};
+use before::{broken_socket, draining, left, left_for, outcome, unknown_session};
+use context::Speech;
 use verdict::Verdict;
 
 pub use secure::ClientTls;
@@ -39,14 +46,18 @@ pub struct Listener {
     pub name: ListenerName,
     /// Who may come. Outlives a reload that does not change it, so that its counts stay true.
     pub gate: Arc<Gate>,
-    /// What they speak: what the upstream does.
+    /// What they speak: what the upstream does. Where a destination chooses it, only what all of them do.
     pub protocol: Protocol,
+    /// How they say what they want before their first byte, or others do for them.
+    pub context: crate::context::Kind,
     /// How long a client may take for its first message, and for its TLS handshake.
     pub preface_timeout: Duration,
     /// TLS that it has to give to its clients.
     pub tls: Option<ClientTls>,
     /// Where they go.
     pub route: route::Settings,
+    /// Among whom they are divided, where they are. Outlives a reload that does not change it.
+    pub split: Option<Arc<Split>>,
     /// The upstreams of the same configuration.
     pub targets: Arc<Targets>,
     /// Where records go.
@@ -76,11 +87,20 @@ pub fn serve<H: Send>(
         let mut record = Record::open(&listener.journal, &listener.name, &accepted.client, accepted.at);
         let ending = match Box::pin(begin(accepted, &listener, moved, &mut record)).await {
             Ok(mut served) => {
-                let ended = served.relay(&listener.drain, record.flow()).await;
+                let ended = match served.target.judged_by.is_watched() {
+                    false => served.relay(&listener.drain, record.flow()).await,
+                    true => watch::relay(&mut served, &listener.drain, record.flow()).await,
+                };
                 Box::pin(settle(served, ended, &listener, &mut record)).await
             }
             Err(ending) => ending,
         };
+        let end = rollout::End {
+            established: record.is_relaying(),
+            failed: split::is_upstreams(ending.outcome, ending.failure.as_ref()),
+            first_byte: record.flow().first_byte(),
+        };
+        split::ended(&listener, record.upstream(), end);
         record.close(*ending);
         drop(held);
     }
@@ -122,17 +142,19 @@ async fn begin(
     moved: bool,
     record: &mut Record,
 ) -> Result<Box<Served>, Box<Ending>> {
+    let accepted = context::as_connected(accepted, listener);
     let admitted = admit(&accepted, listener).await;
     if let Ok(ticket) = &admitted {
         record.draft().user = ticket.user();
     }
-    let mut client = match (moved, &admitted, listener.protocol) {
+    let mut speech = Speech::new(listener);
+    let mut client = match (moved, &admitted, speech.has_words()) {
         // Turning a flood away without a word costs as little as can be.
-        (false, _, _) | (_, Err(_), Protocol::Tcp) => accepted.stream,
+        (false, _, _) | (_, Err(_), false) => accepted.stream,
         _ => accepted.stream.into_reactor().map_err(|error| broken_socket(&error))?,
     };
     client = secure::client_stream(client, listener);
-    let walked = walk(admitted, &mut client, listener, record).await;
+    let walked = walk(admitted, &mut client, &mut speech, listener, record).await;
     match walked {
         Ok(Walked { lease, reached, greeting, target, held }) => {
             let Reached { stream: upstream, secured, .. } = reached;
@@ -149,7 +171,7 @@ async fn begin(
             Err(ending)
         }
         Err(Stop::No(heard, failure)) => {
-            let ending = refuse(&mut client, listener, heard, failure, record).await;
+            let ending = refuse(&mut client, &mut speech, listener, heard, failure, record).await;
             record.at_end().client_tls = secure::summary(&client);
             Err(ending)
         }
@@ -165,38 +187,55 @@ struct Walked {
     held: (Ticket, Option<Arc<Session>>),
 }
 
-/// preface, route, establish, greet.
+/// context, route, preface, establish, greet.
 async fn walk(
     admitted: Result<Ticket, Failure>,
     client: &mut Stream,
+    speech: &mut Speech,
     listener: &Listener,
     record: &mut Record,
 ) -> Result<Walked, Stop> {
-    let ticket = admitted.map_err(|failure| Stop::No(Heard::Nothing, failure))?;
-    let opening = tokio::select! {
+    let mut ticket = admitted.map_err(|failure| Stop::No(Heard::Nothing, failure))?;
+    let asked = tokio::select! {
         biased;
-        opening = open(client, listener) => opening,
+        asked = context::hear(speech, &mut ticket, client, listener) => asked,
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Admit))),
     };
-    let opening = opening.map_err(|unopened| {
-        let trail = Trail::default();
-        unopened_means(unopened, Heard::Opening(Vec::new()), &trail, client, listener)
-    })?;
+    record.tell(listener.context, asked.as_ref().ok(), client.peer_process());
+    let no_opening = |unopened, client: &Stream| {
+        unopened_means(unopened, Heard::Opening(Vec::new()), &Trail::default(), client, listener)
+    };
+    let asked = asked.map_err(|unopened| no_opening(unopened, client))?;
 
-    let route = route::decide(&listener.route, ticket.source());
+    let decided = context::decide(listener, &ticket, &asked);
+    let (route, target) = decided.map_err(|failure| Stop::No(Heard::Opening(Vec::new()), failure))?;
+    speech.protocol = target.protocol;
+    let told = |failure| Stop::Over(left_for(Some(failure), false));
+    if speech.is_answered_first(secure::offer(client, listener)) {
+        speech.grant(client, listener, record.id(), None).await.map_err(told)?;
+    }
+    let opening = tokio::select! {
+        biased;
+        opening = open(client, target.protocol, listener) => opening,
+        () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Admit))),
+    };
+    let opening = opening.map_err(|unopened| no_opening(unopened, client))?;
     record.draft().upstream = Some(route.upstream.clone());
     record.stage = Stage::Queue;
-    let target = listener.targets.get(&route.upstream);
-    let target = target.ok_or_else(|| Stop::No(Heard::opening(&opening), no_such_upstream(&route)))?;
 
     let mut trail = Trail::default();
     let established = async {
-        let established = wait_for(target, route.source, &opening, client, listener, &mut trail).await?;
+        let introduction = context::introduction(&asked, target, client, record.id());
+        let way = (route.source, context::wish(&asked, introduction.as_ref()));
+        let established = wait_for(target, way, &opening, client, listener, &mut trail).await?;
+        speech.grant(client, listener, record.id(), Some(&trail)).await.map_err(told)?;
         interview(target, established, opening, client, listener, &mut trail).await
     }
     .await;
+    let took = trail.attempts.iter().map(|attempt| attempt.took).sum();
     note(trail, target, listener, record);
     let (Established { lease, mut reached }, opening) = established?;
+    split::established(listener, &route, took);
     if let Some(secured) = &mut reached.secured {
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
@@ -211,10 +250,10 @@ async fn walk(
 }
 
 /// The client's own TLS where that begins with the first byte, and what it opens with.
-async fn open(client: &mut Stream, listener: &Listener) -> Result<Opening, Unopened> {
+async fn open(client: &mut Stream, protocol: Protocol, listener: &Listener) -> Result<Opening, Unopened> {
     secure::from_the_first_byte(client, listener).await?;
     let offer = secure::offer(client, listener);
-    preface::read(client, listener.protocol, offer, listener.preface_timeout).await
+    preface::read(client, protocol, offer, listener.preface_timeout).await
 }
 
 /// What it means that a client's words came to nothing. `heard`: how far the conversation is.
@@ -252,7 +291,7 @@ async fn admit(accepted: &Accepted, listener: &Listener) -> Result<Ticket, Failu
 /// Establishes, unless the client leaves or the drain ends it first.
 async fn wait_for(
     target: &Target,
-    source: u64,
+    (source, wish): (u64, establish::Wish<'_>),
     opening: &Opening,
     client: &mut Stream,
     listener: &Listener,
@@ -264,7 +303,7 @@ async fn wait_for(
     let begun = Instant::now();
     let established = async {
         match &opening.cancels {
-            None => establish::establish(target, source, &opening.bytes, trail).await,
+            None => establish::establish(target, source, wish, &opening.bytes, trail).await,
             Some(key) => {
                 let only = || target.upstream.only_endpoint().filter(|_| anywhere);
                 let at = target.upstream.sessions().find(key).or_else(only);
@@ -439,12 +478,12 @@ async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: 
         return ending(verdict::of_cancelling(&ended, &target), record);
     };
     drop(place);
-    let early_close = target.early_close;
-    let early = ended.closed_after <= early_close;
+    let by = &target.judged_by;
+    let early = ended.closed_after <= by.early_close;
     let verdict = verdict::judge(&ended, early, target.relay.on_truncation, target.tls.as_deref());
-    match verdict.class {
+    match verdict::class(&verdict, &ended, by) {
         // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
-        None if since.elapsed() <= early_close && !ended.upstream_spoke => drop(lease),
+        None if since.elapsed() <= by.lasting() && !ended.upstream_spoke => drop(lease),
         class => lease.ended(Instant::now(), class),
     }
     let mut ending = ending(verdict, record);
@@ -479,75 +518,23 @@ fn ending(verdict: Verdict, record: &Record) -> Box<Ending> {
     Box::new(Ending { outcome, failure, closed_by, quiet })
 }
 
-/// No, in the client's own words where its protocol has some, else a reset, which no client mistakes for an empty answer.
+/// No; see [`Speech::refuse`].
 async fn refuse(
     client: &mut Stream,
+    speech: &mut Speech,
     listener: &Listener,
     heard: Heard,
     failure: Failure,
-    record: &Record,
+    record: &mut Record,
 ) -> Box<Ending> {
     secure::before_a_word(client, listener);
     let offer = secure::offer(client, listener);
-    let id = record.id().to_string();
-    refuse::refuse(client, listener.protocol, offer, heard, &failure, &id).await;
+    let id = record.id();
+    let draft = record.draft();
+    let tried = (draft.endpoint.as_deref(), draft.attempts.len());
+    speech.refuse(client, offer, heard, &failure, id, tried).await;
     let outcome = outcome(&failure);
     Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
-}
-
-/// Whether we said no to what would have worked.
-fn outcome(failure: &Failure) -> Outcome {
-    match failure.reason {
-        Reason::AdmissionDenied | Reason::ConnectionLimitReached | Reason::CircuitOpen | Reason::Draining => {
-            Outcome::Refused
-        }
-        _ => Outcome::Failed,
-    }
-}
-
-fn unknown_session() -> Failure {
-    let detail = "no connection through this upstream has the session that is to be cancelled";
-    Failure::new(Stage::Route, Reason::DestinationNotFound, Side::Client, detail).mend(
-        "nothing, if it had ended already; else send the request through the same nuncio as the session",
-    )
-}
-
-/// Who leaves without a byte, without an error and as soon as this is a bare liveness probe (a load balancer, a kubelet).
-/// Who waited longer wanted something.
-const PROBE: Duration = Duration::from_secs(1);
-
-/// The client went away before it was served. A bare liveness probe is counted, and kept out of the log; but not where
-/// the upstream had trouble: then it may be a client that saw no greeting and gave up.
-fn left(gone: Gone, trail: &Trail, waited: Duration) -> Box<Ending> {
-    let failure = match gone {
-        Gone::Silently => None,
-        Gone::Reset => {
-            let detail = "the client reset the connection before it was served";
-            Some(Failure::new(trail.stage, Reason::ClientReset, Side::Client, detail))
-        }
-    };
-    let quiet = failure.is_none() && trail.attempts.is_empty() && waited < PROBE;
-    left_for(failure, quiet)
-}
-
-fn left_for(failure: Option<Failure>, quiet: bool) -> Box<Ending> {
-    Box::new(Ending { outcome: Outcome::Cancelled, failure, closed_by: Some(Side::Client), quiet })
-}
-
-fn broken_socket(error: &std::io::Error) -> Box<Ending> {
-    let detail = format!("the client's socket could not be handed to its reactor: {error}");
-    let failure = Failure::new(Stage::Accept, Reason::ProxyInternalError, Side::Ambassador, detail);
-    let outcome = Outcome::Failed;
-    Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
-}
-
-fn draining(stage: Stage) -> Failure {
-    Failure::new(stage, Reason::Draining, Side::Ambassador, "shutting down: no new connections are taken")
-}
-
-fn no_such_upstream(route: &route::Route) -> Failure {
-    let detail = format!("there is no upstream '{}'", route.upstream);
-    Failure::new(Stage::Route, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
 #[cfg(test)]

@@ -4,12 +4,18 @@
 //! tried, as often as `retry` allows. Leaves choosing to `upstream`, TCP to `dial`, the words before TLS to `protocol`, TLS
 //! to `tls`, and what the client is told to `connection`.
 
+mod bound;
 mod http;
 mod login;
+mod own;
 mod pending;
+pub mod warm;
+mod way;
 mod wrapped;
 
+pub use bound::Wish;
 pub use http::HttpCheck;
+pub use own::OwnListeners;
 pub use pending::{Pending, secure, take_leave};
 
 use std::future::Future;
@@ -21,10 +27,11 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::account::Login;
 use crate::addr::Host;
 use crate::backoff;
 use crate::converse::{Trouble, converse};
-use crate::dial;
+use crate::dial::{self, header::Introduction};
 use crate::discovery::Resolver;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::health;
@@ -32,7 +39,9 @@ use crate::protocol::{Asking, Negotiated, Protocol};
 use crate::relay;
 use crate::tls::{ClientTls, Secured, Seen};
 use crate::trail::{Attempt, Times, Trail};
-use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, Whereabouts};
+use crate::upstream::{EndpointId, EndpointSpec, Lease, Place, Upstream, UpstreamView, Whereabouts};
+use bound::{Bound, out_of_time};
+use way::To;
 use wrapped::Wrapped;
 
 /// Bounds on each stage and on all of them.
@@ -84,6 +93,8 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
     /// Names to addresses.
     pub resolver: Resolver,
+    /// Whom never to connect to.
+    pub own: Arc<OwnListeners>,
     /// The name that the whole set comes from, where it does: asked again when a connection to one of its addresses fails.
     pub set_name: Option<Host>,
     /// TCP.
@@ -97,15 +108,48 @@ pub struct Target {
     /// What health checks ask over HTTP, where they do.
     pub http: Option<HttpCheck>,
     /// Whom health checks log in as, where they do.
-    pub login: Option<health::Login>,
+    pub login: Option<Login>,
     /// Bounds on each stage.
     pub timeouts: Timeouts,
     /// How often another attempt follows.
     pub retry: backoff::Settings,
     /// How bytes are relayed afterwards.
     pub relay: relay::Settings,
-    /// How soon an end without a byte counts against the endpoint.
+    /// What counts against the endpoint once it is established.
+    pub judged_by: JudgedBy,
+    /// Connections that are ready before a client comes, where some are to be.
+    pub pool: Option<warm::Pool>,
+}
+
+/// What counts against an endpoint whose connection was established.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JudgedBy {
+    /// How soon an end without a byte does.
     pub early_close: Duration,
+    /// How soon a later one does.
+    pub zero_byte: Option<Duration>,
+    /// How late the first byte of the first answer does.
+    pub slow_first_byte: Option<Duration>,
+}
+
+impl JudgedBy {
+    /// How long a connection has to live without a word until that says anything for its endpoint.
+    pub fn lasting(&self) -> Duration {
+        self.early_close.max(self.zero_byte.unwrap_or_default())
+    }
+
+    /// Does it matter when the server says its first words?
+    pub fn is_watched(&self) -> bool {
+        self.zero_byte.is_some() || self.slow_first_byte.is_some()
+    }
+}
+
+impl Target {
+    /// The upstream and what is kept ready for it.
+    pub fn view(&self, now: std::time::Instant) -> UpstreamView {
+        let pool = self.pool.as_ref().map(warm::Pool::view);
+        UpstreamView { pool, ..self.upstream.view(now) }
+    }
 }
 
 /// What there was to see at one endpoint, beside its trail. For a person who looks: a connection has no use for it.
@@ -156,29 +200,46 @@ pub struct Reached {
 pub async fn establish(
     target: &Target,
     source: u64,
+    wish: Wish<'_>,
     opening: &[u8],
     trail: &mut Trail,
 ) -> Result<Established, Failure> {
     let begun = Instant::now();
-    let deadline = begun + target.timeouts.establish;
-    let place = target.upstream.place(target.timeouts.establish).await?;
+    let bound = Bound::of(target, wish);
+    let deadline = begun + bound.limit;
+    let place = target.upstream.place(bound.limit).await?;
     trail.times.queue = Some(begun.elapsed());
 
+    let attempts = target.retry.attempts.min(wish.attempts.unwrap_or(u32::MAX));
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Failure> = None;
-    for number in 1..=target.retry.attempts {
-        let mut lease = match target.upstream.pick(Instant::now().into_std(), Some(source), &tried) {
+    for number in 1..=attempts {
+        let (queued, asked) = (trail.times.queue.unwrap_or_default(), Instant::now());
+        let left = deadline.saturating_duration_since(asked);
+        let leased = match wish.endpoint {
+            None => target.upstream.lease(Some(source), &tried, queued, left).await,
+            Some(endpoint) => target.upstream.lease_only(asked.into_std(), endpoint, tried.is_empty()),
+        };
+        trail.times.queue = Some(queued + asked.elapsed());
+        let mut lease = match leased {
             Ok(lease) => lease,
             // What was seen at an endpoint says more than that no other is left.
             Err(none_ready) => return Err(last.unwrap_or(none_ready)),
         };
         let again = tried.contains(&lease.id());
         if again && !pause(&target.retry, number, deadline).await {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
         tried.push(lease.id());
 
-        let manner = Manner { opening, alone: false, ..Manner::of(target) };
+        if let Some(warm) = target.pool.as_ref().and_then(|pool| pool.take(lease.id())) {
+            let endpoint = lease.label().clone();
+            trail.attempts.push(Attempt { endpoint, stage: None, reason: None, took: Duration::ZERO });
+            trail.times = warm::times(trail.times.queue, warm.age);
+            lease.established(Instant::now().into_std(), warm.took);
+            return Ok(Established { lease: Some((place, lease)), reached: warm.reached });
+        }
+        let manner = Manner { opening, alone: false, client: wish.introduction, ..Manner::of(target) };
         let (attempted, took) = attempt(target, manner, lease.label(), lease.spec(), deadline, trail).await;
         let failure = match attempted {
             Ok(mut reached) => {
@@ -194,16 +255,18 @@ pub async fn establish(
         // An endpoint that our own deadline left less than its due has shown nothing: a connection that waited long in the
         // queue would otherwise open the circuits of healthy endpoints.
         let cut_short = out_of_time_now && took < target.timeouts.due(failure.stage);
-        let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
+        let class = failure.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
         if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);
         }
-        let may_try_another = failure.reason.may_try_another() && failure.side != Side::Ambassador;
+        // Whoever named us among the endpoints may well have named others.
+        let ours = failure.side == Side::Ambassador && failure.reason != Reason::ProxyLoopDetected;
+        let may_try_another = failure.reason.may_try_another() && !ours;
         last = Some(failure);
         if out_of_time_now {
-            return Err(out_of_time(target, last));
+            return Err(out_of_time(bound, last));
         }
-        if !may_try_another || number == target.retry.attempts {
+        if !may_try_another || number == attempts {
             break;
         }
         if !target.upstream.retry_allowed() {
@@ -290,6 +353,10 @@ struct Manner<'a> {
     opening: &'a [u8],
     /// There is no client to be heard.
     alone: bool,
+    /// Whom the server is told of, where it wants to know.
+    client: Option<&'a Introduction>,
+    /// It is one of the target's own, that want to know if any do.
+    introduces: bool,
 }
 
 impl Manner<'_> {
@@ -301,6 +368,8 @@ impl Manner<'_> {
             address: None,
             opening: b"",
             alone: true,
+            client: None,
+            introduces: true,
         }
     }
 }
@@ -308,7 +377,7 @@ impl Manner<'_> {
 /// Any server that is spoken to on behalf of a target, with the target's TLS or other.
 async fn reach(
     target: &Target,
-    Manner { tls, negotiates, address, opening, alone }: Manner<'_>,
+    Manner { tls, negotiates, address, opening, alone, client, introduces }: Manner<'_>,
     spec: &EndpointSpec,
     deadline: Instant,
     trail: &mut Trail,
@@ -326,38 +395,8 @@ async fn reach(
     };
     let bound = |limit: Duration| limit.min(deadline.saturating_duration_since(Instant::now()));
 
-    let begun = Instant::now();
-    let addresses = match address.or_else(|| spec.address.socket_addr()) {
-        Some(address) => vec![address],
-        None => {
-            trail.stage = Stage::Resolve;
-            let addresses = resolve(target, spec, bound(target.timeouts.resolve)).await;
-            trail.times.resolve = Some(begun.elapsed());
-            addresses?
-        }
-    };
-
-    if let Some(sight) = &mut sight {
-        sight.addresses.clone_from(&addresses);
-    }
-
-    let begun = Instant::now();
-    trail.stage = Stage::Connect;
-    let connected = dial::dial_within(&addresses, &target.dial, bound(target.timeouts.connect)).await;
-    trail.times.connect = Some(begun.elapsed());
-    let (mut stream, at) = match connected {
-        Ok(connected) => {
-            if let Some(sight) = &mut sight {
-                sight.connected = Some(connected.1);
-            }
-            connected
-        }
-        Err(failure) => {
-            // The name may have moved: ask again now rather than when its time is up.
-            target.resolver.suspect(target.set_name.as_ref().unwrap_or(&spec.address.host));
-            return Err(failure);
-        }
-    };
+    let to = To { endpoint: &spec.address, address, client, introduces };
+    let (mut stream, at) = way::open(target, to, deadline, trail, sight.as_deref_mut()).await?;
 
     let Some((tls, name)) = server_name else {
         return Ok(Reached { stream, negotiated: Negotiated::default(), secured: None, pending: None });
@@ -449,20 +488,6 @@ fn own_literal(stream: &TcpStream) -> String {
     }
 }
 
-async fn resolve(target: &Target, spec: &EndpointSpec, limit: Duration) -> Result<Vec<SocketAddr>, Failure> {
-    let host = &spec.address.host;
-    match tokio::time::timeout(limit, target.resolver.addresses(host)).await {
-        Ok(addresses) => {
-            Ok(addresses?.into_iter().map(|ip| SocketAddr::new(ip, spec.address.port)).collect())
-        }
-        Err(_) => Err(Failure::upstream(
-            Stage::Resolve,
-            Reason::DnsTimeout,
-            format!("{host} was not resolved within {}", humantime::format_duration(round(limit))),
-        )),
-    }
-}
-
 /// Waits before the same endpoint is tried again; false where the deadline comes first.
 async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> bool {
     let pause = backoff::pause(retry, number.saturating_sub(1), &mut fastrand::Rng::new());
@@ -474,22 +499,9 @@ async fn pause(retry: &backoff::Settings, number: u32, deadline: Instant) -> boo
     true
 }
 
-fn out_of_time(target: &Target, last: Option<Failure>) -> Failure {
-    let limit = humantime::format_duration(target.timeouts.establish);
-    match last {
-        Some(Failure { stage, side, detail, mend, .. }) => Failure {
-            stage,
-            reason: Reason::EstablishTimeout,
-            side,
-            detail: format!("not established within {limit} (timeouts.establish); last: {detail}").into(),
-            mend,
-        },
-        None => Failure::upstream(
-            Stage::Connect,
-            Reason::EstablishTimeout,
-            format!("not established within {limit} (timeouts.establish)"),
-        ),
-    }
+fn broken_at_the_end(error: &std::io::Error) -> Failure {
+    let detail = format!("the connection broke at the end of the TLS handshake: {error}");
+    Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
 }
 
 /// To whole milliseconds, for a person.
@@ -514,11 +526,8 @@ impl health::Probe for Target {
             match kind {
                 health::Kind::Off => Ok(()),
                 health::Kind::Tcp => {
-                    let addresses = match spec.address.socket_addr() {
-                        Some(address) => vec![address],
-                        None => resolve(self, spec, self.timeouts.resolve).await?,
-                    };
-                    dial::dial_within(&addresses, &self.dial, self.timeouts.connect).await.map(drop)
+                    let to = To { endpoint: &spec.address, address: None, client: None, introduces: true };
+                    way::open(self, to, deadline, &mut Trail::default(), None).await.map(drop)
                 }
                 health::Kind::Tls | health::Kind::Protocol => {
                     let Reached { mut stream, secured, .. } =

@@ -134,9 +134,27 @@ pub enum BreakerClass {
     CertificateRefused,
     /// It took the handshake and ended the connection before its first byte.
     EarlyClose,
+    /// It ended the connection without a byte, only later.
+    ZeroByte,
+    /// Its first answer came too late.
+    Slow,
+    /// It said itself that it can take nobody now.
+    Overloaded,
 }
 
 impl BreakerClass {
+    /// All classes.
+    pub const ALL: [BreakerClass; 8] = [
+        BreakerClass::Refused,
+        BreakerClass::Timeout,
+        BreakerClass::Handshake,
+        BreakerClass::CertificateRefused,
+        BreakerClass::EarlyClose,
+        BreakerClass::ZeroByte,
+        BreakerClass::Slow,
+        BreakerClass::Overloaded,
+    ];
+
     /// The word in logs and labels.
     pub fn label(self) -> &'static str {
         match self {
@@ -145,6 +163,9 @@ impl BreakerClass {
             BreakerClass::Handshake => "handshake",
             BreakerClass::CertificateRefused => "certificate_refused",
             BreakerClass::EarlyClose => "early_close",
+            BreakerClass::ZeroByte => "zero_byte",
+            BreakerClass::Slow => "slow",
+            BreakerClass::Overloaded => "overloaded",
         }
     }
 }
@@ -223,7 +244,7 @@ reasons! {
     /// The server, or a client of a listener with TLS, ended the handshake with an alert.
     TlsAlertReceived "tls_alert_received" = "tls_alert_received", Some(Handshake), true, "the alert's name says what the server missed; its log says more";
     /// The endpoint is this ambassador itself.
-    ProxyLoopDetected "proxy_loop_detected" = "proxy_loop_detected", None, false, "point the upstream at the server, not at nuncio's own listener";
+    ProxyLoopDetected "proxy_loop_detected" = "proxy_loop_detected", None, true, "point the upstream at the server, not at nuncio's own listener";
     /// The configuration cannot serve this connection.
     ProxyConfigurationError "proxy_configuration_error" = "proxy_configuration_error", None, false, "run nuncio check";
     /// A fault of nuncio's own.
@@ -296,12 +317,14 @@ pub struct Failure {
     pub detail: Box<str>,
     /// What to do in this very case; `None`: the reason's own next step holds.
     pub mend: Option<Cow<'static, str>>,
+    /// What the endpoint's breaker counts it as, where that is not what its reason is counted as.
+    pub class: Option<BreakerClass>,
 }
 
 impl Failure {
     /// A failure at a stage; `detail` says what was seen.
     pub fn new(stage: Stage, reason: Reason, side: Side, detail: impl Into<String>) -> Self {
-        Failure { stage, reason, side, detail: detail.into().into_boxed_str(), mend: None }
+        Failure { stage, reason, side, detail: detail.into().into_boxed_str(), mend: None, class: None }
     }
 
     /// On the upstream's side: most of what can go wrong while establishing.
@@ -313,6 +336,17 @@ impl Failure {
     pub fn mend(mut self, mend: impl Into<Cow<'static, str>>) -> Self {
         self.mend = Some(mend.into());
         self
+    }
+
+    /// In this very case the endpoint's breaker counts it as something else.
+    pub fn counted_as(mut self, class: BreakerClass) -> Self {
+        self.class = Some(class);
+        self
+    }
+
+    /// What the endpoint's breaker counts it as; `None`: it says nothing about the endpoint.
+    pub fn breaker_class(&self) -> Option<BreakerClass> {
+        self.class.or(self.reason.breaker_class())
     }
 
     /// What the reader should do next.
@@ -353,6 +387,13 @@ mod tests {
             if reason.breaker_class().is_some() {
                 assert!(reason.may_try_another(), "{reason}");
             }
+        }
+    }
+
+    #[test]
+    fn every_class_stands_at_its_own_place() {
+        for (place, class) in BreakerClass::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, place, "{}", class.label());
         }
     }
 

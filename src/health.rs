@@ -4,9 +4,6 @@
 //! itself to the [`Probe`] (a connection as `establish` would make it), and to `upstream` what its results come to.
 
 pub mod http;
-mod login;
-
-pub use login::Login;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{self, JoinSet};
 
+use crate::account::Login;
 use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
 use crate::upstream::{EndpointId, EndpointSpec, Upstream};
 
@@ -56,7 +54,7 @@ impl Default for Settings {
 }
 
 /// What a check does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Nothing: only the breaker judges.
     Off,
@@ -164,7 +162,7 @@ async fn check(
 }
 
 fn verdict(failure: &Failure) -> Result<Verdict, String> {
-    let class = match (failure.reason.breaker_class(), failure.stage, failure.side) {
+    let class = match (failure.breaker_class(), failure.stage, failure.side) {
         (Some(class), _, Side::Client | Side::Upstream) => class,
         // A name without an address cannot be connected to, whoever's fault it is.
         (_, Stage::Resolve, _) if failure.reason == Reason::DnsTimeout => BreakerClass::Timeout,
@@ -321,6 +319,7 @@ mod tests {
             self.1.send((up, self.0.checks.load(Ordering::SeqCst), why.into())).unwrap();
         }
         fn panic(&self, _upstream: &str, _on: bool) {}
+        fn source(&self, _upstream: &str, _failing: Option<&str>) {}
     }
 
     type Heard = mpsc::UnboundedReceiver<(bool, usize, String)>;

@@ -1,6 +1,7 @@
 //! refuse: no, in the client's own protocol and where it can read it; else a reset.
 //!
-//! Owns how long a refused client is waited for, and how many of them at a time. Leaves the words to `protocol`.
+//! Owns how long a refused client is waited for, and how many of them at a time. Leaves the words to `protocol`, and to
+//! `context` where the client has asked for a destination.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::converse::converse;
+use crate::context::{self, Hearing};
+use crate::converse::{Trouble, converse};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Offer, Opening, Protocol, Refusal};
 use crate::relay::{Leg, Packets};
@@ -72,7 +74,7 @@ pub async fn refuse<C: Leg>(
             Heard::Cancel => return None,
         };
         let _place = places.try_acquire().ok()?;
-        let patience = if failure.reason == Reason::Draining { LAST_PATIENCE } else { PATIENCE };
+        let patience = patience(failure);
         timeout(patience, async {
             let said = match heard {
                 Heard::Nothing => {
@@ -93,9 +95,7 @@ pub async fn refuse<C: Leg>(
                     Ok(Ok(_) | Err(_)) | Err(_) => {}
                 }
             }
-            client.shutdown().await.ok()?;
-            // Closed with something unread, the kernel would reset, and the reset overtake our words.
-            until_it_leaves(client).await.ok()
+            end(client).await
         })
         .await
         .ok()?
@@ -103,6 +103,46 @@ pub async fn refuse<C: Leg>(
     if told.await.is_none() {
         client.reset_on_close();
     }
+}
+
+/// The same in the words in which it asked for a destination. `unheard`: it has to say so first.
+pub async fn refuse_asking<C: Leg>(
+    client: &mut C,
+    hearing: &mut Hearing,
+    unheard: bool,
+    refusal: &context::Refusal<'_>,
+) {
+    let told = async {
+        let places = if unheard { &PLACES_AT_THE_DOOR } else { &PLACES };
+        let _place = places.try_acquire().ok()?;
+        timeout(patience(refusal.failure), async {
+            if unheard {
+                match converse(client, hearing).await {
+                    // What it said was wrong as well: it is told the first reason.
+                    Ok(_) | Err(Trouble::Failed(_)) => {}
+                    Err(Trouble::Left(_) | Trouble::Closed { .. } | Trouble::Io(_)) => return None,
+                }
+            }
+            client.write_all(&hearing.refused(refusal)?).await.ok()?;
+            end(client).await
+        })
+        .await
+        .ok()?
+    };
+    if told.await.is_none() {
+        client.reset_on_close();
+    }
+}
+
+fn patience(failure: &Failure) -> Duration {
+    if failure.reason == Reason::Draining { LAST_PATIENCE } else { PATIENCE }
+}
+
+/// Closes our side, and waits for the client's.
+async fn end<C: Leg>(client: &mut C) -> Option<u64> {
+    client.shutdown().await.ok()?;
+    // Closed with something unread, the kernel would reset, and the reset overtake our words.
+    until_it_leaves(client).await.ok()
 }
 
 async fn until_it_leaves<C: Leg>(client: &mut C) -> io::Result<u64> {

@@ -1,17 +1,26 @@
 //! route: which upstream, as a plain value computed before any dialling.
 //!
 //! Owns the decision and nothing else: no socket is open yet, so a decision is tested by comparing values. Who reads the
-//! value (`establish`, through `connection`) looks the upstream up in the same snapshot of the configuration.
+//! value (`establish`, through `connection`) looks the upstream up in the same snapshot of the configuration. Which upstream
+//! answers for a destination is found in [`hosts`].
+
+mod hosts;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::addr::{SourceKey, UpstreamName};
+pub use hosts::{HostPattern, Reachable};
+
+use crate::addr::{Host, SourceKey, UpstreamName};
+use crate::context::Context;
+use crate::failure::{Failure, Reason, Side, Stage};
 
 /// What a listener's connections are routed by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// The upstream that the listener names.
+    /// The upstream that the listener names; of several, the first.
     pub upstream: UpstreamName,
+    /// Where its clients ask for destinations: the upstreams that they may reach. Empty: all go to `upstream`.
+    pub reachable: Vec<Reachable>,
 }
 
 /// Where a connection goes.
@@ -24,23 +33,110 @@ pub struct Route {
 }
 
 /// Decides where a client's connection goes. `client`: whom `admit` took it for, which may be a user behind an address that
-/// it shares with others.
-pub fn decide(settings: &Settings, client: SourceKey) -> Route {
+/// it shares with others. `context`: what it asks for, which can only narrow what the file allows.
+///
+/// # Errors
+/// The file has no upstream for what it asks for.
+pub fn decide(settings: &Settings, client: SourceKey, context: &Context) -> Result<Route, Failure> {
     // DefaultHasher::new() has fixed keys: the hash must not differ between two ambassadors of one fleet. It is no defence
     // against chosen collisions, which could only send a client to an endpoint that it may use anyway.
     let mut hasher = DefaultHasher::new();
-    client.hash(&mut hasher);
-    Route { upstream: settings.upstream.clone(), source: hasher.finish() }
+    match &context.user {
+        Some(user) => user.hash(&mut hasher),
+        None => client.hash(&mut hasher),
+    }
+    Ok(Route { upstream: upstream(settings, context)?.clone(), source: hasher.finish() })
+}
+
+fn upstream<'a>(settings: &'a Settings, context: &Context) -> Result<&'a UpstreamName, Failure> {
+    let wish = context.options.upstream.as_deref();
+    let is_wished = |name: &str| wish.is_none_or(|wish| wish == name);
+    let no = |reason, detail: String| Failure::new(Stage::Route, reason, Side::Client, detail);
+    if let Some(wish) = wish
+        && *settings.upstream != *wish
+        && !settings.reachable.iter().any(|reachable| *reachable.upstream == *wish)
+    {
+        let detail = format!(
+            "the client asks for the upstream '{}', which is none of its listener's",
+            wish.escape_debug()
+        );
+        return Err(no(Reason::DestinationNotFound, detail)
+            .mend("name it among the listener's `upstreams`, or let the client not ask for it"));
+    }
+    if settings.reachable.is_empty() {
+        return Ok(&settings.upstream);
+    }
+    let Some(destination) = &context.destination else {
+        return Err(no(Reason::DestinationNotFound, "nothing says where the connection wants to go".into()));
+    };
+    let among = settings.reachable.iter().filter(|reachable| is_wished(&reachable.upstream));
+    hosts::find(among, destination).ok_or_else(|| {
+        let detail = match wish {
+            None => format!("the client asks for {destination}, and no upstream of its listener answers for it"),
+            Some(wish) => format!("the client asks for {destination}, and the upstream '{wish}' does not answer for it"),
+        };
+        match destination.host {
+            Host::Name(_) => no(Reason::DestinationNotFound, detail),
+            Host::Ip(_) => no(Reason::DestinationIpProhibited, detail),
+        }
+        .mend("add it to the `hosts` of the upstream that is meant, and name that among the listener's `upstreams`")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::addr::ClientAddr;
+    use crate::context::Options;
+
+    fn settings(reachable: &[(&str, &str)]) -> Settings {
+        let reachable = reachable.iter().map(|(upstream, host)| Reachable {
+            upstream: (*upstream).into(),
+            hosts: vec![host.parse().unwrap()],
+        });
+        Settings { upstream: "orders".into(), reachable: reachable.collect() }
+    }
+
+    fn by_key(client: SourceKey) -> Route {
+        decide(&settings(&[]), client, &Context::default()).unwrap()
+    }
 
     fn route(client: &str) -> Route {
-        let client = ClientAddr::Tcp(client.parse().unwrap());
-        decide(&Settings { upstream: "orders".into() }, client.source_key())
+        by_key(ClientAddr::Tcp(client.parse().unwrap()).source_key())
+    }
+
+    /// Where a client comes that asks for this, and for this upstream.
+    fn asks(destination: &str, upstream: Option<&str>) -> Result<String, Reason> {
+        let options = Options { upstream: upstream.map(Into::into), ..Options::default() };
+        let context =
+            Context { destination: Some(destination.parse().unwrap()), options, ..Context::default() };
+        let settings =
+            settings(&[("orders", "*.example.com"), ("mail", "mail.example.com"), ("net", "10.0.0.0/8")]);
+        match decide(&settings, SourceKey::User(None), &context) {
+            Ok(route) => Ok(route.upstream.to_string()),
+            Err(failure) => Err(failure.reason),
+        }
+    }
+
+    #[test]
+    fn a_destination_leads_to_the_upstream_that_answers_for_it_or_nowhere() {
+        assert_eq!(asks("mail.example.com:25", None).unwrap(), "mail");
+        assert_eq!(asks("db.example.com:5432", None).unwrap(), "orders");
+        assert_eq!(asks("10.1.1.1:5432", None).unwrap(), "net");
+        assert_eq!(asks("example.org:443", None), Err(Reason::DestinationNotFound));
+        assert_eq!(asks("192.0.2.1:443", None), Err(Reason::DestinationIpProhibited));
+    }
+
+    /// Who names an upstream gets that one or none: what its hosts do not answer for, it is not sent.
+    #[test]
+    fn an_upstream_that_is_asked_for_narrows_and_never_widens() {
+        assert_eq!(asks("mail.example.com:25", Some("orders")).unwrap(), "orders");
+        assert_eq!(asks("db.example.com:5432", Some("mail")), Err(Reason::DestinationNotFound));
+        assert_eq!(asks("mail.example.com:25", Some("other")), Err(Reason::DestinationNotFound));
+        let options = Options { upstream: Some("other".into()), ..Options::default() };
+        let context = Context { options, ..Context::default() };
+        let refused = decide(&settings(&[]), SourceKey::User(None), &context).unwrap_err();
+        assert_eq!(refused.reason, Reason::DestinationNotFound);
     }
 
     #[test]
@@ -53,8 +149,14 @@ mod tests {
         assert_eq!(route("10.0.0.1:1"), route("10.0.0.1:2"));
         assert_eq!(route("10.0.0.1:1").source, route("[::ffff:10.0.0.1]:9").source);
         assert_ne!(route("10.0.0.1:1").source, route("10.0.0.2:1").source);
-        let user = |uid| decide(&Settings { upstream: "orders".into() }, SourceKey::User(Some(uid))).source;
+        let user = |uid| by_key(SourceKey::User(Some(uid))).source;
         assert_eq!(user(1000), user(1000));
         assert_ne!(user(1000), user(1001));
+        let named = |user: &str| {
+            let context = Context { user: Some(user.into()), ..Context::default() };
+            decide(&settings(&[]), SourceKey::User(None), &context).unwrap().source
+        };
+        assert_eq!(named("erp"), named("erp"));
+        assert_ne!(named("erp"), named("crm"));
     }
 }

@@ -84,12 +84,14 @@ pub struct Times<T = Duration> {
     pub negotiate: Option<T>,
     /// TLS.
     pub handshake: Option<T>,
+    /// None of these: the connection was ready, and had been for so long.
+    pub warm: Option<T>,
 }
 
 impl<T> Times<T> {
     /// The same times, told otherwise.
     pub fn map<U>(self, told: impl Fn(T) -> U + Copy) -> Times<U> {
-        let Times { queue, resolve, connect, proxy, negotiate, handshake } = self;
+        let Times { queue, resolve, connect, proxy, negotiate, handshake, warm } = self;
         Times {
             queue: queue.map(told),
             resolve: resolve.map(told),
@@ -97,6 +99,7 @@ impl<T> Times<T> {
             proxy: proxy.map(told),
             negotiate: negotiate.map(told),
             handshake: handshake.map(told),
+            warm: warm.map(told),
         }
     }
 }

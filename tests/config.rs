@@ -158,6 +158,10 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
         let Err(problems) = config::from_text("x", lines.join("\n")) else { continue };
         let alone = [
             "dns =",
+            "srv =",
+            "consul =",
+            "kubernetes =",
+            "file =",
             "url =",
             "user =",
             "password_file =",
@@ -165,6 +169,10 @@ fn the_examples_of_keys_without_a_default_are_good_ones() {
             "certificate =",
             "key =",
             "mode =",
+            "upstreams =",
+            "split =",
+            "canary =",
+            "proxy_from =",
             "tls_mode =",
             "client_names =",
             "identity =",
@@ -259,7 +267,7 @@ fn an_upstream_may_stand_within_its_listener() {
     let nuncio::discovery::Source::Fixed(endpoints) = &upstream.source else {
         panic!("{:?}", upstream.source)
     };
-    assert_eq!((endpoints[0].weight, endpoints[0].backup), (7, true));
+    assert_eq!((endpoints[0].weight, endpoints[0].is_backup()), (7, true));
     assert_eq!(endpoints[0].server_name.as_deref(), Some("x.example"));
 }
 

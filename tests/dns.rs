@@ -2,171 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what is not as it should be ends it")]
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+#[path = "dns/server.rs"]
+mod server;
+#[path = "dns/srv.rs"]
+mod srv;
+
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nuncio::addr::Host;
 use nuncio::backoff;
-use nuncio::discovery::{DnsSettings, NameView, Resolver, Source, follow, follow_as};
+use nuncio::discovery::{DnsSettings, NameView, Resolver, Source, follow};
 use nuncio::failure::Reason;
 use nuncio::upstream::breaker::State;
 use nuncio::upstream::{self, EndpointSpec, Observer, Upstream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
-
-/// What the server says of a name.
-#[derive(Clone, Debug)]
-enum Says {
-    /// These addresses, each family to who asks for it, with a TTL in seconds.
-    Addresses(Vec<IpAddr>, u32),
-    /// Addresses over TCP only: over UDP the answer "does not fit".
-    OnlyOverTcp(Vec<IpAddr>),
-    /// Another name, with a TTL, and that name's addresses with theirs.
-    AnotherName(&'static str, u32, Vec<IpAddr>, u32),
-    /// A records at once, and never an answer to AAAA.
-    NoAnswerToAaaa(Vec<IpAddr>),
-    ServFail,
-    Refused,
-    NoSuchName,
-    NothingOfTheKind,
-    /// A message that is none.
-    Nonsense,
-    Silence,
-}
-
-/// A DNS server on loopback, UDP and TCP.
-#[derive(Clone)]
-struct Server {
-    address: SocketAddr,
-    says: Arc<Mutex<HashMap<String, Says>>>,
-    asked: Arc<Mutex<Vec<(String, u16)>>>,
-}
-
-const A: u16 = 1;
-const CNAME: u16 = 5;
-const AAAA: u16 = 28;
-
-impl Server {
-    async fn start() -> Server {
-        // TCP first: of the two it is the one whose ports are scarce.
-        let (tcp, udp) = loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
-                break (tcp, udp);
-            }
-        };
-        let server =
-            Server { address: udp.local_addr().unwrap(), says: Arc::default(), asked: Arc::default() };
-        let (over_udp, over_tcp) = (server.clone(), server.clone());
-        tokio::spawn(async move {
-            let mut query = [0; 1500];
-            loop {
-                let (length, from) = udp.recv_from(&mut query).await.unwrap();
-                if let Some(answer) = over_udp.answer(&query[..length], false) {
-                    udp.send_to(&answer, from).await.unwrap();
-                }
-            }
-        });
-        tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = tcp.accept().await.unwrap();
-                let server = over_tcp.clone();
-                tokio::spawn(async move {
-                    while let Ok(length) = stream.read_u16().await {
-                        let mut query = vec![0; usize::from(length)];
-                        stream.read_exact(&mut query).await.unwrap();
-                        if let Some(answer) = server.answer(&query, true) {
-                            stream.write_u16(answer.len() as u16).await.unwrap();
-                            stream.write_all(&answer).await.unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        server
-    }
-
-    fn says(&self, name: &str, says: Says) {
-        self.says.lock().unwrap().insert(name.into(), says);
-    }
-
-    /// How often each type of a name was asked for: (A, AAAA).
-    fn asked(&self, name: &str) -> (usize, usize) {
-        let asked = self.asked.lock().unwrap();
-        let count = |kind| asked.iter().filter(|(of, what)| of == name && *what == kind).count();
-        (count(A), count(AAAA))
-    }
-
-    fn answer(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
-        let mut labels = Vec::new();
-        let mut at = 12;
-        while query[at] != 0 {
-            let end = at + 1 + usize::from(query[at]);
-            labels.push(String::from_utf8(query[at + 1..end].to_vec()).unwrap().to_lowercase());
-            at = end;
-        }
-        let (name, kind) = (labels.join("."), u16::from_be_bytes([query[at + 1], query[at + 2]]));
-        let question = &query[12..at + 5];
-        if !tcp {
-            self.asked.lock().unwrap().push((name.clone(), kind));
-        }
-        let says = self.says.lock().unwrap().get(&name).cloned().unwrap_or(Says::NoSuchName);
-        let (code, truncated, records) = match says {
-            Says::Silence => return None,
-            Says::Nonsense => return Some([&query[..2], &[0x81, 0x80, 0xff, 0xff, 9]].concat()),
-            Says::ServFail => (2, false, Vec::new()),
-            Says::NoSuchName => (3, false, Vec::new()),
-            Says::Refused => (5, false, Vec::new()),
-            Says::NothingOfTheKind => (0, false, Vec::new()),
-            Says::NoAnswerToAaaa(_) if kind == AAAA => return None,
-            Says::NoAnswerToAaaa(ips) => (0, false, records(&[0xc0, 12], kind, &ips, 3600)),
-            Says::Addresses(ips, ttl) => (0, false, records(&[0xc0, 12], kind, &ips, ttl)),
-            Says::OnlyOverTcp(ips) if tcp => (0, false, records(&[0xc0, 12], kind, &ips, 3600)),
-            Says::OnlyOverTcp(_) => (0, true, Vec::new()),
-            Says::AnotherName(other, ttl, ips, their_ttl) => {
-                let other = wire(other);
-                let mut all = vec![record(&[0xc0, 12], CNAME, ttl, &other)];
-                all.extend(records(&other, kind, &ips, their_ttl));
-                (0, false, all)
-            }
-        };
-        let flags: u16 = 0x8180 | if truncated { 0x0200 } else { 0 } | code;
-        let mut message = query[..2].to_vec();
-        for field in [flags, 1, records.len() as u16, 0, 0] {
-            message.extend(field.to_be_bytes());
-        }
-        message.extend(question);
-        message.extend(records.concat());
-        Some(message)
-    }
-}
-
-fn wire(name: &str) -> Vec<u8> {
-    let mut wire = Vec::new();
-    for label in name.split('.') {
-        wire.push(label.len() as u8);
-        wire.extend(label.as_bytes());
-    }
-    wire.push(0);
-    wire
-}
-
-fn record(name: &[u8], kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
-    let length = (data.len() as u16).to_be_bytes();
-    [name, &kind.to_be_bytes(), &[0, 1], &ttl.to_be_bytes(), &length, data].concat()
-}
-
-fn records(name: &[u8], kind: u16, ips: &[IpAddr], ttl: u32) -> Vec<Vec<u8>> {
-    let of_kind = ips.iter().filter(|ip| ip.is_ipv4() == (kind == A));
-    of_kind
-        .map(|ip| match ip {
-            IpAddr::V4(ip) => record(name, A, ttl, &ip.octets()),
-            IpAddr::V6(ip) => record(name, AAAA, ttl, &ip.octets()),
-        })
-        .collect()
-}
+use server::{Says, Server};
 
 fn ips(of: &[&str]) -> Vec<IpAddr> {
     of.iter().map(|ip| ip.parse().unwrap()).collect()
@@ -305,7 +156,7 @@ async fn a_dns_that_is_down_at_the_start_is_a_quick_failure_and_a_set_that_fills
     let resolver = Resolver::new(&settings).unwrap();
     let upstream = upstream();
     let source = Source::Dns("db.test.example:5432".parse().unwrap());
-    let follower = tokio::spawn(follow(source, resolver.clone(), upstream.clone()));
+    let follower = tokio::spawn(follow(source, resolver.clone(), upstream.clone(), None));
 
     let failure = resolver.addresses(&host("db.test.example")).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DnsTimeout);
@@ -329,7 +180,7 @@ async fn a_set_follows_the_name_and_each_endpoint_is_checked_by_the_name() {
     let resolver = Resolver::new(&restless(&[&server])).unwrap();
     let upstream = upstream();
     let source = Source::Dns("db.test.example:5432".parse().unwrap());
-    let follower = tokio::spawn(follow(source.clone(), resolver.clone(), upstream.clone()));
+    let follower = tokio::spawn(follow(source.clone(), resolver.clone(), upstream.clone(), None));
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.1:5432"]).await;
     server.says("db.test.example", Says::Addresses(ips(&["127.0.0.3", "127.0.0.2"]), 0));
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.2:5432", "127.0.0.3:5432"]).await;
@@ -337,7 +188,7 @@ async fn a_set_follows_the_name_and_each_endpoint_is_checked_by_the_name() {
     assert!(upstream.endpoints().iter().all(|(_, spec)| named(spec)));
     let with_own_name = self::upstream();
     let own = Some("orders.example".into());
-    let other = tokio::spawn(follow_as(source, resolver.clone(), with_own_name.clone(), own));
+    let other = tokio::spawn(follow(source, resolver.clone(), with_own_name.clone(), own));
     until(async || labels(&with_own_name), |labels| labels.len() == 2).await;
     assert!(with_own_name.endpoints().iter().all(|(_, spec)| spec.server_name.is_none()));
     other.abort();
@@ -475,6 +326,7 @@ impl Observer for Deaf {
     fn breaker(&self, _upstream: &str, _endpoint: &str, _to: State, _why: &str) {}
     fn health(&self, _upstream: &str, _endpoint: &str, _up: bool, _why: &str) {}
     fn panic(&self, _upstream: &str, _on: bool) {}
+    fn source(&self, _upstream: &str, _failing: Option<&str>) {}
 }
 
 fn upstream() -> Arc<Upstream> {
@@ -494,7 +346,7 @@ async fn a_set_follows_a_zone_that_nsupdate_changes() {
         std::fs::create_dir(dir.path().join(part)).unwrap();
     }
     let port = {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         free.local_addr().unwrap().port()
     };
     let at = dir.path().display();
@@ -528,7 +380,7 @@ async fn a_set_follows_a_zone_that_nsupdate_changes() {
     let resolver = Resolver::new(&settings).unwrap();
     let upstream = upstream();
     let source = Source::Dns("alias.upstream.test:5432".parse().unwrap());
-    let follower = tokio::spawn(follow(source, resolver, upstream.clone()));
+    let follower = tokio::spawn(follow(source, resolver, upstream.clone(), None));
     until(async || labels(&upstream), |labels| *labels == ["127.0.0.1:5432"]).await;
 
     let update = format!(

@@ -55,6 +55,8 @@ pub struct Accepted {
     pub client: ClientAddr,
     /// The very address it connected to: never a wildcard, and for systemd's sockets what they are bound to.
     pub local: ListenAddr,
+    /// Where its client had connected to, if the kernel redirected it here. Asked for only where that matters.
+    pub redirected_from: Option<SocketAddr>,
     /// When it was accepted.
     pub at: Instant,
 }
@@ -294,14 +296,16 @@ fn of_tcp(stream: TcpStream, peer: SocketAddr, listening: &ListenAddr, tcp: &Tcp
             stream.local_addr().map_or_else(|_| listening.clone(), |address| ListenAddr::Tcp(plain(address)))
         }
     };
-    Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(plain(peer)), local, at: Instant::now() }
+    let client = ClientAddr::Tcp(plain(peer));
+    Accepted { stream: Stream::Tcp(stream), client, local, redirected_from: None, at: Instant::now() }
 }
 
 #[cfg(unix)]
 fn of_unix(stream: UnixStream, listening: &ListenAddr) -> Accepted {
     let uid = stream.peer_cred().ok().map(|peer| peer.uid());
     let client = ClientAddr::Unix { uid };
-    Accepted { stream: Stream::Unix(stream), client, local: listening.clone(), at: Instant::now() }
+    let local = listening.clone();
+    Accepted { stream: Stream::Unix(stream), client, local, redirected_from: None, at: Instant::now() }
 }
 
 /// An IPv4 address where it came mapped into IPv6.

@@ -44,6 +44,18 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, reached: Reached) -> Result<
     }
 }
 
+/// May whoever reached us so change anything? Over TCP nothing tells an operator from any other program of this host.
+pub(super) fn may_write(reached: Reached) -> Result<(), (StatusCode, String)> {
+    match reached {
+        Reached::Unix => Ok(()),
+        Reached::Tcp => {
+            let words = "over TCP the admin is for reading: give this order through its Unix socket \
+                         (admin.address = \"unix:/run/nuncio/admin.sock\")";
+            Err((StatusCode::FORBIDDEN, words.to_owned()))
+        }
+    }
+}
+
 /// An address, or a name that every system resolves to itself (RFC 6761, section 6.3).
 fn is_ours(authority: &str) -> bool {
     let host = match authority.rsplit_once(':') {

@@ -1,9 +1,11 @@
-//! The admin: health, readiness, metrics and the read side of the API over HTTP/1.1.
+//! The admin: health, readiness, metrics, the read side of the API over HTTP/1.1, and operators' orders.
 //!
-//! Owns its listeners and their limits. Leaves what is asked to [`site`], who may ask to [`guard`], and what is answered
+//! Owns its listeners and their limits. Leaves what is asked to [`site`], what is ordered to
+//! [`orders`], who may do either to [`guard`], and what is answered
 //! to whoever implements [`Face`]. It runs on the control runtime: no client of it can hold up a relayed connection.
 
 mod guard;
+mod orders;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -14,8 +16,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -23,10 +28,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::accept::{self, Socket};
-use crate::addr::ListenAddr;
+use crate::addr::{ClientAddr, ListenAddr};
 use crate::drain::Watch;
 use crate::record::{ConnectionId, ConnectionView};
-use crate::upstream::UpstreamView;
+use crate::rollout::RolloutView;
+use crate::upstream::{EndpointView, Order, UpstreamView};
 
 use self::guard::Reached;
 use self::site::Site;
@@ -38,20 +44,43 @@ pub struct Settings {
     pub addresses: Vec<ListenAddr>,
 }
 
+/// Why a listener's connections cannot be divided so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undivided {
+    /// There is no such listener, or it does not divide them.
+    Unknown(String),
+    /// Not with these weights.
+    Impossible(String),
+}
+
 /// What the admin asks of the rest of the process. Every call is a quick look; none waits.
 pub trait Face: Send + Sync {
     /// Can connections be served? Else every reason why not.
     fn ready(&self) -> Result<(), Vec<String>>;
     /// What is running: version, since when, which configuration.
     fn status(&self) -> serde_json::Value;
+    /// Every listener: where it listens, and how its connections are divided.
+    fn listeners(&self) -> Vec<serde_json::Value>;
     /// Every upstream with its endpoints.
     fn upstreams(&self) -> Vec<UpstreamView>;
+    /// Carries an operator's order out: the endpoints of that name, as they are then.
+    ///
+    /// # Errors
+    /// There is no such upstream or endpoint; which there are.
+    fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String>;
+    /// Divides a listener's connections so: what is named, with its weight.
+    ///
+    /// # Errors
+    /// It cannot be, and why.
+    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided>;
     /// The metrics as OpenMetrics text.
     fn metrics(&self) -> String;
     /// The open connections, newest first.
     fn connections(&self) -> Vec<ConnectionView>;
     /// One connection, open or lately ended.
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView>;
+    /// The newest connection of a client's address, open or lately ended.
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView>;
 }
 
 /// What one client of the admin may take.
@@ -221,8 +250,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = site.answer(&request, reached);
-        async move { Ok::<_, Infallible>(answer) }
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(&with_body(request, limits).await, reached)) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -243,6 +272,21 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin ended");
     }
+}
+
+/// The request with what is behind its headers, where that matters. `None`: it is too much, did not come whole, or in time.
+async fn with_body(request: Request<Incoming>, limits: Limits) -> Request<Option<Bytes>> {
+    const LONGEST: usize = 64 << 10;
+    let (head, body) = request.into_parts();
+    let body = match head.method {
+        Method::PUT => {
+            let whole = Limited::new(body, LONGEST).collect();
+            let come = tokio::time::timeout(limits.headers, whole).await;
+            come.ok().and_then(Result::ok).map(|whole| whole.to_bytes())
+        }
+        _ => Some(Bytes::new()),
+    };
+    Request::from_parts(head, body)
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {

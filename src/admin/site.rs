@@ -1,5 +1,6 @@
 //! What can be asked, and the answers. No I/O: a request in, a response out.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -10,6 +11,8 @@ use serde::Serialize;
 
 use super::Face;
 use super::guard::{self, Reached};
+use super::orders;
+use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::metrics;
 use crate::record::ConnectionView;
@@ -26,9 +29,17 @@ const PATHS: &str = "\
 /readyz                       it can serve connections, or every reason why not
 /metrics                      for Prometheus
 /api/v1/status                what is running
+/api/v1/listeners             listeners, and how their connections are divided
 /api/v1/upstreams             upstreams, endpoints, health and circuits
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
 /api/v1/connections/{id}      one connection, open or lately ended
+/api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
+
+Through the Unix socket also:
+POST /api/v1/upstreams/{name}/endpoints/{address}/{order}
+      drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
+PUT /api/v1/listeners/{name}/split
+      [{\"upstream\": \"stable\", \"weight\": 90}, {\"upstream\": \"canary\", \"weight\": 10}]
 ";
 
 /// The site.
@@ -38,7 +49,7 @@ pub(super) struct Site {
 }
 
 type Answer = Response<Full<Bytes>>;
-type Refusal = (StatusCode, String);
+pub(super) type Refusal = (StatusCode, String);
 
 /// A page of connections.
 #[derive(Serialize)]
@@ -55,14 +66,30 @@ impl Site {
     }
 
     /// Answers any request.
-    pub(super) fn answer<B>(&self, request: &Request<B>, reached: Reached) -> Answer {
-        let answer =
-            guard::check(request.uri(), request.headers(), reached).and_then(|()| self.page(request));
+    pub(super) fn answer(&self, request: &Request<Option<Bytes>>, reached: Reached) -> Answer {
+        let answer = guard::check(request.uri(), request.headers(), reached)
+            .and_then(|()| self.page(request, reached));
         answer.unwrap_or_else(|(status, words)| respond(status, TEXT, format!("{words}\n")))
     }
 
-    fn page<B>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
+    fn page(&self, request: &Request<Option<Bytes>>, reached: Reached) -> Result<Answer, Refusal> {
         let path = request.uri().path();
+        if let Some(ordered) = orders::read(path) {
+            if *request.method() != Method::POST {
+                return Ok(wrong_method("POST", "this is an order: POST\n"));
+            }
+            let now_are = orders::carry_out(&ordered?, reached, &*self.face)?;
+            return Ok(json(&now_are, false));
+        }
+        if let Some(listener) = orders::split_of(path) {
+            if *request.method() != Method::PUT {
+                return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
+            }
+            let too_much =
+                || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
+            let body = request.body().as_ref().ok_or_else(too_much)?;
+            return Ok(json(&orders::divide(&listener?, body, reached, &*self.face)?, false));
+        }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(
             path,
@@ -70,6 +97,7 @@ impl Site {
                 | "/readyz"
                 | "/metrics"
                 | "/api/v1/status"
+                | "/api/v1/listeners"
                 | "/api/v1/upstreams"
                 | "/api/v1/connections"
         );
@@ -77,13 +105,14 @@ impl Site {
             return Err((StatusCode::NOT_FOUND, format!("there is no such page. There are:\n{PATHS}")));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer =
-                respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "this page is for reading: GET or HEAD\n");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Ok(answer);
+            return Ok(wrong_method("GET, HEAD", "this page is for reading: GET or HEAD\n"));
         }
         let query = Query::read(request.uri().query().unwrap_or_default())
             .map_err(|words| (StatusCode::BAD_REQUEST, words))?;
+        if let Some(client) = id.and_then(|id| id.strip_prefix("by-client/")) {
+            let found = self.by_client(client)?;
+            return Ok(json(&found, query.pretty));
+        }
         if let Some(id) = id {
             let id = id.parse().map_err(|error| (StatusCode::BAD_REQUEST, error))?;
             let found = self.face.connection(id).ok_or_else(|| {
@@ -104,6 +133,7 @@ impl Site {
                 }
             }
             "/api/v1/status" => json(&self.face.status(), query.pretty),
+            "/api/v1/listeners" => json(&self.face.listeners(), query.pretty),
             "/api/v1/upstreams" => json(&self.face.upstreams(), query.pretty),
             "/api/v1/connections" => {
                 let all = self.face.connections();
@@ -113,6 +143,21 @@ impl Site {
                 json(&Connections { total, connections: fitting }, query.pretty)
             }
             _ => respond(StatusCode::OK, TEXT, format!("nuncio {}\n\n{PATHS}", env!("CARGO_PKG_VERSION"))),
+        })
+    }
+
+    /// The newest connection of a client's address, as its own socket has it.
+    fn by_client(&self, text: &str) -> Result<ConnectionView, Refusal> {
+        let text = decoded(text).map_err(|words| (StatusCode::BAD_REQUEST, words))?;
+        let address: SocketAddr = text.parse().map_err(|_| {
+            let words =
+                format!("'{}' is no IP:PORT, as in 127.0.0.1:40000 or [::1]:40000", text.escape_debug());
+            (StatusCode::BAD_REQUEST, words)
+        })?;
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.face.connection_of(&ClientAddr::Tcp(address)).ok_or_else(|| {
+            let words = format!("no connection of {address} is open or among the last that ended");
+            (StatusCode::NOT_FOUND, words)
         })
     }
 
@@ -171,7 +216,7 @@ impl Query {
 }
 
 /// A value of a query with its `%XX` and `+` read.
-fn decoded(text: &str) -> Result<String, String> {
+pub(super) fn decoded(text: &str) -> Result<String, String> {
     let wrong = || format!("'{}' is not a query's value: %XX stands for a byte", text.escape_debug());
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -201,6 +246,12 @@ fn json(value: &impl Serialize, pretty: bool) -> Answer {
         Ok(text) => respond(StatusCode::OK, JSON, text + "\n"),
         Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
     }
+}
+
+fn wrong_method(allowed: &'static str, words: &'static str) -> Answer {
+    let mut answer = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, words);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

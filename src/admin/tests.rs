@@ -26,17 +26,39 @@ impl Face for House {
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "version": "1" })
     }
+    fn listeners(&self) -> Vec<serde_json::Value> {
+        vec![serde_json::json!({ "name": "orders" })]
+    }
     fn upstreams(&self) -> Vec<UpstreamView> {
-        vec![UpstreamView { name: "orders".into(), endpoints: Vec::new(), waiting: 0, panicking: false }]
+        vec![UpstreamView {
+            name: "orders".into(),
+            endpoints: Vec::new(),
+            waiting: 0,
+            panicking: false,
+            source: None,
+            pool: None,
+        }]
+    }
+    fn divide(&self, _: &str, _: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+        Err(Undivided::Unknown("there is none".into()))
+    }
+    fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {
+        match (upstream, endpoint, order) {
+            ("orders", "db1:5432", Order::Drain) => Ok(Vec::new()),
+            _ => Err("there is: db1:5432".to_owned()),
+        }
     }
     fn metrics(&self) -> String {
-        self.metrics.encode(&self.upstreams())
+        self.metrics.encode(&self.upstreams(), &[])
     }
     fn connections(&self) -> Vec<ConnectionView> {
         self.journal.live()
     }
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView> {
         self.journal.find(id)
+    }
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView> {
+        self.journal.find_by_client(client)
     }
 }
 
@@ -159,6 +181,12 @@ async fn what_is_not_there_or_may_not_be_is_refused_with_words() {
         ("GET /api/v1/connections/0000000000000000", "", "404", "no connection 0000000000000000"),
         ("POST /api/v1/upstreams", "Content-Length: 0\r\n", "405", "GET or HEAD"),
         ("DELETE /", "", "405", "GET or HEAD"),
+        (
+            "POST /api/v1/upstreams/orders/endpoints/db1:5432/drain",
+            "Content-Length: 0\r\n",
+            "403",
+            "Unix socket",
+        ),
         ("GET /metrics", "Host: 127.0.0.1\r\n", "400", "more than one Host"),
         ("GET /metrics", "Origin: http://evil.example\r\n", "403", "evil.example"),
         ("GET /metrics", "Origin: null\r\n", "403", "null"),
@@ -294,6 +322,20 @@ async fn a_stale_socket_file_is_replaced_a_live_one_is_not_and_ours_goes_with_us
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let order = async |line: &str| {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let request =
+            format!("{line} HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let drain = "/api/v1/upstreams/orders/endpoints/db1:5432/drain";
+    assert!(order(&format!("POST {drain}")).await.starts_with("HTTP/1.1 200 "));
+    assert!(order(&format!("GET {drain}")).await.starts_with("HTTP/1.1 405 "), "a GET changes nothing");
+    let unknown = order("POST /api/v1/upstreams/orders/endpoints/db2:5432/drain").await;
+    assert!(unknown.starts_with("HTTP/1.1 404 ") && unknown.contains("there is: db1:5432"), "{unknown}");
     drop(admin);
     assert!(!path.exists());
     std::fs::write(&path, "not a socket").unwrap();

@@ -19,7 +19,7 @@ use crate::addr::UpstreamName;
 use crate::config::Config;
 use crate::discovery::{self, Resolver, Source};
 use crate::establish::{self, Reached, Sight, Target};
-use crate::failure::{Failure, Side};
+use crate::failure::{Failure, Reason, Side, Stage};
 use crate::record::Millis;
 use crate::service;
 use crate::tls::{self, Date, PeerFacts};
@@ -31,6 +31,8 @@ const AT_ONCE: usize = 32;
 /// How long a refusal that comes after the handshake is waited for, at least. Longer than a health check listens: a
 /// person would rather wait than be told half the truth.
 const PROOF: Duration = Duration::from_millis(500);
+/// How long a set's source is waited for.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 /// What was seen of one endpoint. Its JSON is part of the face: every field is always there.
 #[derive(Serialize)]
@@ -166,18 +168,22 @@ async fn endpoints(
     server_name: Option<String>,
     resolver: Resolver,
 ) -> Vec<Found> {
-    match source {
-        Source::Fixed(specs) => specs.into_iter().map(|spec| (name.clone(), Ok(spec))).collect(),
-        Source::Dns(written) => match resolver.addresses(&written.host).await {
-            Ok(addresses) => {
-                let host = written.host.to_string();
-                discovery::endpoints_of(&host, written.port, server_name.as_deref(), &addresses)
-                    .into_iter()
-                    .map(|spec| (name.clone(), Ok(spec)))
-                    .collect()
-            }
-            Err(failure) => vec![(name, Err((written.to_string(), failure)))],
+    let found = match (source.discover(&resolver, server_name.as_deref()), &source) {
+        (Some(mut discover), _) => match tokio::time::timeout(FIRST_ANSWER, discover.next()).await {
+            Ok(Ok(specs)) if specs.is_empty() => Err(discovery::names_nobody()),
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::upstream(
+                Stage::Resolve,
+                Reason::DestinationUnavailable,
+                format!("no answer within {}", humantime::format_duration(FIRST_ANSWER)),
+            )),
         },
+        (None, Source::Fixed(specs)) => Ok(specs.clone()),
+        (None, _) => Ok(Vec::new()),
+    };
+    match found {
+        Ok(specs) => specs.into_iter().map(|spec| (name.clone(), Ok(spec))).collect(),
+        Err(failure) => vec![(name, Err((source.to_string(), failure)))],
     }
 }
 
@@ -260,7 +266,7 @@ fn verdict(failure: Option<&Failure>, target: &Target, ours: Option<&ClientCerti
 }
 
 fn stages(times: &Times) -> Vec<Took> {
-    let Times { queue: _, resolve, connect, proxy, negotiate, handshake } = times;
+    let Times { queue: _, resolve, connect, proxy, negotiate, handshake, warm: _ } = times;
     [
         ("resolve", resolve),
         ("connect", connect),

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::rows::{Rows, count};
 use crate::config::{self, Config};
+use crate::context;
 use crate::discovery::Source;
 use crate::protocol::Protocol;
 use crate::tls::{self, Date, Identity, PeerFacts};
@@ -35,14 +36,22 @@ struct Listener {
     identity: Option<String>,
     /// Names of which a client's certificate must carry one.
     client_names: Vec<String>,
+    /// How it hears of its connections' context; none: not at all.
+    context: Option<&'static str>,
 }
 
 #[derive(Serialize)]
 struct Upstream {
     name: String,
-    /// As written; with `dns`, none.
+    /// As written; with another source, none.
     endpoints: Vec<Endpoint>,
     dns: Option<String>,
+    srv: Option<String>,
+    /// The service, and at which agent.
+    consul: Option<String>,
+    /// The service, its namespace where it is written, and at which API.
+    kubernetes: Option<String>,
+    file: Option<String>,
     /// `tcp`, `postgres`, ...
     protocol: &'static str,
     /// `negotiate`, `direct` or `off`.
@@ -58,6 +67,8 @@ struct Endpoint {
     address: String,
     weight: u32,
     backup: bool,
+    tier: u16,
+    zone: Option<String>,
     server_name: Option<String>,
 }
 
@@ -78,7 +89,7 @@ impl Overview {
             allow: listener.admit.allow.iter().map(ToString::to_string).collect(),
             allow_users: listener.admit.allow_users.clone(),
             allow_groups: listener.admit.allow_groups.clone(),
-            upstream: listener.route.upstream.to_string(),
+            upstream: upstreams_of(listener),
             tls: match &listener.tls {
                 None => "off",
                 Some(tls) if tls.required => "required",
@@ -87,6 +98,7 @@ impl Overview {
             tls_mode: listener.tls.as_ref().map(|tls| if tls.direct { "direct" } else { "negotiate" }),
             identity: listener.identity.clone(),
             client_names: listener.tls.as_ref().map_or_else(Vec::new, |tls| tls.client_names.clone()),
+            context: (listener.context != context::Kind::None).then(|| listener.context.label()),
         });
         let identities = identities.iter().map(|identity| Who {
             name: identity.name.to_string(),
@@ -123,6 +135,15 @@ impl Overview {
     }
 }
 
+/// One, or those that a destination chooses among.
+fn upstreams_of(listener: &config::Listener) -> String {
+    let several: Vec<_> = listener.route.reachable.iter().map(|reachable| &*reachable.upstream).collect();
+    match several.is_empty() {
+        true => listener.route.upstream.to_string(),
+        false => several.join(", "),
+    }
+}
+
 fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream {
     let tls::Settings { mode, pins, danger_accept_any_certificate, server_name, .. } = &written.tls;
     let with_ca = || {
@@ -136,22 +157,36 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         _ if with_ca() => Some("ca"),
         tls::Mode::Negotiate | tls::Mode::Direct => Some("system"),
     };
-    let (endpoints, dns) = match &written.source {
-        Source::Dns(name) => (Vec::new(), Some(name.to_string())),
-        Source::Fixed(specs) => {
-            let endpoint = |spec: &EndpointSpec| Endpoint {
-                address: spec.address.to_string(),
-                weight: spec.weight,
-                backup: spec.backup,
-                server_name: spec.server_name.clone(),
-            };
-            (specs.iter().map(endpoint).collect(), None)
-        }
+    let endpoint = |spec: &EndpointSpec| Endpoint {
+        address: spec.address.to_string(),
+        weight: spec.weight,
+        backup: spec.is_backup(),
+        tier: spec.tier,
+        zone: spec.zone.as_deref().map(str::to_owned),
+        server_name: spec.server_name.clone(),
     };
+    let mut endpoints = Vec::new();
+    let (mut dns, mut srv, mut consul, mut kubernetes, mut file) = (None, None, None, None, None);
+    match &written.source {
+        Source::Fixed(specs) => endpoints = specs.iter().map(endpoint).collect(),
+        Source::Dns(name) => dns = Some(name.to_string()),
+        Source::Srv(name) => srv = Some(name.to_string()),
+        Source::Consul(at) => consul = Some(format!("{} at {}", at.service, at.address)),
+        Source::Kubernetes(at) => {
+            let namespace = at.namespace.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+            let api = at.api.as_ref().map(|api| format!(" at {api}")).unwrap_or_default();
+            kubernetes = Some(format!("{namespace}{}{api}", at.service));
+        }
+        Source::File(path) => file = Some(path.display().to_string()),
+    }
     Upstream {
         name: name.to_owned(),
         endpoints,
         dns,
+        srv,
+        consul,
+        kubernetes,
+        file,
         protocol: written.protocol.name(),
         tls: match mode {
             tls::Mode::Off => "off",
@@ -174,6 +209,9 @@ impl Listener {
             if !names.is_empty() {
                 rows.row(label, names.join(", "));
             }
+        }
+        if let Some(context) = self.context {
+            rows.row("context", context);
         }
         rows.row("leads to", format!("upstream {}", self.upstream));
         if let Some(mode) = self.tls_mode {
@@ -204,9 +242,26 @@ impl Upstream {
         if let Some(dns) = &self.dns {
             rows.row("endpoints", format!("every address of {dns}"));
         }
+        if let Some(srv) = &self.srv {
+            rows.row("endpoints", format!("every target of the SRV records of {srv}"));
+        }
+        if let Some(consul) = &self.consul {
+            rows.row("endpoints", format!("every passing instance of {consul} (Consul)"));
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            rows.row("endpoints", format!("every ready endpoint of the Service {kubernetes} (Kubernetes)"));
+        }
+        if let Some(file) = &self.file {
+            rows.row("endpoints", format!("those that {file} names"));
+        }
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [
-                endpoint.backup.then(|| " (backup)".to_owned()),
+                match endpoint.tier {
+                    0 => None,
+                    1 => Some(" (backup)".to_owned()),
+                    tier => Some(format!(" (tier {tier})")),
+                },
+                endpoint.zone.as_ref().map(|zone| format!(" (zone {zone})")),
                 (endpoint.weight != 1).then(|| format!(" (weight {})", endpoint.weight)),
                 endpoint.server_name.as_ref().map(|name| format!(" (server name {name})")),
             ];

@@ -24,7 +24,7 @@ pub(super) fn names(
             reader.problem(place, format!("there is no [identity.{name}]"), mend);
         }
     }
-    let mut used = Vec::new();
+    let (mut used, mut asked) = (Vec::new(), Vec::new());
     for listener in listeners {
         if let Some(At { value: UpstreamOf::Name(name), place }) = listener.section.upstream.given() {
             used.push(name);
@@ -32,6 +32,28 @@ pub(super) fn names(
                 let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
                 reader.problem(place, format!("there is no [upstream.{name}]"), mend);
             }
+        }
+        let of_split = listener.section.split.value().into_iter().flatten();
+        for At { value: name, place } in of_split.filter_map(|entry| entry.value.upstream.given()) {
+            used.push(name);
+            if !upstreams.iter().any(|known| known.name == *name) {
+                let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
+                reader.problem(place, format!("there is no [upstream.{name}]"), mend);
+            }
+        }
+        for At { value: name, place } in listener.section.upstreams.value().into_iter().flatten() {
+            used.push(name);
+            asked.push(name);
+            if !upstreams.iter().any(|known| known.name == *name) {
+                let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
+                reader.problem(place, format!("there is no [upstream.{name}]"), mend);
+            }
+        }
+    }
+    for upstream in upstreams.iter().filter(|upstream| !asked.contains(&&upstream.name)) {
+        if let Some(hosts) = upstream.section.hosts.given() {
+            let mend = "name the upstream among the `upstreams` of a listener whose clients do, or remove it";
+            reader.warning(&hosts.place, "no client asks for a destination that would lead here", mend);
         }
     }
     for Entry { place, .. } in upstreams.iter().filter(|upstream| !used.contains(&&upstream.name)) {

@@ -3,22 +3,27 @@
 //! A key's docstring is what `conf/nuncio.toml` says about it, a test holds the defaults beside those of the steps'
 //! own `Settings`. Leaves to `meaning` what the values mean together.
 
+use std::marker::PhantomData;
+
 use toml::de::DeValue;
 
-use super::kinds::{Choice, Choices, Count, Fault, Flag, List, Named, Off, OneOrMany, Share, string};
+pub(super) use super::choices::{ClientTls, KeyPermissions, TlsMode};
+use super::kinds::{Choice, Count, Factor, Flag, List, Named, Off, OneOrMany, Share, string};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field, Key, Kind, Nested, Section, Show, sections};
 use super::words::{
-    self, Backoff, DnsServer, FilePath, HealthUrl, Ip, KernelTime, Level, Listen, Mode, Network, PinText,
-    Rate, ServerName, Size, Text, Time, TimeOrZero,
+    self, Backoff, DnsServer, FilePath, HealthUrl, HostText, Ip, KernelTime, Level, Listen, Mode, Network,
+    PinText, Rate, RegistryAddress, ServerName, Size, Text, Time, TimeOrZero,
 };
+use crate::context::Kind as Context;
 use crate::health;
-use crate::protocol::{BEYOND, Protocol};
+use crate::protocol::Protocol;
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
 use crate::upstream::balancer::Balance;
+use crate::upstream::breaker::Trials;
 
 sections! {
     /// A whole file.
@@ -100,6 +105,18 @@ sections! {
         endpoints: List<Endpoint> = shown(["db1.example.com:5432", "db2.example.com:5432"]);
         /// Instead of `endpoints`: NAME:PORT, of which each address is an endpoint. The port as above.
         dns: words::Endpoint = example("db.example.com:5432");
+        /// Instead of `endpoints`: a name with SRV records, of which each target is an endpoint. Lower priorities are used
+        /// first. Certificates have to carry the name behind _SERVICE._tcp, unless `server_name` says another.
+        srv: words::Service = example("_postgres._tcp.db.example.com");
+        /// Instead of `endpoints`: a service in Consul, of which each instance that passes its checks is an endpoint.
+        consul: OrService<Consul> = example("orders-db");
+        /// Instead of `endpoints`: a Service of Kubernetes, of which each endpoint that is ready is one, as its EndpointSlices
+        /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
+        kubernetes: OrService<Kubernetes> = example("db");
+        /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// whenever it is written.
+        file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres or smtp.
         protocol: Choice<Protocol> = default("tcp");
         /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they
@@ -123,13 +140,26 @@ sections! {
         pins: List<PinText> = default([]);
         /// Look at nothing: whoever answers gets the data. For a test bench.
         danger_accept_any_certificate: Flag = default(false);
-        /// Whose turn it is: least_connections, round_robin, random or source_hash. All of them heed weights.
+        /// Whose turn it is: least_connections, peak_ewma (the quicker to be reached), round_robin, random; source_hash or maglev
+        /// (a client's source stays with an endpoint; maglev for very many). All of them heed weights.
         balance: Choice<Balance> = default("least_connections");
+        /// How long an endpoint that is new, or came back by its checks or its circuit, takes to have all of its weight, from a
+        /// tenth on; or off.
+        slow_start: Off<Time> = default("off");
+        /// Share of a tier, by weight, that has to be ready for it to keep all connections. With less, it keeps them in
+        /// proportion, and the others go to the next tier. off: it keeps all while anyone is ready.
+        spill_over: Off<Share> = default("off");
+        /// Where we are: endpoints of this zone come first within their tier, for as much as their fair share of what is ready
+        /// allows. "${ZONE}" takes it from the environment.
+        zone: Text = example("eu-1a");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
         /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
         on_truncation: Choice<OnTruncation> = example("close");
+        /// Destinations that it answers for, where clients ask for one (a listener's `context`): names, "*.NAME", addresses and
+        /// networks, with :PORT behind them for one port only. They choose the upstream; what is dialled are its endpoints.
+        hosts: List<HostText> = example(["db.example.com", "*.corp.example.com:5432", "10.1.0.0/16"]);
         /// The local address to dial from.
         source_address: Ip = example("10.0.0.5");
         /// How long each stage may take.
@@ -142,8 +172,48 @@ sections! {
         retry: Retry = section;
         /// What may be open and waiting at a time.
         limits: Limits = section;
+        /// Connections that are ready before a client comes, TLS included.
+        pool: Pool = section;
+        /// What is between here and the servers.
+        proxy: Proxy = section;
         /// The sockets to the servers.
         tcp: Tcp = section;
+    }
+
+    /// `consul` that is a table.
+    struct Consul {
+        /// Its name there.
+        service: Text = needed("orders-db");
+        /// The agent, as http:// or https://, a host and a port.
+        address: RegistryAddress = default("http://127.0.0.1:8500");
+        /// Only instances that have it.
+        tag: Text = example("primary");
+        /// Without it: the agent's own.
+        datacenter: Text = example("dc1");
+        /// Where the ACL token stands. Read anew for each question.
+        token_file: FilePath = example("/etc/nuncio/consul.token");
+        /// A node, or "_agent" for the agent's own: the instance nearest to it is used first, the others in their order.
+        near: Text = example("_agent");
+        /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
+        ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+    }
+
+    /// `kubernetes` that is a table.
+    struct Kubernetes {
+        /// The Service's name.
+        service: Text = needed("db");
+        /// Without it: the one that nuncio runs in.
+        namespace: Text = example("prod");
+        /// The name or the number of the Service's port. Without it: the only one that it has.
+        port: Text = example("postgres");
+        /// The API, as https://, a host and a port. Without it: that of the cluster that nuncio runs in, as the pod's service
+        /// account.
+        api: RegistryAddress = example("https://10.0.0.1:6443");
+        /// Where the token stands. Read anew for each question. Without it: the service account's; with `api`, none.
+        token_file: FilePath = example("/etc/nuncio/kubernetes.token");
+        /// PEM file with the CAs that the API is checked against. Without it: the service account's; with `api`, the system's
+        /// roots.
+        ca: FilePath = example("/etc/nuncio/kubernetes-ca.pem");
     }
 
     /// An entry of `endpoints` that is a table.
@@ -152,8 +222,12 @@ sections! {
         address: words::Endpoint = needed("db1.example.com:5432");
         /// Its share of the connections, beside the others' weights; 0: no new ones.
         weight: Count<0, 1000> = default(1);
-        /// Used only while no other is ready.
+        /// Used only while no other is ready: tier 1.
         backup: Flag = default(false);
+        /// A tier is used only while nobody of a lower one is ready; see also `spill_over`.
+        tier: Count<0, 65535> = default(0);
+        /// Where it is; see the upstream's `zone`.
+        zone: Text = example("eu-1a");
         /// As the upstream's, for this one only.
         server_name: ServerName = example("db1.example.com");
     }
@@ -211,20 +285,58 @@ sections! {
         consecutive: Off<Count<1, 1_000_000>> = default(5);
         /// Share of failed connections within `window` that opens it, or off.
         failure_rate: Off<Share> = default("off");
-        /// How far back `failure_rate` looks.
+        /// How far back `failure_rate` and `outlier` look.
         window: Time = default("30s");
-        /// Connections within `window` below which `failure_rate` says nothing.
+        /// Connections within `window` below which `failure_rate` and `outlier` say nothing.
         minimum: Count<1, 1_000_000> = default(20);
+        /// Standard deviations by which an endpoint's share of good connections may fall below the others' mean before its
+        /// circuit opens, such as 1.9, or off. Others that hardly differ are taken to differ by 0.05.
+        outlier: Off<Factor> = default("off");
+        /// Endpoints with enough connections below which `outlier` says nothing.
+        outlier_endpoints: Count<2, 1000> = default(5);
         /// How long it is open the first time; doubles with every failed trial.
         open_for: Time = default("5s");
         /// The longest it is open.
         max_open: Time = default("2m");
         /// Connections that may try at a time before it closes again.
         half_open_trials: Count<1, 1000> = default(1);
+        /// Who finds out whether an open circuit may be tried: clients (one of them, once its time is over) or checks (a health
+        /// check that passes then; it has to go as deep as the clients' connections do).
+        trials: Choice<Trials> = default("clients");
         /// Share of the endpoints that may be out at a time; beyond it connections are let through, and the log says so.
         max_ejected: Share = default(0.5);
         /// A connection that the server ends this soon after the handshake, without a byte, has failed.
         early_close: TimeOrZero = default("1s");
+        /// The same for one that ends later, within this time, or off. Below the time after which the server leaves idle
+        /// clients.
+        zero_byte: Off<Time> = default("off");
+        /// A connection whose client waits longer than this for the first byte of its first answer has failed, or off. Not for
+        /// protocols whose servers do not answer.
+        slow_first_byte: Off<Time> = default("off");
+        /// Count, log and show what would be done, and do nothing of it.
+        shadow: Flag = default(false);
+        /// How many failures one of each kind counts as; 0: none.
+        weights: Weights = section;
+    }
+
+    /// `[upstream.NAME.breaker.weights]`
+    struct Weights {
+        /// The TCP connection is refused or reset, or there is no way there.
+        refused: Count<0, 1000> = default(1);
+        /// No answer in time: TCP, the words before TLS, or TLS.
+        timeout: Count<0, 1000> = default(1);
+        /// TLS, or the words before it, failed.
+        handshake: Count<0, 1000> = default(1);
+        /// The server refused our certificate, also after the handshake.
+        certificate_refused: Count<0, 1000> = default(1);
+        /// See `early_close`.
+        early_close: Count<0, 1000> = default(1);
+        /// See `zero_byte`.
+        zero_byte: Count<0, 1000> = default(1);
+        /// See `slow_first_byte`.
+        slow: Count<0, 1000> = default(1);
+        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129.
+        overloaded: Count<0, 1000> = default(1);
     }
 
     /// `[upstream.NAME.retry]`
@@ -241,10 +353,37 @@ sections! {
     struct Limits {
         /// Connections open or being opened. Without it: no limit.
         connections: Count<1, 10_000_000> = example(200);
+        /// The same, at each endpoint. When all that serve have as many, connections wait. Without it: no limit.
+        connections_per_endpoint: Count<1, 10_000_000> = example(50);
         /// Connections that may wait for a place; further ones are refused at once.
         pending: Count<0, 10_000_000> = default(1024);
         /// How long one waits.
         queue_timeout: Time = default("5s");
+    }
+
+    /// `[upstream.NAME.proxy]`
+    struct Proxy {
+        /// An HTTP proxy to dial through, by CONNECT. It is given the endpoint as written, and resolves names itself.
+        http: words::Endpoint = example("proxy.example.com:3128");
+        /// The same with a SOCKS5 proxy.
+        socks5: words::Endpoint = example("proxy.example.com:1080");
+        /// Who we are there.
+        user: Text = example("nuncio");
+        /// Where the password stands. Read anew for each connection.
+        password_file: FilePath = example("/etc/nuncio/proxy.password");
+        /// The servers are told who the client is, in front of all else: the PROXY protocol of version 1 or 2, which they must expect.
+        proxy_protocol: Count<1, 2> = example(2);
+    }
+
+    /// `[upstream.NAME.pool]`
+    struct Pool {
+        /// Connections kept ready at each usable endpoint, also when nobody comes.
+        min: Count<0, 1000> = default(0);
+        /// The most that are kept ready at each: as many as clients came in the busiest second of the last half minute, but no
+        /// more than this. Without it: `min`, whoever comes.
+        max: Count<0, 1000> = example(8);
+        /// One that nobody wanted is closed after this time. Keep it below the time after which the server itself would.
+        max_age: Time = default("30s");
     }
 
     /// `[upstream.NAME.tcp]` and `[listener.NAME.tcp]`
@@ -260,12 +399,53 @@ sections! {
         user_timeout: Off<KernelTime> = default("off");
     }
 
+    /// An entry of `split`.
+    struct SplitEntry {
+        /// Which [upstream.NAME].
+        upstream: Text = needed("stable");
+        /// Its share, beside the others' weights; 0: no connections.
+        weight: Count<0, 1000> = default(1);
+    }
+
+    /// `[listener.NAME.rollout]`
+    struct Rollout {
+        /// Which of the two upstreams in `split` is on trial. Without it nothing moves by itself.
+        canary: Text = example("canary");
+        /// Its share of new connections at each step, in percent.
+        steps: List<Count<1, 100>> = default([1, 5, 25, 50, 100]);
+        /// How long each step takes at least.
+        pause: Time = default("10m");
+        /// How many connections it must have had in a step before the next one.
+        minimum: Count<1, 1_000_000> = default(100);
+        /// Its share of failed connections may be so much above the other's; beyond it everything goes back to the other at once.
+        failures: Share = default(0.01);
+        /// The same of the 99th percentiles of the time to establish a connection and of the time to its first byte: 0.5 is half
+        /// as much again.
+        slower: Share = default(0.5);
+    }
+
     /// `[listener.NAME]`
     struct Listener {
         /// IP:PORT, unix:/PATH, systemd:NAME; or a list of them. Other than loopback only with `allow`.
         address: OneOrMany<Listen> = needed("127.0.0.1:5432");
         /// Which [upstream.NAME]; or a table with its keys, for an upstream of this listener only.
-        upstream: UpstreamOf = needed("example");
+        upstream: UpstreamOf = shown("example");
+        /// Instead of `upstream`: several [upstream.NAME] of one protocol, each with its share of the connections.
+        split: List<SplitEntry> = example([{ upstream = "stable", weight = 95 }, { upstream = "canary", weight = 5 }]);
+        /// With `split`: all connections of one source (user, or address) go to one upstream, unless the weights change.
+        sticky: Flag = default(false);
+        /// With `split`: one upstream's share grows by itself, for as long as it serves as well as the other.
+        rollout: Rollout = section;
+        /// How it hears who is behind a connection and where it wants to go, before its first byte. none: not at all.
+        /// proxy_protocol: a proxy before it says who the client is (PROXY version 1 or 2). socks5, http_connect: clients ask for a
+        /// destination, as of such a proxy. original_destination (Linux): the kernel redirected the connection, see packaging/nftables.
+        context: Choice<Context> = default("none");
+        /// With the last three, instead of `upstream`: the [upstream.NAME] that clients may reach, each by its `hosts`. Nothing
+        /// else is ever dialled.
+        upstreams: List<Text> = example(["orders", "mail"]);
+        /// With context = "proxy_protocol": networks of the proxies, which alone may connect over TCP; `allow` is for their
+        /// clients then. Without it: proxies on this host only.
+        proxy_from: List<Network> = example(["10.0.0.0/8"]);
         /// Networks that may connect over TCP. Without it: this host only.
         allow: List<Network> = example(["10.0.0.0/8"]);
         /// Users of this host that may connect. Without it and `allow_groups`: all of them.
@@ -324,6 +504,38 @@ impl Kind for Endpoint {
     }
 }
 
+/// A service of a registry: its name, or a table with more.
+#[derive(Debug)]
+pub(super) struct OrService<S>(PhantomData<S>);
+
+impl<S: Section + From<At<String>>> Kind for OrService<S> {
+    type Value = S;
+    const KEYS: &'static [Key] = S::KEYS;
+    const NESTED: Nested = Nested::Instead;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<S> {
+        match value {
+            DeValue::Table(table) => Some(reader.section(table, place)),
+            value => {
+                let service = Text::read(value, place, reader)?;
+                Some(S::from(At { value: service, place: place.clone() }))
+            }
+        }
+    }
+}
+
+impl From<At<String>> for Consul {
+    fn from(service: At<String>) -> Consul {
+        Consul { service: Field::Given(service), ..Consul::default() }
+    }
+}
+
+impl From<At<String>> for Kubernetes {
+    fn from(service: At<String>) -> Kubernetes {
+        Kubernetes { service: Field::Given(service), ..Kubernetes::default() }
+    }
+}
+
 /// `upstream` of a listener.
 #[derive(Debug)]
 pub(super) enum UpstreamOf {
@@ -345,140 +557,4 @@ impl Kind for UpstreamOf {
             }
         }
     }
-}
-
-/// `key_permissions`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyPermissions {
-    Warn,
-    Strict,
-}
-
-impl Choices for KeyPermissions {
-    const ALL: &'static [(&'static str, Self)] = &[("warn", Self::Warn), ("strict", Self::Strict)];
-}
-
-/// `tls` of a listener
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ClientTls {
-    Off,
-    Optional,
-    Required,
-}
-
-impl Choices for ClientTls {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
-
-    fn about(word: &str) -> Option<Fault> {
-        ["negotiate", "direct"].contains(&word).then(|| Fault {
-            message: format!("{word} says when TLS begins, and this key says whether clients need it"),
-            mend: format!("write tls = \"required\" (or optional) and tls_mode = \"{word}\""),
-        })
-    }
-}
-
-/// `tls_mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TlsMode {
-    Negotiate,
-    Direct,
-}
-
-impl Choices for TlsMode {
-    const ALL: &'static [(&'static str, Self)] = &[("negotiate", Self::Negotiate), ("direct", Self::Direct)];
-}
-
-impl Choices for Protocol {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("tcp", Self::Tcp),
-        ("postgres", Self::Postgres),
-        ("mysql", Self::Mysql),
-        ("sqlserver", Self::Sqlserver),
-        ("smtp", Self::Smtp),
-        ("lmtp", Self::Lmtp),
-        ("imap", Self::Imap),
-        ("pop3", Self::Pop3),
-        ("sieve", Self::Sieve),
-        ("nntp", Self::Nntp),
-        ("ldap", Self::Ldap),
-        ("xmpp", Self::Xmpp),
-        ("redis", Self::Redis),
-        ("amqp", Self::Amqp),
-        ("mqtt", Self::Mqtt),
-    ];
-
-    fn about(word: &str) -> Option<Fault> {
-        if let Some(beyond) = BEYOND.iter().find(|beyond| beyond.names.contains(&word)) {
-            return Some(Fault {
-                message: format!("\"{word}\" is not among them: {}", beyond.why),
-                mend: beyond.instead.to_owned(),
-            });
-        }
-        let (name, direct) = match word {
-            "postgresql" | "pgsql" => ("postgres", false),
-            "mariadb" => ("mysql", false),
-            "mssql" | "tds" => ("sqlserver", false),
-            "managesieve" => ("sieve", false),
-            "smtps" | "submissions" => ("smtp", true),
-            "imaps" => ("imap", true),
-            "pop3s" => ("pop3", true),
-            "nntps" => ("nntp", true),
-            "ldaps" => ("ldap", true),
-            "xmpps" => ("xmpp", true),
-            "rediss" => ("redis", false),
-            "amqps" => ("amqp", false),
-            "mqtts" => ("mqtt", false),
-            _ => return None,
-        };
-        let directly = if direct { " and tls = \"direct\"" } else { "" };
-        Some(Fault {
-            message: format!("\"{word}\" goes by another name here"),
-            mend: format!("write protocol = \"{name}\"{directly}"),
-        })
-    }
-}
-
-impl Choices for tls::Mode {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("negotiate", Self::Negotiate), ("direct", Self::Direct), ("off", Self::Off)];
-}
-
-impl Choices for tls::Version {
-    const ALL: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
-
-    fn about(word: &str) -> Option<Fault> {
-        ["1.0", "1.1", "1"].contains(&word).then(|| Fault {
-            message: format!("TLS {word} is withdrawn (RFC 8996), and nuncio does not speak it"),
-            mend: "write \"1.2\", and switch TLS 1.2 on at the server".to_owned(),
-        })
-    }
-}
-
-impl Choices for Balance {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("least_connections", Self::LeastConnections),
-        ("round_robin", Self::RoundRobin),
-        ("random", Self::Random),
-        ("source_hash", Self::SourceHash),
-    ];
-    const LATER: &'static [&'static str] = &["peak_ewma", "maglev"];
-}
-
-impl Choices for health::Kind {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("off", Self::Off),
-        ("tcp", Self::Tcp),
-        ("tls", Self::Tls),
-        ("protocol", Self::Protocol),
-        ("http", Self::Http),
-    ];
-}
-
-impl Choices for Format {
-    const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
-}
-
-impl Choices for OnTruncation {
-    const ALL: &'static [(&'static str, Self)] = &[("reset", Self::Reset), ("close", Self::Close)];
 }

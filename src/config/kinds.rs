@@ -160,6 +160,37 @@ impl Kind for Share {
     }
 }
 
+/// A number above zero.
+#[derive(Debug)]
+pub(super) struct Factor;
+
+impl Factor {
+    const MOST: f64 = 100.0;
+}
+
+impl Kind for Factor {
+    type Value = f64;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<f64> {
+        let factor = match value {
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+            DeValue::Integer(number) => number.as_str().parse::<u32>().ok().map(f64::from),
+            _ => {
+                let message = format!("wants a number, and {} is {}", shown(value), kind_of(value));
+                let mend = format!("write for example {} = 1.9, without quotes", last(place));
+                reader.problem(place, message, mend);
+                return None;
+            }
+        };
+        let factor = factor.filter(|factor| *factor > 0.0 && *factor <= Self::MOST);
+        if factor.is_none() {
+            let message = format!("{} is not a number above 0, and at most {}", shown(value), Self::MOST);
+            reader.problem(place, message, format!("write for example {} = 1.9", last(place)));
+        }
+        factor
+    }
+}
+
 /// `"off"`, or a value.
 #[derive(Debug)]
 pub(super) struct Off<K>(std::marker::PhantomData<K>);
@@ -290,8 +321,6 @@ impl<S: Section> Kind for Named<S> {
 /// One of a few words.
 pub(super) trait Choices: Copy + 'static {
     const ALL: &'static [(&'static str, Self)];
-    /// Words that a later version knows.
-    const LATER: &'static [&'static str] = &[];
     /// What to say about a word that deserves more than "unknown".
     fn about(_word: &str) -> Option<Fault> {
         None
@@ -324,20 +353,12 @@ impl<C: Choices> Kind for Choice<C> {
         if let Some((_, choice)) = C::ALL.iter().find(|(known, _)| *known == word) {
             return Some(*choice);
         }
-        let Fault { message, mend } = C::about(&word).unwrap_or_else(|| {
-            if C::LATER.contains(&word.as_str()) {
-                return Fault {
-                    message: format!("{} is not built yet in this version; known: {known}", quoted(&word)),
-                    mend: "write a known one".to_owned(),
-                };
-            }
-            Fault {
-                message: format!("{} is unknown; known: {known}", quoted(&word)),
-                mend: match nearest(&word, C::ALL.iter().map(|(word, _)| *word)) {
-                    Some(nearest) => format!("did you mean {}?", quoted(nearest)),
-                    None => "write a known one".to_owned(),
-                },
-            }
+        let Fault { message, mend } = C::about(&word).unwrap_or_else(|| Fault {
+            message: format!("{} is unknown; known: {known}", quoted(&word)),
+            mend: match nearest(&word, C::ALL.iter().map(|(word, _)| *word)) {
+                Some(nearest) => format!("did you mean {}?", quoted(nearest)),
+                None => "write a known one".to_owned(),
+            },
         });
         reader.problem(place, message, mend);
         None

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::Listener;
 use super::file::{self, ClientTls, TlsMode, UpstreamOf};
 use super::kinds::Entry;
 use super::meaning::{tcp, values};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
+use super::{Listener, contexts, splits};
 use crate::addr::ListenAddr;
+use crate::context::Kind;
 use crate::protocol::{First, Protocol};
 use crate::tls::{self, ListenerSettings};
 use crate::{accept, admit, route};
@@ -23,6 +24,8 @@ pub(super) fn listener(
 ) -> Listener {
     let Entry { section: written, .. } = entry;
     let tls = client_tls(&written, identities, upstreams, reader);
+    let context = contexts::context(&written, &entry.place, upstreams, reader);
+    let split = splits::split(&written, upstreams, reader);
     who_may_come(&written, reader);
     for_unix_only(&written, reader);
     let connections = written.connections.value().copied();
@@ -32,9 +35,13 @@ pub(super) fn listener(
         let mend = "lower it, or raise `connections`";
         reader.warning(&each.place, format!("never comes to pass: `connections` is {connections}"), mend);
     }
-    let upstream = match written.upstream.taken() {
-        Some(UpstreamOf::Name(name)) => name,
-        Some(UpstreamOf::Inline(_)) | None => entry.name,
+    let contexts::Context { kind, proxies, reachable } = context;
+    let of_split = split.as_ref().and_then(|split| split.shares.first()).map(|share| share.upstream.clone());
+    let first = reachable.first().map(|reachable| reachable.upstream.clone()).or(of_split);
+    let upstream = match (first, written.upstream.taken()) {
+        (Some(first), _) => first,
+        (None, Some(UpstreamOf::Name(name))) => name.as_str().into(),
+        (None, Some(UpstreamOf::Inline(_)) | None) => entry.name.as_str().into(),
     };
     Listener {
         accept: accept::Settings {
@@ -47,13 +54,16 @@ pub(super) fn listener(
         },
         admit: admit::Settings {
             allow: values(written.allow),
+            proxies,
             allow_users: values(written.allow_users),
             allow_groups: values(written.allow_groups),
             connections,
             connections_per_source: written.connections_per_source.taken(),
             rate: written.rate.taken(),
         },
-        route: route::Settings { upstream: upstream.as_str().into() },
+        route: route::Settings { upstream, reachable },
+        split,
+        context: kind,
         preface_timeout: written.preface_timeout.or(Duration::from_secs(10)),
         tls,
         identity: written.identity.taken(),
@@ -76,12 +86,13 @@ fn client_tls(
         ClientTls::Required => true,
     };
     // One that stands within its listener was moved to the others before.
-    let upstream = match written.upstream.value() {
-        Some(UpstreamOf::Name(name)) => {
-            upstreams.iter().find(|known| known.name == *name).map(|known| &known.section)
-        }
-        Some(UpstreamOf::Inline(_)) | None => None,
+    let named = match written.upstream.value() {
+        Some(UpstreamOf::Name(name)) => Some(name),
+        Some(UpstreamOf::Inline(_)) => None,
+        // All of a split speak the same.
+        None => written.split.value().and_then(|split| split.first()?.value.upstream.value()),
     };
+    let upstream = upstreams.iter().find(|known| Some(&known.name) == named).map(|known| &known.section);
     let protocol = upstream.map_or(Protocol::default(), |upstream| upstream.protocol.or(Protocol::default()));
     let direct = match written.tls_mode.given() {
         None => !protocol.negotiates(),
@@ -184,18 +195,27 @@ fn shows_a_certificate(written: &file::Listener, identities: &[Entry<file::Ident
     }
 }
 
+/// Is it proxies that connect, and others whom `allow` is for?
+fn is_behind_proxies(written: &file::Listener) -> bool {
+    written.context.value() == Some(&Kind::ProxyProtocol)
+}
+
 /// Other hosts may come only where they are named, and users only where the kernel can tell who they are.
 fn who_may_come(written: &file::Listener, reader: &mut Reader) {
     let networks = written.allow.value().map(Vec::as_slice).unwrap_or_default();
+    let (who, key) = match is_behind_proxies(written) {
+        true => (&written.proxy_from, "proxy_from"),
+        false => (&written.allow, "allow"),
+    };
     for address in written.address.value().into_iter().flatten() {
         if let ListenAddr::Tcp(socket) = &address.value
             && !socket.ip().to_canonical().is_loopback()
-            && (written.allow.is_absent() || written.allow.value().is_some_and(Vec::is_empty))
+            && (who.is_absent() || who.value().is_some_and(Vec::is_empty))
         {
             reader.problem(
                 &address.place,
                 format!("other hosts could reach {socket}, and act with our certificate"),
-                format!("say who may: allow = [\"10.0.0.0/8\"]; or listen on 127.0.0.1:{}", socket.port()),
+                format!("say who may: {key} = [\"10.0.0.0/8\"]; or listen on 127.0.0.1:{}", socket.port()),
             );
         }
     }
@@ -222,6 +242,7 @@ fn who_may_come(written: &file::Listener, reader: &mut Reader) {
     let is_unix = |address: &At<ListenAddr>| matches!(address.value, ListenAddr::Unix(_));
     if let (Some(allow), Some(addresses)) = (written.allow.given(), written.address.value())
         && addresses.iter().all(is_unix)
+        && !is_behind_proxies(written)
     {
         reader.warning(&allow.place, "says who may come over TCP, and there is no TCP address", "remove it");
     }

@@ -7,6 +7,10 @@
 //! Leaves the files that the configuration names to `tls`.
 
 mod across;
+mod breaker;
+mod choices;
+mod contexts;
+mod endpoints;
 mod file;
 mod kinds;
 mod listeners;
@@ -14,9 +18,12 @@ mod load;
 mod meaning;
 mod ports;
 mod problem;
+mod proxies;
 mod reader;
 mod reference;
 mod section;
+mod sources;
+mod splits;
 mod syntax;
 mod upstreams;
 mod words;
@@ -32,7 +39,8 @@ pub use reference::reference;
 use crate::addr::{ListenerName, UpstreamName};
 use crate::protocol::Protocol;
 use crate::{
-    accept, admin, admit, backoff, dial, discovery, establish, health, record, relay, route, tls, upstream,
+    accept, admin, admit, backoff, context, dial, discovery, establish, health, record, relay, rollout,
+    route, tls, upstream,
 };
 
 /// A configuration that can be used.
@@ -144,6 +152,8 @@ pub struct Upstream {
     pub relay: relay::Settings,
     /// `required`: counts for /readyz
     pub required: bool,
+    /// `pool`: connections that are kept ready.
+    pub pool: Option<upstream::pool::Settings>,
 }
 
 /// `[listener.NAME]`
@@ -153,8 +163,12 @@ pub struct Listener {
     pub accept: accept::Settings,
     /// `allow`, `allow_users`, `allow_groups`, `connections`, `connections_per_source`, `rate`
     pub admit: admit::Settings,
-    /// `upstream`
+    /// `upstream`, `upstreams` with their `hosts`
     pub route: route::Settings,
+    /// `split`, `sticky`, `rollout`; `None`: all connections go to one upstream.
+    pub split: Option<rollout::Settings>,
+    /// `context`
+    pub context: context::Kind,
     /// `preface_timeout`
     pub preface_timeout: Duration,
     /// `tls`, `tls_mode`, `client_names`; `None`: clients are served in plaintext.

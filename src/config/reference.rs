@@ -22,8 +22,13 @@ fn keys(text: &mut String, section: &str, keys: &[Key]) {
         about(text, "#", key);
         let off = if key.show == Show::example { "# " } else { "" };
         text.push_str(&format!("{off}{} = {}\n", key.name, key.text));
-        if key.nested == Nested::Entry {
-            text.push_str("# An entry may be a table with these keys:\n");
+        let table = match key.nested {
+            Nested::Entry => "An entry",
+            Nested::Instead => "It",
+            Nested::None | Nested::Section | Nested::Named => "",
+        };
+        if !table.is_empty() {
+            text.push_str(&format!("# {table} may be a table with these keys:\n"));
             for below in key.keys {
                 about(text, "#   #", below);
                 text.push_str(&format!("#   {} = {}\n", below.name, below.text));
@@ -33,7 +38,9 @@ fn keys(text: &mut String, section: &str, keys: &[Key]) {
     for key in keys.iter().filter(|key| key.show == Show::section) {
         let name = match key.nested {
             Nested::Named => format!("{section}{}.example", key.name),
-            Nested::None | Nested::Section | Nested::Entry => format!("{section}{}", key.name),
+            Nested::None | Nested::Section | Nested::Entry | Nested::Instead => {
+                format!("{section}{}", key.name)
+            }
         };
         text.push_str("\n\n");
         about(text, "#", key);

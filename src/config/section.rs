@@ -80,6 +80,8 @@ pub(super) enum Nested {
     Named,
     /// In entries of a list.
     Entry,
+    /// In a table that may stand in the value's place.
+    Instead,
 }
 
 /// What is known of a key: the one source of reading, of the nearest name, and of the reference file.

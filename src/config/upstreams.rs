@@ -1,19 +1,24 @@
 //! What an `[upstream.NAME]` means: where its endpoints come from, how they are spoken to, and within which limits.
 
-use super::Upstream;
+use std::time::Duration;
+
+use super::breaker::{Checks, breaker};
+use super::endpoints;
 use super::file;
 use super::kinds::Entry;
 use super::meaning::{Bound, in_order, tcp, time};
 use super::problem::Place;
 use super::reader::Reader;
 use super::section::{At, Field};
+use super::sources::{leaves_this_host, source};
+use super::{Upstream, proxies};
+use crate::account::Login;
 use crate::addr::Host;
 use crate::discovery::Source;
 use crate::health::http::Url;
 use crate::protocol::Protocol;
 use crate::relay::OnTruncation;
 use crate::tls::Mode;
-use crate::upstream::EndpointSpec;
 use crate::{backoff, dial, establish, health, relay, tls, upstream as set};
 
 /// One upstream, with the problems of its keys among themselves noted.
@@ -24,9 +29,16 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let tls = tls(&written, protocol, &source, reader);
     let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
     let health = health(written_health, tls.mode, protocol, reader);
+    let deepest = health::Kind::deepest(tls.mode != Mode::Off, protocol != Protocol::Tcp);
+    let usual = match protocol.blocks_hosts() && health.login.is_none() {
+        true => health::Kind::Off,
+        false => deepest,
+    };
+    let checks = Checks { kind: health.kind.unwrap_or(usual), deepest };
     let limits = std::mem::take(&mut written.limits).taken().unwrap_or_default();
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
+    endpoints::fit(&written, &limits, &source, reader);
     let relay = relay::Settings::default();
     let default = set::Limits::default();
     Upstream {
@@ -36,14 +48,18 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
         identity: written.identity.taken(),
         set: set::Settings {
             balance: written.balance.or(Default::default()),
-            breaker: breaker(written.breaker.taken().unwrap_or_default(), reader),
+            breaker: breaker(written.breaker.taken().unwrap_or_default(), checks, reader),
             rise: health.rise,
             fall: health.fall,
             limits: set::Limits {
                 connections: limits.connections.taken(),
+                connections_per_endpoint: limits.connections_per_endpoint.taken(),
                 pending: limits.pending.or(default.pending),
                 queue_timeout: limits.queue_timeout.or(default.queue_timeout),
             },
+            slow_start: written.slow_start.or(None),
+            spill_over: written.spill_over.or(None),
+            zone: written.zone.value().map(|zone| zone.as_str().into()),
         },
         health,
         timeouts,
@@ -51,6 +67,8 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
         dial: dial::Settings {
             source_address: written.source_address.taken(),
             tcp: tcp(written.tcp.taken().unwrap_or_default()),
+            header: proxies::header(&written.proxy, &written.pool, reader),
+            through: proxies::through(written.proxy.taken().unwrap_or_default(), reader),
         },
         relay: relay::Settings {
             idle: written_timeouts.idle.or(relay.idle),
@@ -63,56 +81,8 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             }),
         },
         required: written.required.or(false),
+        pool: pool(written.pool, protocol, reader),
     }
-}
-
-fn source(written: &file::Upstream, place: &Place, reader: &mut Reader) -> Source {
-    match (&written.endpoints, &written.dns) {
-        (Field::Given(_), Field::Given(dns)) => {
-            reader.problem(&dns.place, "stands beside `endpoints`", "keep one of them");
-        }
-        (Field::Absent, Field::Absent) => {
-            let mend = "add for example: endpoints = [\"db.example.com:5432\"]";
-            reader.problem(place, "has neither `endpoints` nor `dns`", mend);
-        }
-        _ => {}
-    }
-    if let Some(dns) = written.dns.given() {
-        if let Host::Ip(_) = dns.value.host {
-            let mend = format!("write endpoints = [\"{}\"]", dns.value);
-            reader.problem(&dns.place, "wants a name to look up, and this is an address", mend);
-        }
-        return Source::Dns(dns.value.clone());
-    }
-    let Some(endpoints) = written.endpoints.given() else { return Source::Fixed(Vec::new()) };
-    if endpoints.value.is_empty() {
-        reader.problem(&endpoints.place, "is empty", "name one server at least, as HOST:PORT");
-    }
-    let mut specs: Vec<EndpointSpec> = Vec::new();
-    for At { value: entry, .. } in &endpoints.value {
-        let Some(At { value: address, place }) = entry.address.given() else { continue };
-        if specs.iter().any(|known| known.address == *address) {
-            reader.problem(
-                place,
-                format!("{address} is there twice"),
-                "remove one; for a larger share, give it a weight",
-            );
-        }
-        specs.push(EndpointSpec {
-            address: address.clone(),
-            weight: entry.weight.or(1),
-            backup: entry.backup.or(false),
-            server_name: entry.server_name.value().cloned(),
-        });
-    }
-    if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {
-        reader.warning(
-            &endpoints.place,
-            "every endpoint has weight 0",
-            "give one a weight: no connection will be made",
-        );
-    }
-    Source::Fixed(specs)
 }
 
 /// When TLS begins.
@@ -184,17 +154,6 @@ fn tls(written: &file::Upstream, protocol: Protocol, source: &Source, reader: &m
     settings
 }
 
-/// Whether an endpoint may be on another host.
-fn leaves_this_host(source: &Source) -> bool {
-    match source {
-        Source::Dns(_) => true,
-        Source::Fixed(specs) => specs.iter().any(|spec| match &spec.address.host {
-            Host::Ip(ip) => !ip.to_canonical().is_loopback(),
-            Host::Name(name) => &**name != "localhost",
-        }),
-    }
-}
-
 /// `tls = "off"` beside keys that only mean something with TLS: whoever wrote them expects it to be on.
 fn without_tls(written: &file::Upstream, reader: &mut Reader) {
     fn place<T>(field: &Field<T>, counts: impl Fn(&T) -> bool) -> Option<Place> {
@@ -231,10 +190,19 @@ fn with_tls(written: &file::Upstream, settings: &tls::Settings, source: &Source,
         }
         return;
     }
-    let Source::Fixed(specs) = source else { return };
     if settings.server_name.is_some() || !settings.pins.is_empty() {
         return;
     }
+    let consul = written.consul.given().map(|at| &at.place);
+    let registries = [consul, written.kubernetes.given().map(|at| &at.place)];
+    for place in registries.into_iter().flatten() {
+        reader.warning(
+            place,
+            "gives addresses, so the certificate at each must carry its own address",
+            "if they carry a name instead, write it as server_name",
+        );
+    }
+    let Source::Fixed(specs) = source else { return };
     let places = written.endpoints.value().into_iter().flatten();
     for (spec, entry) in specs.iter().zip(places.filter(|entry| entry.value.address.given().is_some())) {
         if let (Host::Ip(ip), None) = (&spec.address.host, &spec.server_name) {
@@ -294,7 +262,7 @@ fn health(written: file::Health, tls: Mode, protocol: Protocol, reader: &mut Rea
     health::Settings {
         kind: written.kind.taken(),
         url: written.url.taken(),
-        login: written.user.taken().map(|user| health::Login { user, password_file }),
+        login: written.user.taken().map(|user| Login { user, password_file }),
         interval: written.interval.or(default.interval),
         timeout: written.timeout.or(default.timeout),
         rise: written.rise.or(default.rise),
@@ -343,33 +311,36 @@ fn login(written: &file::Health, tls: Mode, protocol: Protocol, reader: &mut Rea
     }
 }
 
-fn breaker(written: file::Breaker, reader: &mut Reader) -> set::breaker::Settings {
-    let default = set::breaker::Settings::default();
-    let (open_for, max_open) = in_order(
-        Bound("open_for", &written.open_for, default.open_for),
-        Bound("max_open", &written.max_open, default.max_open),
-        time,
+/// What is kept ready, where its protocol lets that be.
+fn pool(written: Field<file::Pool>, protocol: Protocol, reader: &mut Reader) -> Option<set::pool::Settings> {
+    let Field::Given(At { value: written, place }) = written else { return None };
+    let default = set::pool::Settings::default();
+    let most = written.min.value().copied().unwrap_or(default.min);
+    let (min, max) = in_order(
+        Bound("min", &written.min, default.min),
+        Bound("max", &written.max, most),
+        |count| count.to_string(),
         reader,
     );
-    if let Some(rate) = written.failure_rate.given().filter(|rate| rate.value == Some(0.0)) {
-        reader.problem(
-            &rate.place,
-            "0 would open the circuit without a failure",
-            "write a share above 0, or \"off\"",
-        );
+    let max_age = written.max_age.or(default.max_age);
+    if protocol == Protocol::Postgres
+        && let Some(At { place, .. }) =
+            written.max_age.given().filter(|given| given.value >= POSTGRES_PATIENCE)
+    {
+        let message =
+            "is as long as PostgreSQL waits for a login, unless its authentication_timeout was raised";
+        reader.warning(place, message, "keep it below, with room for the login itself: \"30s\"");
     }
-    set::breaker::Settings {
-        consecutive: written.consecutive.or(default.consecutive),
-        failure_rate: written.failure_rate.or(default.failure_rate),
-        window: written.window.or(default.window),
-        minimum: written.minimum.or(default.minimum),
-        open_for,
-        max_open,
-        half_open_trials: written.half_open_trials.or(default.half_open_trials),
-        max_ejected: written.max_ejected.or(default.max_ejected),
-        early_close: written.early_close.or(default.early_close),
+    if let Some(why) = protocol.never_warm().filter(|_| max > 0) {
+        let message =
+            format!("keeps connections ready before a client comes, and with {} {why}", protocol.name());
+        reader.problem(&place, message, "remove it");
     }
+    (max > 0).then_some(set::pool::Settings { min, max, max_age })
 }
+
+/// authentication_timeout, if nobody has changed it.
+const POSTGRES_PATIENCE: Duration = Duration::from_secs(60);
 
 fn retry(written: file::Retry) -> backoff::Settings {
     let default = backoff::Settings::default();

@@ -15,7 +15,9 @@ use super::problem::Place;
 use super::reader::{Reader, quoted};
 use super::section::Kind;
 use crate::addr::{EndpointAddr, ListenAddr};
+use crate::discovery::{Origin, SrvName};
 use crate::health::http::Url;
+use crate::route::HostPattern;
 use crate::tls::Pin;
 
 /// Replaces `${NAME}` by the variable's value and `$$` by a dollar.
@@ -225,6 +227,14 @@ word! {
 }
 
 word! {
+    /// A destination, or many of them.
+    HostText -> HostPattern, "a host", "\"db.example.com\"", None, |text| {
+        let mend = "write a name, *.NAME, an IP address or a network, with :PORT behind it for one port only";
+        text.parse().map_err(|error: String| split_mend(&error, mend))
+    }
+}
+
+word! {
     /// An IP address.
     Ip -> IpAddr, "an IP address", "\"10.0.0.5\"", None, |text| match text.parse() {
         Ok(ip) => Ok(ip),
@@ -263,6 +273,36 @@ word! {
             };
         }
         text.parse().map_err(|error: String| split_mend(&error, mend))
+    }
+}
+
+word! {
+    /// A name with SRV records.
+    Service -> SrvName, "the name of a service", "\"_postgres._tcp.db.example.com\"", None, |text| {
+        text.parse().map_err(|error: String| split_mend(&error, "write _SERVICE._tcp.DOMAIN"))
+    }
+}
+
+/// Where a registry answers.
+#[derive(Debug)]
+pub(super) struct RegistryAddress;
+
+impl Kind for RegistryAddress {
+    type Value = Origin;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Origin> {
+        let example = "\"http://127.0.0.1:8500\"";
+        let text = string(value, place, reader, "a URL", example, None)?;
+        let error = match text.parse::<Origin>() {
+            Ok(origin) => return Some(origin),
+            Err(error) => error,
+        };
+        let Fault { message, mend } = split_mend(&error, &format!("write for example {example}"));
+        match text.contains(['?', '@']) {
+            true => reader.problem_unseen(place, &message, &mend),
+            false => reader.problem(place, message, mend),
+        }
+        None
     }
 }
 

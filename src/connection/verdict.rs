@@ -1,6 +1,6 @@
 //! verdict: what the end of a relay means, for the client's record and for the endpoint's breaker.
 
-use crate::establish::Target;
+use crate::establish::{JudgedBy, Target};
 use crate::failure::{BreakerClass, Failure, Outcome, Reason, Side, Stage};
 use crate::relay::{Ended, How, Objection, OnTruncation, Party, Remark};
 use crate::tls::{self, ClientTls};
@@ -38,7 +38,7 @@ pub(super) fn judge(
         // After its first byte, or later than `early_close`, an end says nothing about the endpoint's ability to serve.
         // A certificate that is refused is refused to all.
         let tells = |class: &BreakerClass| (silent && early) || *class == BreakerClass::CertificateRefused;
-        let class = failure.reason.breaker_class().filter(tells);
+        let class = failure.breaker_class().filter(tells);
         Verdict { outcome, failure: Some(failure), class, closed_by }
     };
     // What the server said of it says more than how it then left; of an end by anybody else it says nothing.
@@ -134,6 +134,18 @@ pub(super) fn judge(
     by_failure(failure)
 }
 
+/// What the end of a relay counts against the endpoint as.
+pub(super) fn class(verdict: &Verdict, ended: &Ended, by: &JudgedBy) -> Option<BreakerClass> {
+    if ended.overloaded {
+        return Some(BreakerClass::Overloaded);
+    }
+    let server_left = matches!(ended.how, How::Closed | How::Truncated | How::UpstreamReset)
+        && ended.closed_by == Some(Party::Upstream);
+    let said_nothing =
+        server_left && !ended.upstream_spoke && by.zero_byte.is_some_and(|most| ended.closed_after <= most);
+    verdict.class.or(said_nothing.then_some(BreakerClass::ZeroByte))
+}
+
 fn ours(reason: Reason, detail: &str) -> Failure {
     Failure::new(Stage::Relay, reason, Side::Ambassador, detail)
 }
@@ -165,6 +177,62 @@ mod tests {
 
     use super::*;
 
+    /// As a relay ended that nothing is remarkable about.
+    fn ended(how: How, by: Party, after: u64, spoke: bool) -> Ended {
+        Ended {
+            how,
+            closed_by: Some(by),
+            closed_after: Duration::from_millis(after),
+            upstream_spoke: spoke,
+            greeting: false,
+            refusable: false,
+            unanswered: Vec::new(),
+            remark: None,
+            overloaded: false,
+        }
+    }
+
+    /// Whoever sits before a server that is not there may end its clients' sessions late and in order.
+    #[test]
+    fn a_server_that_leaves_without_a_byte_counts_within_the_time_that_is_set() {
+        use BreakerClass::{EarlyClose, ZeroByte};
+        use Party::{Client, Upstream};
+        let by = JudgedBy {
+            early_close: Duration::from_secs(1),
+            zero_byte: Some(Duration::from_secs(9)),
+            slow_first_byte: None,
+        };
+        for (how, party, after, spoke, expected) in [
+            (How::Closed, Upstream, 900, false, Some(EarlyClose)),
+            (How::Closed, Upstream, 1_100, false, Some(ZeroByte)),
+            (How::Truncated, Upstream, 8_000, false, Some(ZeroByte)),
+            (How::UpstreamReset, Upstream, 8_000, false, Some(ZeroByte)),
+            (How::Closed, Upstream, 9_001, false, None),
+            (How::Closed, Upstream, 8_000, true, None),
+            (How::Closed, Client, 8_000, false, None),
+            (How::ClientReset, Client, 8_000, false, None),
+        ] {
+            let ended = ended(how, party, after, spoke);
+            let early = ended.closed_after <= by.early_close;
+            let verdict = judge(&ended, early, OnTruncation::Reset, None);
+            assert_eq!(class(&verdict, &ended, &by), expected, "{ended:?}");
+            let off = JudgedBy { zero_byte: None, ..by };
+            let still = expected.filter(|class| *class != ZeroByte);
+            assert_eq!(class(&verdict, &ended, &off), still, "{ended:?}");
+        }
+    }
+
+    /// However it ended, and although it spoke: a client may leave as soon as it has been told.
+    #[test]
+    fn a_server_that_says_it_is_full_counts_as_that() {
+        use Party::{Client, Upstream};
+        for (how, by) in [(How::Closed, Upstream), (How::Closed, Client), (How::ClientReset, Client)] {
+            let ended = Ended { overloaded: true, ..ended(how, by, 5_000, true) };
+            let verdict = judge(&ended, false, OnTruncation::Reset, None);
+            assert_eq!(class(&verdict, &ended, &JudgedBy::default()), Some(BreakerClass::Overloaded));
+        }
+    }
+
     /// A server that said no to EHLO is the reason of the end that it then makes, and of none that others make: the client
     /// may stay, and be there yet when its time is over or nuncio stops.
     #[test]
@@ -181,16 +249,8 @@ mod tests {
             (How::Stopped, Ambassador, Reason::Draining),
         ] {
             let remark = Remark { of: Upstream, detail: "it said no: 421".into(), mend: "ask it" };
-            let ended = Ended {
-                how,
-                closed_by: Some(by),
-                closed_after: Duration::ZERO,
-                upstream_spoke: true,
-                greeting: true,
-                refusable: true,
-                unanswered: Vec::new(),
-                remark: Some(remark),
-            };
+            let ended =
+                Ended { greeting: true, refusable: true, remark: Some(remark), ..ended(how, by, 0, true) };
             let verdict = judge(&ended, true, OnTruncation::Reset, None);
             let failure = verdict.failure.unwrap();
             assert_eq!(failure.reason, reason, "{:?}", ended.how);

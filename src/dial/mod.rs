@@ -3,6 +3,8 @@
 //! Owns the order of the addresses, the race, the local address and the socket's options. Leaves names to
 //! `discovery`, the choice of the endpoint to `upstream`, and TLS to `tls`.
 
+pub mod header;
+pub mod through;
 mod trouble;
 
 use std::future::{Future, poll_fn};
@@ -14,8 +16,13 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::failure::{Failure, Reason, Side, Stage};
-use crate::socket::TcpSettings;
+use crate::socket::{self, TcpSettings};
 use trouble::Trouble;
+
+/// Has neither side ended the connection, as far as is known here? Nothing is read.
+pub fn is_open(stream: &TcpStream) -> bool {
+    socket::is_open(stream)
+}
 
 /// How sockets to the upstream are opened.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +31,10 @@ pub struct Settings {
     pub source_address: Option<IpAddr>,
     /// Keep-alive and user timeout.
     pub tcp: TcpSettings,
+    /// A proxy on the way.
+    pub through: Option<through::Through>,
+    /// Servers are told who the client is.
+    pub header: Option<header::Version>,
 }
 
 /// How long an attempt has the field for itself (RFC 8305, section 5: "Connection Attempt Delay").

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -15,8 +15,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::DnsSettings;
-use super::ask::Asker;
+use super::ask;
 use super::known::{Known, News};
+use super::servers::Servers;
 use crate::addr::Host;
 use crate::failure::{Failure, Reason, Side, Stage};
 
@@ -30,9 +31,10 @@ pub struct Resolver {
 struct Inner {
     settings: Arc<DnsSettings>,
     control: Handle,
-    asker: Arc<Asker>,
-    /// Never shrinks: names come from the configuration, so they are few.
+    servers: Arc<Servers>,
     names: Mutex<HashMap<Arc<str>, Kept>>,
+    /// How long a name that nobody uses is remembered: registries name others every day.
+    forget_after: Duration,
 }
 
 /// A name and the task that keeps it.
@@ -73,10 +75,16 @@ impl Resolver {
     /// A resolver whose look-ups run on the current runtime. That the DNS cannot be reached, or that the host knows no
     /// server yet, is no error here: it may come.
     pub fn new(settings: &DnsSettings) -> Result<Resolver, String> {
+        Resolver::forgetting(settings, Duration::from_secs(3600))
+    }
+
+    fn forgetting(settings: &DnsSettings, forget_after: Duration) -> Result<Resolver, String> {
         let control = Handle::try_current().map_err(|error| format!("the DNS needs a runtime: {error}"))?;
-        let asker = Arc::new(Asker::new(settings));
+        let servers = Arc::new(Servers::new(settings));
         let settings = Arc::new(settings.clone());
-        Ok(Resolver { inner: Arc::new(Inner { settings, control, asker, names: Mutex::default() }) })
+        Ok(Resolver {
+            inner: Arc::new(Inner { settings, control, servers, names: Mutex::default(), forget_after }),
+        })
     }
 
     /// The addresses of a host, sorted. From memory while they hold; else this waits for the look-up, at most
@@ -128,6 +136,16 @@ impl Resolver {
         }
     }
 
+    /// The DNS servers.
+    pub(super) fn servers(&self) -> &Servers {
+        &self.inner.servers
+    }
+
+    /// How long an answer holds that has this TTL.
+    pub(super) fn holds(&self, ttl: Duration) -> Duration {
+        self.inner.settings.holds(ttl)
+    }
+
     /// What is known of each name, by name.
     pub fn snapshot(&self) -> Vec<NameView> {
         let now = Instant::now();
@@ -162,7 +180,8 @@ impl Resolver {
             used: AtomicBool::new(true),
             followers: AtomicUsize::new(0),
         });
-        let task = keep(entry.clone(), self.inner.asker.clone(), self.inner.settings.clone());
+        let of = Arc::downgrade(&self.inner);
+        let task = keep(entry.clone(), of, self.inner.servers.clone(), self.inner.settings.clone());
         let task = self.inner.control.spawn(task).abort_handle();
         names.insert(name.clone(), Kept { entry: entry.clone(), task });
         entry
@@ -201,20 +220,16 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// The addresses after the next look-up that leaves any, also when they are those of before.
-    pub(super) async fn next(&mut self) -> Arc<[IpAddr]> {
-        loop {
-            let seen = self.rounds;
-            let told = self.watched.wait_for(|known| known.rounds > seen).await;
-            match told.map(|known| (known.rounds, known.outcome())) {
-                Ok((rounds, outcome)) => {
-                    self.rounds = rounds;
-                    if let Some(Ok(addresses)) = outcome {
-                        return addresses;
-                    }
-                }
-                Err(_) => std::future::pending().await, // cannot be: the entry, held here, keeps the sender
+    /// What the next look-up says, also when that is the same as before.
+    pub(super) async fn next(&mut self) -> Result<Arc<[IpAddr]>, Failure> {
+        let seen = self.rounds;
+        let told = self.watched.wait_for(|known| known.rounds > seen).await;
+        match told.map(|known| (known.rounds, known.latest())) {
+            Ok((rounds, latest)) => {
+                self.rounds = rounds;
+                latest
             }
+            Err(_) => std::future::pending().await, // cannot be: the entry, held here, keeps the sender
         }
     }
 }
@@ -226,11 +241,11 @@ impl Drop for Followed {
 }
 
 /// The life of a name: look up, tell, wait until it is due, or wanted early, or used again.
-async fn keep(entry: Arc<Entry>, asker: Arc<Asker>, settings: Arc<DnsSettings>) {
+async fn keep(entry: Arc<Entry>, of: Weak<Inner>, servers: Arc<Servers>, settings: Arc<DnsSettings>) {
     let mut rng = fastrand::Rng::new();
     loop {
         entry.used.store(false, Ordering::Relaxed);
-        let result = asker.ask(&entry.name).await;
+        let result = ask::addresses(&servers, &entry.name).await;
         let now = Instant::now();
         let mut news = News::Same;
         let error = result.as_ref().err().cloned();
@@ -246,8 +261,8 @@ async fn keep(entry: Arc<Entry>, asker: Arc<Asker>, settings: Arc<DnsSettings>) 
                 if !entry.in_use() {
                     set(&entry, |known| known.resting = true);
                     // Somebody may have come between the two lines above, and seen nothing that rests.
-                    if !entry.in_use() {
-                        entry.wanted.notified().await;
+                    if !entry.in_use() && !wanted_again(&entry, &of).await {
+                        return;
                     }
                 }
             }
@@ -257,6 +272,23 @@ async fn keep(entry: Arc<Entry>, asker: Arc<Asker>, settings: Arc<DnsSettings>) 
             known.resting = false;
             known.busy = true;
         });
+    }
+}
+
+/// Waits until somebody wants the name again; `false`: nobody did for so long that it is forgotten.
+async fn wanted_again(entry: &Arc<Entry>, of: &Weak<Inner>) -> bool {
+    loop {
+        let Some(forget_after) = of.upgrade().map(|inner| inner.forget_after) else { return false };
+        if tokio::time::timeout(forget_after, entry.wanted.notified()).await.is_ok() {
+            return true;
+        }
+        let Some(inner) = of.upgrade() else { return false };
+        let mut names = inner.names.lock().unwrap_or_else(PoisonError::into_inner);
+        // Held by the map and by this task. Whoever else holds it has taken it from the map, under this lock.
+        if Arc::strong_count(entry) == 2 {
+            names.remove(&entry.name);
+            return false;
+        }
     }
 }
 
@@ -274,7 +306,7 @@ fn tell(entry: &Entry, news: &News, error: Option<Failure>, now: Instant) {
     match (news, error) {
         (News::Fails, Some(error)) => match view.age_ms {
             Some(age) => {
-                let age = humantime::format_duration(std::time::Duration::from_secs(age / 1000));
+                let age = humantime::format_duration(Duration::from_secs(age / 1000));
                 let kept = view.addresses.len();
                 tracing::warn!(
                     "{error}; the last answer for {name}, {kept} addresses and {age} old, stays in use"
@@ -288,5 +320,33 @@ fn tell(entry: &Entry, news: &News, error: Option<Failure>, now: Instant) {
         // Some zones give another few of many addresses each time.
         (News::Addresses, _) => tracing::debug!("{name} is {:?}", view.addresses),
         (News::Same | News::Fails, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registries name other hosts every day: of those that nobody uses any more, nothing stays.
+    #[tokio::test]
+    async fn a_name_that_nobody_uses_is_forgotten_and_one_that_is_followed_is_not() {
+        let at_once = Duration::from_millis(20);
+        let settings = DnsSettings { ttl_floor: at_once, ttl_ceiling: at_once, ..DnsSettings::default() };
+        let resolver = Resolver::forgetting(&settings, at_once).unwrap();
+        let names = || resolver.snapshot().into_iter().map(|view| view.name).collect::<Vec<_>>();
+        let followed = resolver.follow(&"localhost".into());
+        resolver.prepare(&Host::Name("one.invalid".into()));
+        assert_eq!(names(), ["localhost", "one.invalid"]);
+        let begun = Instant::now();
+        while names() != ["localhost"] {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", names());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(followed);
+        while !names().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", names());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(resolver.addresses(&Host::Name("localhost".into())).await.is_ok(), "it is looked up again");
     }
 }

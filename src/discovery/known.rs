@@ -91,6 +91,14 @@ impl Known {
         }
     }
 
+    /// What the last look-up said, without what is remembered of earlier ones.
+    pub(super) fn latest(&self) -> Result<Arc<[IpAddr]>, Failure> {
+        match &self.failing {
+            Some(failing) => Err(failing.last.clone()),
+            None => Ok(self.addresses.clone()),
+        }
+    }
+
     /// When the next look-up is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.until
@@ -124,8 +132,7 @@ impl Known {
                     self.addresses = addresses.into();
                 }
                 self.answered = Some(now);
-                // `config` has checked that the floor is below the ceiling; were it not, the floor holds.
-                self.until = Some(now + found.ttl.min(settings.ttl_ceiling).max(settings.ttl_floor));
+                self.until = Some(now + settings.holds(found.ttl));
                 match (self.failing.take(), changed) {
                     (Some(_), _) => News::Works,
                     (None, true) => News::Addresses,
@@ -163,7 +170,7 @@ impl Known {
 }
 
 /// One second, doubling to thirty, a fifth more or less so that many ambassadors do not ask in step.
-fn pause(times: u32, rng: &mut Rng) -> Duration {
+pub(super) fn pause(times: u32, rng: &mut Rng) -> Duration {
     let bound = PAUSE.saturating_mul(1 << times.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
     bound.mul_f64(0.8 + 0.4 * rng.f64()).max(PAUSE)
 }

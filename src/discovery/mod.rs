@@ -4,17 +4,33 @@
 //! becomes of an endpoint that stays, comes or goes.
 
 mod ask;
+pub mod consul;
 mod dns;
+mod dns_set;
+pub mod file;
+mod http;
 mod known;
+pub mod kubernetes;
+mod origin;
+mod servers;
+mod share;
+mod srv;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::addr::{EndpointAddr, Host};
+use crate::addr::EndpointAddr;
+use crate::failure::{Failure, Reason, Stage};
 use crate::upstream::{EndpointSpec, Upstream};
 
 pub use dns::{NameView, Resolver};
+pub use origin::Origin;
+pub use srv::SrvName;
 
 /// The source of an upstream's set.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +39,52 @@ pub enum Source {
     Fixed(Vec<EndpointSpec>),
     /// `dns`: each address of the name is an endpoint.
     Dns(EndpointAddr),
+    /// `srv`: each target of the name's SRV records is an endpoint.
+    Srv(SrvName),
+    /// `consul`: each instance of a service that passes its checks is an endpoint.
+    Consul(Box<consul::Settings>),
+    /// `file`: the endpoints that it names.
+    File(PathBuf),
+    /// `kubernetes`: the endpoints of a Service.
+    Kubernetes(Box<kubernetes::Settings>),
+}
+
+/// What it is called in a report.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Fixed(_) => f.write_str("endpoints"),
+            Source::Dns(name) => name.fmt(f),
+            Source::Srv(name) => name.fmt(f),
+            Source::Consul(settings) => f.write_str(&settings.service),
+            Source::File(path) => path.display().fmt(f),
+            Source::Kubernetes(settings) => f.write_str(&settings.service),
+        }
+    }
+}
+
+/// What keeps a set as its source says.
+pub trait Discover: Send {
+    /// The next answer: waits until there is one to give, also when it is that of before.
+    ///
+    /// # Errors
+    /// It could not be asked, or not understood. How soon it is asked again after that is its own affair.
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Vec<EndpointSpec>, Failure>> + Send + '_>>;
+}
+
+impl Source {
+    /// What follows it; `None`: it never changes. `server_name`: the upstream's own, which is then whom its certificates have
+    /// to name, and not the name that was looked up.
+    pub fn discover(&self, resolver: &Resolver, server_name: Option<&str>) -> Option<Box<dyn Discover>> {
+        match self {
+            Source::Fixed(_) => None,
+            Source::Dns(address) => Some(dns_set::discover(address, resolver, server_name)),
+            Source::Srv(name) => Some(srv::discover(name, resolver, server_name)),
+            Source::Consul(settings) => Some(consul::discover(settings, resolver)),
+            Source::File(path) => Some(file::discover(path)),
+            Source::Kubernetes(settings) => Some(kubernetes::discover(settings, resolver)),
+        }
+    }
 }
 
 /// How names are looked up: `[dns]`.
@@ -37,6 +99,15 @@ pub struct DnsSettings {
     /// Time one look-up may take.
     pub timeout: Duration,
 }
+
+impl DnsSettings {
+    /// How long an answer holds that has this TTL. `config` has checked that the floor is below the ceiling; were it not,
+    /// the floor holds.
+    fn holds(&self, ttl: Duration) -> Duration {
+        ttl.min(self.ttl_ceiling).max(self.ttl_floor)
+    }
+}
+
 impl Default for DnsSettings {
     fn default() -> Self {
         DnsSettings {
@@ -48,104 +119,46 @@ impl Default for DnsSettings {
     }
 }
 
-/// Keeps an upstream's set as its source says, for as long as it is polled. A source that gives nothing leaves the set
-/// as it is: empty at the start, else the last one that it gave.
-pub async fn follow(source: Source, resolver: Resolver, upstream: Arc<Upstream>) {
-    follow_as(source, resolver, upstream, None).await
-}
+/// So many names of a set are looked up before somebody is to connect to them.
+const PREPARED: usize = 64;
 
-/// [`follow`] for an upstream with a `server_name` of its own: that is whom its certificates have to name, and not the
-/// name that was looked up.
-pub async fn follow_as(
+/// Keeps an upstream's set as its source says, for as long as it is polled. A source that fails, or gives nothing, leaves the
+/// set as it is: empty at the start, else the last one that it gave. Nothing at all is more often a registry that has lost
+/// its memory than a service that has ended, and whoever has ended shows that by itself.
+pub async fn follow(
     source: Source,
     resolver: Resolver,
     upstream: Arc<Upstream>,
     server_name: Option<String>,
 ) {
-    match source {
-        Source::Fixed(specs) => {
-            for spec in &specs {
-                resolver.prepare(&spec.address.host);
-            }
-            upstream.update(specs, Instant::now());
+    if let Source::Fixed(specs) = &source {
+        for spec in specs {
+            resolver.prepare(&spec.address.host);
         }
-        Source::Dns(EndpointAddr { host: Host::Ip(ip), port }) => {
-            upstream.update(endpoints(&[ip], port, None), Instant::now());
-        }
-        Source::Dns(EndpointAddr { host: Host::Name(name), port }) => {
-            let server_name = server_name.as_deref();
-            let mut followed = resolver.follow(&name);
-            let mut last = Vec::new();
-            loop {
-                let specs = endpoints_of(&name, port, server_name, &followed.next().await);
-                if specs != last {
-                    upstream.update(specs.clone(), Instant::now());
-                    last = specs;
-                }
-            }
-        }
+        upstream.update(specs.clone(), Instant::now());
     }
-    std::future::pending().await
-}
-
-/// The endpoints that a name's addresses make: those that this host can reach, and whom their certificates have to name.
-pub fn endpoints_of(
-    name: &str,
-    port: u16,
-    server_name: Option<&str>,
-    addresses: &[IpAddr],
-) -> Vec<EndpointSpec> {
-    let named = server_name.is_none().then_some(name);
-    endpoints(&with_a_route(addresses, has_route), port, named)
-}
-
-/// Each address an endpoint. The certificate has to carry the name that was written: an address is what the DNS says
-/// today, and the DNS is not to be trusted with whom we talk to.
-fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<EndpointSpec> {
-    let endpoint = |ip: &IpAddr| EndpointSpec {
-        server_name: name.map(String::from),
-        ..EndpointSpec::new(SocketAddr::new(*ip, port).into())
+    let Some(mut discover) = source.discover(&resolver, server_name.as_deref()) else {
+        return std::future::pending().await;
     };
-    addresses.iter().map(endpoint).collect()
+    loop {
+        let answer = match discover.next().await {
+            Ok(specs) if specs.is_empty() => Err(names_nobody()),
+            answer => answer,
+        };
+        // Their first connections need not wait for it. Of thousands, the DNS is not to be asked at once.
+        for spec in answer.iter().flatten().take(PREPARED) {
+            resolver.prepare(&spec.address.host);
+        }
+        upstream.learn(answer, Instant::now());
+    }
 }
 
-/// Leaves out a family that this host has no route for, while the other has one (RFC 6724, rule 1): on a host without
-/// IPv6, half the endpoints of a dual-stack name would only ever fail. With no route at all, as early at boot, all stay.
-fn with_a_route(addresses: &[IpAddr], has_route: impl Fn(&IpAddr) -> bool) -> Vec<IpAddr> {
-    let reaches = |v4: bool| addresses.iter().any(|ip| ip.is_ipv4() == v4 && has_route(ip));
-    let (v4, v6) = (reaches(true), reaches(false));
-    let stays = |ip: &&IpAddr| v4 == v6 || ip.is_ipv4() == v4;
-    addresses.iter().filter(stays).copied().collect()
-}
-
-/// Asks the kernel for its route; a UDP socket that is only connected sends nothing.
-fn has_route(ip: &IpAddr) -> bool {
-    let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((*ip, 9))).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ips(of: &[&str]) -> Vec<IpAddr> {
-        of.iter().map(|ip| ip.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_family_without_a_route_is_left_out_only_while_the_other_has_one() {
-        let both = ips(&["10.0.0.1", "10.0.0.2", "2001:db8::1"]);
-        assert_eq!(with_a_route(&both, IpAddr::is_ipv4), both[..2]);
-        assert_eq!(with_a_route(&both, IpAddr::is_ipv6), both[2..]);
-        assert_eq!(with_a_route(&both, |_| true), both);
-        assert_eq!(with_a_route(&both, |_| false), both);
-        assert!(has_route(&[127, 0, 0, 1].into()));
-    }
-
-    #[test]
-    fn endpoints_of_a_name_are_checked_by_that_name() {
-        let specs = endpoints(&ips(&["10.0.0.1", "::5"]), 5432, Some("db.example.com"));
-        assert_eq!(specs[1].address.to_string(), "[::5]:5432");
-        assert!(specs.iter().all(|spec| spec.server_name.as_deref() == Some("db.example.com")));
-    }
+/// What is wrong with a source that answers, and names no endpoint.
+pub fn names_nobody() -> Failure {
+    Failure::upstream(
+        Stage::Resolve,
+        Reason::DestinationUnavailable,
+        "its source answers, and names no endpoint",
+    )
+    .mend("see whether the service is registered there, under this very name")
 }

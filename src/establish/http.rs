@@ -43,7 +43,8 @@ pub(super) async fn check(target: &Target, spec: &EndpointSpec, deadline: Instan
     let question = http.question(spec)?;
     // The certificate has to carry the URL's host: nothing that says whom the endpoint's own has to carry counts here.
     let server = EndpointSpec::new(question.server().clone());
-    let manner = Manner { tls: http.tls.as_ref(), negotiates: false, ..Manner::of(target) };
+    let manner =
+        Manner { tls: http.tls.as_ref(), negotiates: false, introduces: false, ..Manner::of(target) };
     let mut trail = Trail::default();
     let way = reach(target, manner, &server, deadline, &mut trail, None).await;
     let Reached { mut stream, secured, .. } = way.map_err(|failure| question.explain(failure))?;

@@ -4,9 +4,9 @@
 use tokio::time::Instant;
 
 use super::{Reached, Target, try_endpoint};
+use crate::account::Login;
 use crate::converse::{Trouble, converse};
 use crate::failure::{Failure, Reason, Side, Stage};
-use crate::health;
 use crate::protocol::Credentials;
 use crate::trail::Trail;
 use crate::upstream::EndpointSpec;
@@ -14,7 +14,7 @@ use crate::upstream::EndpointSpec;
 /// Logs in and takes its leave; the caller bounds the time beside the deadline of the way there.
 pub(super) async fn check(
     target: &Target,
-    login: &health::Login,
+    login: &Login,
     spec: &EndpointSpec,
     deadline: Instant,
 ) -> Result<(), Failure> {

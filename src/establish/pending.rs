@@ -68,7 +68,7 @@ pub async fn secure(
                 (attempt.stage, attempt.reason) = (Some(failure.stage), Some(failure.reason));
                 attempt.took += begun.elapsed();
             }
-            let class = failure.reason.breaker_class().filter(|_| failure.side == Side::Upstream);
+            let class = failure.breaker_class().filter(|_| failure.side == Side::Upstream);
             if let (Some((_, lease)), Some(class)) = (lease.take(), class) {
                 lease.failed_with(now, class, &failure.detail);
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::failure::{Failure, Reason, Stage};
+use crate::failure::Failure;
 use crate::protocol::Wrapping;
 use crate::tls::Secured;
 
@@ -54,10 +54,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Wrapped<'a, S> {
             self.flush().await
         };
         let sent = tokio::time::timeout(limit, sent).await;
-        sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
-            let detail = format!("the connection broke at the end of the TLS handshake: {error}");
-            Failure::upstream(Stage::Handshake, Reason::ConnectionTerminated, detail)
-        })?;
+        sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|error| super::broken_at_the_end(&error))?;
         secured.carried.ciphertext.append(&mut self.opened);
         secured.carried.ciphertext.append(&mut self.heard);
         Ok(secured)

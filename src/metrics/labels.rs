@@ -44,6 +44,23 @@ pub(super) struct OfAttempt {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfPool {
+    pub(super) upstream: UpstreamName,
+    pub(super) state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfListener {
+    pub(super) listener: ListenerName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfSplit {
+    pub(super) listener: ListenerName,
+    pub(super) upstream: UpstreamName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfCheck {
     pub(super) upstream: UpstreamName,
     pub(super) endpoint: Arc<str>,

@@ -26,11 +26,12 @@ use prometheus_client::registry::Registry;
 
 use self::histogram::{CONNECTION_BOUNDS, Histogram, STAGE_BOUNDS};
 use self::labels::{
-    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfReload, OfStage, OfTransition,
-    OfUpstream,
+    OfAttempt, OfBuild, OfCertificate, OfCheck, OfConnection, OfEndpoint, OfListener, OfPool, OfReload,
+    OfSplit, OfStage, OfTransition, OfUpstream,
 };
 use self::process::Process;
 use crate::addr::{ListenerName, UpstreamName};
+use crate::rollout::{Phase, RolloutView, Share};
 use crate::upstream::UpstreamView;
 
 pub use self::percentiles::Quantiles;
@@ -113,7 +114,7 @@ impl Metrics {
         );
         to.register(
             "nuncio_breaker_transitions",
-            "Circuits that opened, closed or went half-open",
+            "Circuits that opened, closed or went half-open; shadow: detected, and not enforced",
             self.transitions.clone(),
         );
         to.register(
@@ -211,12 +212,11 @@ impl Metrics {
         self.checks.get_or_create(&labels).inc();
     }
 
-    /// A circuit changed: `to` is `closed`, `half-open` or `open`.
-    pub fn breaker_transition(&self, upstream: &str, endpoint: &str, to: &str) {
+    /// A circuit changed: `to` is `closed`, `half-open` or `open`; `mode` whether it came into force.
+    pub fn breaker_transition(&self, upstream: &str, endpoint: &str, to: &str, mode: &'static str) {
         // Out of the closed set of names, so that the label needs no copy.
         let Some(to) = BREAKER_STATES.into_iter().find(|state| *state == to) else { return };
-        let labels =
-            OfTransition { upstream: upstream.into(), endpoint: endpoint.into(), to, mode: "enforced" };
+        let labels = OfTransition { upstream: upstream.into(), endpoint: endpoint.into(), to, mode };
         self.transitions.get_or_create(&labels).inc();
     }
 
@@ -257,10 +257,10 @@ impl Metrics {
     }
 
     /// The exposition in OpenMetrics text. [`plain`] turns it to the older format.
-    pub fn encode(&self, upstreams: &[UpstreamView]) -> String {
+    pub fn encode(&self, upstreams: &[UpstreamView], splits: &[(ListenerName, RolloutView)]) -> String {
         self.settle();
         self.forget(upstreams, Instant::now());
-        let momentary = momentary(upstreams, &Process::look());
+        let momentary = momentary(upstreams, splits, &Process::look());
         let mut out = String::with_capacity(16 * 1024);
         let written = encoding::encode_registry(&mut out, &self.registry)
             .and_then(|()| encoding::encode_registry(&mut out, &momentary))
@@ -276,9 +276,9 @@ impl Metrics {
                 let labels = OfCheck { upstream: upstream.clone(), endpoint: endpoint.clone(), result };
                 self.checks.remove(&labels);
             }
-            for to in BREAKER_STATES {
+            for (to, mode) in BREAKER_STATES.into_iter().flat_map(|to| BREAKER_MODES.map(|mode| (to, mode))) {
                 let (upstream, endpoint) = (upstream.clone(), endpoint.clone());
-                self.transitions.remove(&OfTransition { upstream, endpoint, to, mode: "enforced" });
+                self.transitions.remove(&OfTransition { upstream, endpoint, to, mode });
             }
         }
     }
@@ -286,14 +286,30 @@ impl Metrics {
 
 /// In the order of the gauge's values.
 const BREAKER_STATES: [&str; 3] = ["closed", "half-open", "open"];
+const BREAKER_MODES: [&str; 2] = ["enforced", "shadow"];
 const CHECK_RESULTS: [&str; 2] = ["failure", "success"];
 
 /// What is true at the moment of the scrape only: made anew each time, so that nothing of an endpoint stays that left.
-fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
+fn momentary(
+    upstreams: &[UpstreamView],
+    splits: &[(ListenerName, RolloutView)],
+    process: &Process,
+) -> Registry {
     let mut registry = Registry::default();
     let up = Family::<OfEndpoint, Gauge>::default();
     let breaker = Family::<OfEndpoint, Gauge>::default();
+    let warm = Family::<OfPool, Gauge>::default();
+    let asked = Family::<OfAttempt, Counter>::default();
     for view in upstreams {
+        if let Some(pool) = view.pool {
+            let upstream = || view.name.clone();
+            for (state, count) in [("ready", pool.ready), ("dialling", pool.dialling)] {
+                warm.get_or_create(&OfPool { upstream: upstream(), state }).set(count as i64);
+            }
+            for (result, count) in [("warm", pool.given_total), ("missed", pool.missed_total)] {
+                asked.get_or_create(&OfAttempt { upstream: upstream(), result }).inc_by(count);
+            }
+        }
         for endpoint in &view.endpoints {
             let labels = OfEndpoint { upstream: view.name.clone(), endpoint: endpoint.address.clone() };
             // Not checked yet, or never: it is used, so it counts as up.
@@ -307,6 +323,33 @@ fn momentary(upstreams: &[UpstreamView], process: &Process) -> Registry {
         "nuncio_breaker_state",
         "The endpoint's circuit: 0 closed, 1 half-open, 2 open",
         breaker,
+    );
+    registry.register("nuncio_pool_connections", "Connections kept ready, or on the way there", warm);
+    registry.register(
+        "nuncio_pool_requests",
+        "Clients that were given a ready connection, or found none",
+        asked,
+    );
+    let (weights, states) = (Family::<OfSplit, Gauge>::default(), Family::<OfListener, Gauge>::default());
+    for (listener, view) in splits {
+        for Share { upstream, weight } in &view.split {
+            let labels = OfSplit { listener: listener.clone(), upstream: upstream.clone() };
+            weights.get_or_create(&labels).set(i64::from(*weight));
+        }
+        let state = match view.phase {
+            Phase::Fixed => continue,
+            Phase::Running { .. } => 0,
+            Phase::Done => 1,
+            Phase::RolledBack { .. } => 2,
+            Phase::ByHand => 3,
+        };
+        states.get_or_create(&OfListener { listener: listener.clone() }).set(state);
+    }
+    registry.register("nuncio_split_weight", "The upstream's share of the listener's connections", weights);
+    registry.register(
+        "nuncio_rollout_state",
+        "The listener's rollout: 0 running, 1 done, 2 rolled back, 3 set by hand",
+        states,
     );
     let mut gauge = |name: &str, help: &str, value: Option<u64>| {
         if let Some(value) = value {

@@ -6,17 +6,23 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::failure::{Outcome, Reason, Side, Stage};
 use crate::upstream::EndpointView;
+use crate::upstream::pool::PoolView;
 
 fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
     let endpoint = |(address, health, breaker): &(&str, &'static str, &'static str)| EndpointView {
         address: (*address).into(),
         weight: 1,
         backup: false,
+        tier: 0,
+        zone: None,
         health,
+        breaker_shadow: None,
+        operator: None,
         breaker,
         reopens_in_ms: None,
         open: 0,
         ready: true,
+        full_at: None,
         panicking: false,
         last_failure: None,
         established_total: 0,
@@ -28,6 +34,8 @@ fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
         endpoints: endpoints.iter().map(endpoint).collect(),
         waiting: 0,
         panicking: false,
+        source: None,
+        pool: Some(PoolView { ready: 3, dialling: 1, given_total: 7, missed_total: 2 }),
     }
 }
 
@@ -47,7 +55,7 @@ fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
     metrics.attempt(&upstream, Reason::ConnectionRefused.label());
     metrics.budget_exhausted(&upstream);
     metrics.health_check("orders", "db1:5432", true);
-    metrics.breaker_transition("orders", "db1:5432", "open");
+    metrics.breaker_transition("orders", "db1:5432", "open", "enforced");
     metrics.certificates([("corp", "CN=\"a\", O=b\\c\nd", UNIX_EPOCH + Duration::from_secs(2_000_000_000))]);
     metrics.reload(true);
     metrics.reload(false);
@@ -57,7 +65,7 @@ fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
 #[test]
 fn the_names_are_those_that_dashboards_hold_on_to() {
     let (metrics, views) = busy();
-    let text = metrics.encode(&views);
+    let text = metrics.encode(&views, &[]);
     for sample in [
         r#"nuncio_connections_total{listener="orders",upstream="orders",endpoint="db1:5432",outcome="failed",stage="handshake",reason="tls_alert_received",side="upstream"} 1"#,
         r#"nuncio_connections_total{listener="orders",upstream="orders",endpoint="db1:5432",outcome="success",stage="",reason="",side=""} 1"#,
@@ -88,7 +96,7 @@ fn the_names_are_those_that_dashboards_hold_on_to() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_process_shows_itself() {
-    let text = Metrics::new().encode(&[]);
+    let text = Metrics::new().encode(&[], &[]);
     for name in [
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
@@ -105,7 +113,7 @@ fn the_process_shows_itself() {
 fn an_endpoint_that_left_is_forgotten_after_an_hour_and_not_while_it_is_used() {
     let (metrics, _) = busy();
     let start = Instant::now();
-    let shown = |metrics: &Metrics| plain(&metrics.encode(&[])).matches("db1:5432").count();
+    let shown = |metrics: &Metrics| plain(&metrics.encode(&[], &[])).matches("db1:5432").count();
     metrics.forget(&[], start);
     metrics.forget(&[], start + Duration::from_secs(3599));
     assert!(shown(&metrics) > 0);
@@ -129,7 +137,7 @@ fn promtool_finds_nothing_to_complain_of() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    promtool.stdin.take().unwrap().write_all(plain(&metrics.encode(&views)).as_bytes()).unwrap();
+    promtool.stdin.take().unwrap().write_all(plain(&metrics.encode(&views, &[])).as_bytes()).unwrap();
     let said = promtool.wait_with_output().unwrap();
     assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
 }

@@ -381,6 +381,11 @@ trait Dialect: Sync {
         false
     }
 
+    /// Why no connection can be kept ready before its client comes; `None`: it can.
+    fn never_warm(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Computes what would take too long once a client waits.
     fn prepare(&self) {}
 }
@@ -529,6 +534,11 @@ impl Protocol {
     /// Do its servers end connections without TLS' close_notify, and say in each message how long it is?
     pub fn hangs_up(self) -> bool {
         self.dialect().hangs_up()
+    }
+
+    /// Why no connection can be kept ready before its client comes, to be read behind "with PROTOCOL"; `None`: it can.
+    pub fn never_warm(self) -> Option<&'static str> {
+        self.dialect().never_warm()
     }
 
     /// Computes what would take too long once a client waits. Takes its time itself.

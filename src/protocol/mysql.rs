@@ -92,6 +92,10 @@ impl Dialect for Mysql {
         Some(Box::new(Login::in_vain(negotiated)))
     }
 
+    fn never_warm(&self) -> Option<&'static str> {
+        Some("one that ends before its login counts as aborted, and its host may be blocked for it")
+    }
+
     /// After `max_connect_errors` of them in a row.
     fn blocks_hosts(&self) -> bool {
         true

@@ -44,6 +44,10 @@ impl Dialect for Sqlserver {
         &FACTS
     }
 
+    fn never_warm(&self) -> Option<&'static str> {
+        Some("the server is asked for what the client's own PRELOGIN names")
+    }
+
     fn preface(&self, offer: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
         Some(Box::new(preface::Preface { offer }))
     }

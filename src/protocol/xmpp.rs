@@ -46,6 +46,10 @@ impl Dialect for Xmpp {
         &FACTS
     }
 
+    fn never_warm(&self) -> Option<&'static str> {
+        Some("the server is asked for the domain that the client names first")
+    }
+
     fn preface(&self, _: Offer) -> Option<Box<dyn Talk<Outcome = Opening>>> {
         Some(Box::new(Preface::default()))
     }

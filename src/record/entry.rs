@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::ConnectionId;
+use super::context::Surroundings;
 use super::view::{AttemptView, ConnectionView, Millis, State, Timestamp, TlsView};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::metrics::{Series, Timed};
@@ -24,6 +25,7 @@ pub(super) struct Entry {
     /// How much of the flow the counters have already.
     pub(super) counted: Counted,
     pub(super) relaying: OnceLock<Relaying>,
+    pub(super) surroundings: OnceLock<Box<Surroundings>>,
 }
 
 #[derive(Debug, Default)]
@@ -113,13 +115,18 @@ impl Entry {
         let (sent, received) = (self.flow.sent(), self.flow.received());
         let exchanges = Some(self.flow.exchanges()).filter(|exchanges| exchanges.count > 0);
         let state = if self.relaying.get().is_some() { State::Relaying } else { State::Establishing };
+        let surroundings = self.surroundings.get();
+        let process = surroundings.and_then(|surroundings| surroundings.process.as_ref());
         ConnectionView {
             id: self.id,
             state,
             opened: Timestamp(self.opened),
             listener: self.listener.clone(),
-            client: self.client.clone(),
+            client: self.client().clone(),
             uid: known.and_then(|known| known.user),
+            pid: process.map(|(pid, _)| *pid),
+            process: process.and_then(|(_, name)| name.clone()),
+            context: surroundings.and_then(|surroundings| surroundings.context.clone()),
             upstream: known.and_then(|known| known.upstream.clone()),
             endpoint: known.and_then(|known| known.endpoint.clone()),
             outcome: None,
@@ -136,6 +143,7 @@ impl Entry {
             proxy_ms: times.proxy,
             negotiate_ms: times.negotiate,
             handshake_ms: times.handshake,
+            warm_ms: times.warm,
             first_byte_ms: self.flow.first_byte().map(Millis),
             duration_ms: Millis(duration),
             bytes_sent: sent,
@@ -149,6 +157,11 @@ impl Entry {
             rtt_ms: None,
             retransmits: None,
         }
+    }
+
+    /// Who connected; where a proxy did, who connected to that.
+    pub(super) fn client(&self) -> &ClientAddr {
+        self.surroundings.get().and_then(|surroundings| surroundings.source()).unwrap_or(&self.client)
     }
 
     /// As it is now.

@@ -13,6 +13,7 @@ use super::entry::Entry;
 use super::output::Output;
 use super::view::{ConnectionView, PeerView, Timestamp, TlsView};
 use super::{ConnectionId, Format};
+use crate::addr::ClientAddr;
 use crate::failure::Outcome;
 use crate::metrics::{Live, Metrics, held};
 use crate::tls;
@@ -92,6 +93,21 @@ impl Journal {
         // In this order: a connection that ends in between is found among the ended ones.
         open.map(|entry| entry.now()).or_else(|| {
             held(&self.ended).iter().rev().find(|view| view.id == id).map(|view| (**view).clone())
+        })
+    }
+
+    /// The newest connection of this client that is open; without one, the last that ended. A proxy finds by its own address
+    /// what it connected for others.
+    pub fn find_by_client(&self, client: &ClientAddr) -> Option<ConnectionView> {
+        let open =
+            self.entries().into_iter().filter(|entry| entry.client() == client || entry.client == *client);
+        let open = open.max_by_key(|entry| entry.accepted).map(|entry| entry.now());
+        // In this order, as above.
+        open.or_else(|| {
+            let is_its = |view: &&Arc<ConnectionView>| {
+                view.client == *client || view.context.as_ref().is_some_and(|context| context.is_via(client))
+            };
+            held(&self.ended).iter().rev().find(is_its).map(|view| (**view).clone())
         })
     }
 

@@ -4,6 +4,7 @@
 //! line that is printed. A record that is dropped unwritten writes itself. Leaves it to `connection` to fill it in, and
 //! to `metrics` to count. What an open connection costs here is kept well under a KiB.
 
+mod context;
 mod entry;
 mod id;
 mod journal;
@@ -16,15 +17,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
+use crate::context::{Context, Kind};
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::metrics::{End, Open, Timed};
 use crate::relay::Flow;
-use crate::socket::TcpFacts;
+use crate::socket::{Process, TcpFacts};
 use crate::tls;
 use crate::trail::{Attempt, Times};
 
+use self::context::Surroundings;
 use self::entry::{Attempts, Counted, Entry, Relaying, Took};
 
+pub use self::context::ContextView;
 pub use self::id::ConnectionId;
 pub use self::journal::Journal;
 pub(crate) use self::output::Output;
@@ -107,6 +111,7 @@ impl Record {
             flow: Flow::default(),
             counted: Counted::default(),
             relaying: OnceLock::new(),
+            surroundings: OnceLock::new(),
         });
         journal.enter(&entry);
         let user = match client {
@@ -143,6 +148,27 @@ impl Record {
     /// To fill in what is known at its end.
     pub fn at_end(&mut self) -> &mut AtEnd {
         self.at_end.get_or_insert_default()
+    }
+
+    /// What was told of it before its first byte; `None`: nothing, or nothing that could be understood. The first call counts.
+    /// `process`: the client's, and how that calls itself.
+    pub fn tell(&mut self, kind: Kind, context: Option<&Context>, process: Option<Process>) {
+        if let Some(known) = Surroundings::new(kind, context, process, &self.entry.client) {
+            self.entry.surroundings.get_or_init(|| Box::new(known));
+        }
+    }
+
+    /// Where it was routed to; `None`: it did not come so far.
+    pub fn upstream(&self) -> Option<&UpstreamName> {
+        match self.entry.relaying.get() {
+            Some(relaying) => relaying.upstream.as_ref(),
+            None => self.draft.as_ref()?.upstream.as_ref(),
+        }
+    }
+
+    /// Was it ever established?
+    pub fn is_relaying(&self) -> bool {
+        self.entry.relaying.get().is_some()
     }
 
     /// The connection is established: from here on it counts as open, and others see where it goes.
@@ -207,7 +233,7 @@ impl Record {
         let cause = ending.failure.as_ref().map(|failure| (failure.reason, failure.side));
         known.series.ended(End { outcome: ending.outcome, stage, cause }, duration);
         self.open = None;
-        let quiet = ending.quiet;
+        let quiet = ending.quiet && !entry.surroundings.get().is_some_and(|surroundings| surroundings.asks());
         let mut view = entry.view(Some(known), duration);
         let AtEnd { tcp, client_tls } = self.at_end.take().map(|at_end| *at_end).unwrap_or_default();
         view.client_tls = client_tls.map(|summary| self.journal.smaller(summary));
@@ -258,7 +284,7 @@ impl ConnectionView {
 
 /// The steps that were taken, as the histogram names them.
 fn steps(times: &Times) -> impl Iterator<Item = (Timed, Duration)> {
-    let Times { queue, resolve, connect, proxy, negotiate, handshake } = *times;
+    let Times { queue, resolve, connect, proxy, negotiate, handshake, warm: _ } = *times;
     let all = [
         (Timed::Queue, queue),
         (Timed::Resolve, resolve),

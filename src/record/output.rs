@@ -205,7 +205,7 @@ mod tests {
         }
         assert!(!output.flush(Duration::ZERO));
         let lost: usize = metrics
-            .encode(&[])
+            .encode(&[], &[])
             .lines()
             .find_map(|line| line.strip_prefix("nuncio_records_lost_total "))
             .and_then(|count| count.parse().ok())
@@ -250,6 +250,6 @@ mod tests {
             output.line(b"one\n");
             assert!(output.flush(Duration::from_secs(20)));
         }
-        assert!(metrics.encode(&[]).contains("nuncio_records_lost_total 2\n"));
+        assert!(metrics.encode(&[], &[]).contains("nuncio_records_lost_total 2\n"));
     }
 }

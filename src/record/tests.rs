@@ -52,7 +52,7 @@ impl Desk {
 
     /// The samples of a metric, with their labels.
     fn samples(&self, name: &str) -> HashMap<String, u64> {
-        let text = self.metrics.encode(&[]);
+        let text = self.metrics.encode(&[], &[]);
         let sample = |line: &str| {
             let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
             (labels.is_empty() || labels.starts_with('{'))
@@ -100,6 +100,7 @@ fn fill(record: &mut Record) {
         },
     ];
     draft.times = Times {
+        warm: None,
         queue: ms(1),
         resolve: ms(2),
         connect: ms(3),
@@ -414,4 +415,33 @@ fn an_idle_connection_costs_a_third_of_a_kibibyte() {
     let table = size_of::<(ConnectionId, Arc<Entry>)>() * 2;
     let (record, entry) = (size_of::<Record>(), size_of::<Entry>());
     assert!(record + entry + table <= 368, "record {record}, entry {entry}, table {table} bytes");
+}
+
+/// What was told before the first byte stands behind who the client is: whatever it holds, it stays one value on one line.
+#[test]
+fn what_was_told_before_the_first_byte_stands_in_the_line() {
+    let desk = Desk::new(Format::Text);
+    let mut record = desk.open();
+    let (options, user) = crate::context::Options::read(
+        "correlation=job-7;max-attempts=1;deadline=2s;upstream=orders;endpoint=db1:5432;erp\n id",
+    )
+    .unwrap();
+    let context = Context {
+        source: Some("192.0.2.7:40000".parse().unwrap()),
+        destination: Some("db.example.com:5432".parse().unwrap()),
+        authority: Some("a \"b\"".into()),
+        unique_id: Some("dead".into()),
+        user,
+        options,
+    };
+    record.tell(Kind::ProxyProtocol, Some(&context), Some((7, Some("psql".into()))));
+    let client = |text: &str| ClientAddr::Tcp(text.parse().unwrap());
+    let open = desk.journal.find_by_client(&client("192.0.2.7:40000")).unwrap();
+    assert_eq!(open.id, record.id());
+    record.close(failed());
+    assert_eq!(desk.journal.find_by_client(&client("127.0.0.1:50000")).unwrap().state, State::Ended);
+    assert!(desk.journal.find_by_client(&client("192.0.2.7:40001")).is_none());
+    let printed = desk.printed();
+    let told = printed.split_once("listener=orders ").unwrap().1.split_once(" outcome=").unwrap().0;
+    insta::assert_snapshot!(told, @r#"client=192.0.2.7:40000 pid=7 process=psql context=proxy_protocol via=127.0.0.1:50000 destination=db.example.com:5432 authority="a \"b\"" unique_id=dead user="erp\n id" correlation=job-7 max_attempts=1 deadline_ms=2000.000 asked_upstream=orders asked_endpoint=db1:5432"#);
 }

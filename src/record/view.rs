@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 use tracing::Level;
 
-use super::{ConnectionId, Format};
+use super::{ConnectionId, ContextView, Format};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
 use crate::failure::{Outcome, Reason, Side, Stage};
 
@@ -22,11 +22,20 @@ pub struct ConnectionView {
     pub opened: Timestamp,
     /// Which listener took it.
     pub listener: ListenerName,
-    /// Who connected.
+    /// Who connected; where a proxy did, who connected to that.
     pub client: ClientAddr,
     /// The user id of the client's process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// The process of a client on a Unix socket. For a person to read: it may be another one by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What that process calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Box<str>>,
+    /// What was told of it before its first byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<Box<ContextView>>,
     /// Where it was routed to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamName>,
@@ -75,6 +84,9 @@ pub struct ConnectionView {
     /// TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_ms: Option<Millis>,
+    /// None of these: the connection was ready, and had been for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_ms: Option<Millis>,
     /// From the start of the relay to the upstream's first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<Millis>,
@@ -244,6 +256,11 @@ impl ConnectionView {
         line.quoted("listener", &self.listener);
         line.pair("client", &self.client);
         line.known("uid", self.uid);
+        line.known("pid", self.pid);
+        line.maybe_quoted("process", self.process.as_deref());
+        if let Some(context) = &self.context {
+            context.write(&mut line);
+        }
         line.maybe_quoted("upstream", self.upstream.as_deref());
         line.maybe_quoted("endpoint", self.endpoint.as_deref());
         line.known("outcome", self.outcome.map(Outcome::label));
@@ -261,6 +278,7 @@ impl ConnectionView {
         line.known("proxy_ms", self.proxy_ms);
         line.known("negotiate_ms", self.negotiate_ms);
         line.known("handshake_ms", self.handshake_ms);
+        line.known("warm_ms", self.warm_ms);
         line.known("first_byte_ms", self.first_byte_ms);
         line.known("exchanges", self.exchanges);
         line.known("exchange_p50_ms", self.exchange_p50_ms);
@@ -310,23 +328,23 @@ impl Display for AttemptView {
 }
 
 /// `key=value` after `key=value`.
-struct Pairs(String);
+pub(super) struct Pairs(String);
 
 impl Pairs {
     /// A value that holds nothing but letters, digits and punctuation of ours.
-    fn pair(&mut self, key: &str, value: impl Display) {
+    pub(super) fn pair(&mut self, key: &str, value: impl Display) {
         self.0.extend([" ", key, "="]);
         let written = write!(self.0, "{value}");
         debug_assert!(written.is_ok(), "memory takes everything");
     }
 
-    fn known(&mut self, key: &str, value: Option<impl Display>) {
+    pub(super) fn known(&mut self, key: &str, value: Option<impl Display>) {
         if let Some(value) = value {
             self.pair(key, value);
         }
     }
 
-    fn maybe_quoted(&mut self, key: &str, value: Option<&str>) {
+    pub(super) fn maybe_quoted(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.quoted(key, value);
         }

@@ -82,6 +82,11 @@ impl Flow {
         self.first_byte.load(Relaxed).checked_sub(1).map(Duration::from_micros)
     }
 
+    /// Has a turn of the client been answered?
+    pub fn has_answered(&self) -> bool {
+        self.waits.0.get().is_some()
+    }
+
     /// How the upstream answered so far.
     pub fn exchanges(&self) -> Exchanges {
         let mut waits = [0; BUCKETS];

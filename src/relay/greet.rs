@@ -60,6 +60,11 @@ pub trait Greeter: Send {
     fn why_ended(&self) -> Option<Remark> {
         None
     }
+
+    /// The server said that it can take nobody now: no place, or not yet, or no longer.
+    fn is_overloaded(&self) -> bool {
+        false
+    }
 }
 
 /// How far a client is on its way to TLS of its own.

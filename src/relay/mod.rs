@@ -170,6 +170,8 @@ pub struct Ended {
     pub unanswered: Vec<u8>,
     /// Why it may have ended, where the greeter can tell.
     pub remark: Option<Remark>,
+    /// The server said that it can take nobody now.
+    pub overloaded: bool,
 }
 
 /// Relays until it ended, one way or another, `greeting` first. The caller drops both legs afterwards: where a reset is due, it has been arranged.

@@ -218,6 +218,7 @@ impl<'a, C: Leg, U: Leg, E: Engine> Pump<'a, C, U, E> {
             remark: greeter
                 .and_then(|greeter| greeter.why_ended())
                 .filter(|remark| remark.of != Party::Client || closed_by == Some(Party::Client)),
+            overloaded: greeter.is_some_and(|greeter| greeter.is_overloaded()),
         }
     }
 

@@ -11,21 +11,22 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::Foundation;
 use super::plan::{Ready, ReadyDoor};
+use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
 use crate::drain::Drain;
-use crate::establish::Target;
+use crate::establish::{Target, warm};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
+use crate::rollout::Split;
 use crate::tls::{Identity, ServerTls};
 use crate::upstream::EndpointSpec;
-use crate::{discovery, health};
+use crate::{discovery, health, route};
 
 /// Everything that a configuration set in motion.
 #[derive(Default)]
@@ -77,20 +78,26 @@ impl Ready {
         );
         let mut before = std::mem::take(&mut parts.doors);
         for ReadyDoor { name, written, gate, tls, acceptor } in doors {
+            let known_split = before.get(&name).and_then(Door::split);
+            let split = written.split.clone().map(|settings| match known_split {
+                // Where it stands, and what was set by hand, outlives a reload that says nothing else of it.
+                Some(split) if split.settings() == settings => split,
+                _ => Split::new(name.clone(), settings, Instant::now()),
+            });
             let for_clients = tls.clone().zip(written.tls.as_ref());
             let listener = Arc::new(Listener {
                 name: name.clone(),
                 gate: gate.clone(),
                 route: written.route.clone(),
-                protocol: targets
-                    .get(&written.route.upstream)
-                    .map_or(Protocol::Tcp, |target| target.protocol),
+                protocol: common_protocol(&written.route, &targets),
+                context: written.context,
                 preface_timeout: written.preface_timeout,
                 tls: for_clients.map(|(server, settings)| connection::ClientTls {
                     server,
                     required: settings.required,
                     direct: settings.direct,
                 }),
+                split,
                 targets: targets.clone(),
                 journal: foundation.journal.clone(),
                 metrics: foundation.metrics.clone(),
@@ -109,6 +116,8 @@ impl Ready {
             };
             parts.doors.insert(name, door);
         }
+        let listening = parts.doors.values().flat_map(Door::addresses);
+        foundation.own.set(listening.filter_map(load::tcp));
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
             drop(door);
@@ -162,7 +171,7 @@ impl Running {
         }
         let protocol = target.protocol;
         tokio::task::spawn_blocking(move || protocol.prepare());
-        let follow = discovery::follow_as(
+        let follow = discovery::follow(
             written.source.clone(),
             target.resolver.clone(),
             target.upstream.clone(),
@@ -174,6 +183,9 @@ impl Running {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
             let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
             tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), probe)));
+        }
+        if target.pool.is_some() {
+            tasks.push(tokio::spawn(warm::keep(target.clone())));
         }
         Running { written, target, tasks }
     }
@@ -243,6 +255,11 @@ impl Door {
         self
     }
 
+    /// How its connections are divided, where they are.
+    pub(super) fn split(&self) -> Option<Arc<Split>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).split.clone()
+    }
+
     /// What its clients speak now.
     pub(super) fn protocol(&self) -> Protocol {
         self.current.read().unwrap_or_else(PoisonError::into_inner).protocol
@@ -266,6 +283,16 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.stop.start();
+    }
+}
+
+/// What the clients of a listener speak, as far as that is known before one asks for its destination.
+fn common_protocol(route: &route::Settings, targets: &Targets) -> Protocol {
+    let of = |name| targets.get(name).map_or(Protocol::Tcp, |target| target.protocol);
+    let first = of(&route.upstream);
+    match route.reachable.iter().all(|reachable| of(&reachable.upstream) == first) {
+        true => first,
+        false => Protocol::Tcp,
     }
 }
 

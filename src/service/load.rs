@@ -4,14 +4,16 @@
 //! groups: nothing here belongs on a reactor that serves connections.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::account::Login;
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
-use crate::establish::{HttpCheck, Target};
-use crate::health::Login;
+use crate::establish::warm::Pool;
+use crate::establish::{HttpCheck, JudgedBy, OwnListeners, Target};
 use crate::protocol::Protocol;
 use crate::socket;
 use crate::tls::{self, ClientTls, Identity, SelfMade, ServerTls};
@@ -53,12 +55,8 @@ impl SelfMadeOnes {
         if let Some(known) = made.get(name) {
             return Ok(known.clone());
         }
-        let addresses: Vec<_> = (written.accept.addresses.iter())
-            .filter_map(|address| match address {
-                ListenAddr::Tcp(tcp) => Some(tcp.ip()),
-                _ => None,
-            })
-            .collect();
+        let addresses: Vec<_> =
+            (written.accept.addresses.iter()).filter_map(tcp).map(|tcp| tcp.ip()).collect();
         let new = Arc::new(SelfMade::new(name, socket::host_name().as_deref(), &addresses)?);
         made.insert(name.clone(), new.clone());
         Ok(new)
@@ -126,16 +124,29 @@ pub(crate) fn lone_target(
         fastrand::u64(..),
         Arc::new(Unheard),
     );
-    Ok(target(written, upstream, tls, http, resolver.clone()))
+    // The listeners of whoever runs by this file; one with another port each time is not known here.
+    let own = Arc::new(OwnListeners::default());
+    let listeners = config.listeners.values().flat_map(|listener| &listener.accept.addresses);
+    own.set(listeners.filter_map(tcp).filter(|address| address.port() != 0));
+    Ok(target(written, upstream, tls, http, resolver.clone(), own))
 }
 
 /// What is not as it should be of the files that a configuration names beside its identities', and works all the same.
 pub(crate) fn warnings(config: &Config) -> Vec<String> {
-    let exposed = config.upstreams.iter().filter_map(|(name, written)| {
-        let found = tls::exposed(written.health.login.as_ref()?.password_file.as_ref()?)?;
-        Some(format!("upstream.{name}.health: password_file {found}"))
+    let exposed = accounts(config).filter_map(|(table, login)| {
+        let found = tls::exposed(login.password_file.as_ref()?)?;
+        Some(format!("{table}: password_file {found}"))
     });
     exposed.collect()
+}
+
+/// Who we are elsewhere, with the table that says so.
+fn accounts(config: &Config) -> impl Iterator<Item = (String, &Login)> {
+    config.upstreams.iter().flat_map(|(name, written)| {
+        let at_proxy = written.dial.through.as_ref().and_then(|through| through.login.as_ref());
+        let named = [("health", written.health.login.as_ref()), ("proxy", at_proxy)];
+        named.into_iter().filter_map(move |(table, login)| Some((format!("upstream.{name}.{table}"), login?)))
+    })
 }
 
 /// Loads all that a configuration names, without binding or dialling.
@@ -150,8 +161,10 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
         {
             problems.extend(found.into_iter().map(|problem| format!("upstream.{name}: {problem}")));
         }
-        if let Some(Err(problem)) = written.health.login.as_ref().map(Login::password) {
-            problems.push(format!("upstream.{name}.health: {problem}"));
+    }
+    for (table, login) in accounts(config) {
+        if let Err(problem) = login.password() {
+            problems.push(format!("{table}: {problem}"));
         }
     }
     for (name, written) in &config.listeners {
@@ -177,13 +190,19 @@ pub(super) fn target(
     tls: Option<Arc<ClientTls>>,
     http: Option<HttpCheck>,
     resolver: Resolver,
+    own: Arc<OwnListeners>,
 ) -> Target {
     Target {
         upstream,
         resolver,
+        own,
         set_name: match &written.source {
             Source::Dns(name) => Some(name.host.clone()),
-            Source::Fixed(_) => None,
+            Source::Fixed(_)
+            | Source::Srv(_)
+            | Source::Consul(_)
+            | Source::Kubernetes(_)
+            | Source::File(_) => None,
         },
         dial: written.dial.clone(),
         protocol: written.protocol,
@@ -194,7 +213,20 @@ pub(super) fn target(
         timeouts: written.timeouts.clone(),
         retry: written.retry.clone(),
         relay: written.relay.clone(),
-        early_close: written.set.breaker.early_close,
+        judged_by: JudgedBy {
+            early_close: written.set.breaker.early_close,
+            zero_byte: written.set.breaker.zero_byte,
+            slow_first_byte: written.set.breaker.slow_first_byte,
+        },
+        pool: written.pool.map(Pool::new),
+    }
+}
+
+/// An address that can be dialled.
+pub(super) fn tcp(address: &ListenAddr) -> Option<SocketAddr> {
+    match address {
+        ListenAddr::Tcp(tcp) => Some(*tcp),
+        ListenAddr::Unix(_) | ListenAddr::Systemd(_) => None,
     }
 }
 
@@ -205,4 +237,5 @@ impl Observer for Unheard {
     fn breaker(&self, _: &str, _: &str, _: State, _: &str) {}
     fn health(&self, _: &str, _: &str, _: bool, _: &str) {}
     fn panic(&self, _: &str, _: bool) {}
+    fn source(&self, _: &str, _: Option<&str>) {}
 }

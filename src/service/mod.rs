@@ -19,13 +19,17 @@ use tokio::sync::Semaphore;
 use self::compose::{Door, Parts};
 use self::plan::{Known, Plan};
 use self::reactors::Reactors;
-use crate::addr::ListenerName;
+use crate::addr::{ClientAddr, ListenerName};
+use crate::admin::Undivided;
 use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
+use crate::establish::OwnListeners;
 use crate::metrics::Metrics;
 use crate::record::{ConnectionId, ConnectionView, Journal};
-use crate::upstream::{Observer, State, UpstreamView};
+use crate::rollout::RolloutView;
+use crate::upstream::breaker::Mode;
+use crate::upstream::{EndpointView, Observer, Order, State, UpstreamView};
 use crate::{accept, admin, relay, socket};
 
 pub(crate) use self::load::{load_everything, lone_target, warnings};
@@ -50,6 +54,8 @@ struct Foundation {
     journal: Arc<Journal>,
     metrics: Arc<Metrics>,
     resolver: Resolver,
+    /// What no upstream's connections may lead to.
+    own: Arc<OwnListeners>,
     watch: Watch,
     observer: Arc<dyn Observer>,
     self_made: Arc<load::SelfMadeOnes>,
@@ -81,6 +87,7 @@ impl Service {
             capacity,
             journal,
             resolver: Resolver::new(&config.dns).map_err(|problem| vec![format!("dns: {problem}")])?,
+            own: Arc::default(),
             watch: watch.clone(),
             observer: Arc::new(Events { metrics: metrics.clone() }),
             metrics,
@@ -233,14 +240,24 @@ impl admin::Face for Service {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
-    fn status(&self) -> serde_json::Value {
-        let current = self.current();
+    fn listeners(&self) -> Vec<serde_json::Value> {
         let listener = |(name, door): (&ListenerName, &Door)| {
             let made = door.tls.as_ref().and_then(|tls| tls.self_made()).map(|made| made.fingerprint());
             let addresses: Vec<_> = door.addresses().collect();
-            json!({ "name": name, "addresses": addresses, "tls": door.tls.is_some(), "self_made_sha256": made })
+            let mut view = json!({
+                "name": name, "addresses": addresses, "tls": door.tls.is_some(), "self_made_sha256": made
+            });
+            if let Some(split) = door.split() {
+                view["rollout"] = json!(split.view());
+            }
+            view
         };
-        let listeners: Vec<_> = current.parts.doors.iter().map(listener).collect();
+        self.current().parts.doors.iter().map(listener).collect()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let listeners = self.listeners();
+        let current = self.current();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -259,11 +276,44 @@ impl admin::Face for Service {
 
     fn upstreams(&self) -> Vec<UpstreamView> {
         let now = Instant::now();
-        self.current().parts.upstreams.values().map(|running| running.target.upstream.view(now)).collect()
+        self.current().parts.upstreams.values().map(|running| running.target.view(now)).collect()
+    }
+
+    fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {
+        let current = self.current();
+        let there_are = |names: Vec<&str>| format!("there are: {}", names.join(", "));
+        let Some(running) = current.parts.upstreams.get(upstream) else {
+            let names = current.parts.upstreams.keys().map(|name| &**name).collect();
+            return Err(format!("no upstream has that name; {}", there_are(names)));
+        };
+        let now = Instant::now();
+        let known = running.target.upstream.operate(endpoint, order, now);
+        let mut endpoints = running.target.upstream.view(now).endpoints;
+        if !known {
+            let names = endpoints.iter().map(|endpoint| &*endpoint.address).collect();
+            return Err(format!("that upstream has no such endpoint; {}", there_are(names)));
+        }
+        tracing::warn!(upstream, endpoint, order = order.label(), "an operator's order");
+        endpoints.retain(|view| *view.address == *endpoint);
+        Ok(endpoints)
+    }
+
+    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+        let current = self.current();
+        let splits: Vec<_> = current.parts.doors.values().filter_map(Door::split).collect();
+        let Some(split) = splits.iter().find(|split| **split.listener() == *listener) else {
+            let names: Vec<_> = splits.iter().map(|split| &**split.listener()).collect();
+            let words = format!("no listener of that name has a `split`; there are: {}", names.join(", "));
+            return Err(Undivided::Unknown(words));
+        };
+        split.set(wanted).map_err(Undivided::Impossible)?;
+        Ok(split.view())
     }
 
     fn metrics(&self) -> String {
-        self.foundation.metrics.encode(&self.upstreams())
+        let splits: Vec<_> = self.current().parts.doors.values().filter_map(Door::split).collect();
+        let splits = splits.iter().map(|split| (split.listener().clone(), split.view())).collect::<Vec<_>>();
+        self.foundation.metrics.encode(&self.upstreams(), &splits)
     }
 
     fn connections(&self) -> Vec<ConnectionView> {
@@ -272,6 +322,10 @@ impl admin::Face for Service {
 
     fn connection(&self, id: ConnectionId) -> Option<ConnectionView> {
         self.foundation.journal.find(id)
+    }
+
+    fn connection_of(&self, client: &ClientAddr) -> Option<ConnectionView> {
+        self.foundation.journal.find_by_client(client)
     }
 }
 
@@ -282,11 +336,22 @@ struct Events {
 
 impl Observer for Events {
     fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
-        self.metrics.breaker_transition(upstream, endpoint, to.label());
+        self.metrics.breaker_transition(upstream, endpoint, to.label(), Mode::Enforced.label());
         match to {
             State::Open => tracing::warn!(upstream, endpoint, why, "circuit opened"),
             State::HalfOpen => tracing::info!(upstream, endpoint, why, "circuit half-open"),
             State::Closed => tracing::info!(upstream, endpoint, why, "circuit closed"),
+        }
+    }
+
+    fn breaker_shadow(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
+        self.metrics.breaker_transition(upstream, endpoint, to.label(), Mode::Shadow.label());
+        match to {
+            State::Open => tracing::warn!(upstream, endpoint, why, "circuit would open (not enforced)"),
+            State::HalfOpen => {
+                tracing::info!(upstream, endpoint, why, "circuit would be half-open (not enforced)")
+            }
+            State::Closed => tracing::info!(upstream, endpoint, why, "circuit would close (not enforced)"),
         }
     }
 
@@ -304,6 +369,15 @@ impl Observer for Events {
                 "too many circuits are open (breaker.max_ejected): open ones are let through until some close"
             ),
             false => tracing::info!(upstream, "circuits are respected again"),
+        }
+    }
+
+    fn source(&self, upstream: &str, failing: Option<&str>) {
+        match failing {
+            Some(why) => {
+                tracing::warn!(upstream, why, "the source of the endpoints fails; the last set is kept")
+            }
+            None => tracing::info!(upstream, "the source of the endpoints answers again"),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::addr::{ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{self, Resolver};
-use crate::establish::Target;
+use crate::establish::{OwnListeners, Target};
 use crate::protocol::Protocol;
 use crate::tls::{Identity, ServerTls};
 use crate::upstream::{Observer, Upstream};
@@ -27,6 +27,7 @@ pub(super) struct Known {
     upstreams: BTreeMap<UpstreamName, KnownUpstream>,
     doors: BTreeMap<ListenerName, KnownDoor>,
     resolver: Resolver,
+    own: Arc<OwnListeners>,
     observer: Arc<dyn Observer>,
     self_made: Arc<load::SelfMadeOnes>,
 }
@@ -99,6 +100,7 @@ impl Known {
             upstreams: upstreams.collect(),
             doors: doors.collect(),
             resolver: foundation.resolver.clone(),
+            own: foundation.own.clone(),
             observer: foundation.observer.clone(),
             self_made: foundation.self_made.clone(),
         }
@@ -240,7 +242,7 @@ fn build_target(
             upstream
         }
     };
-    let target = load::target(written, upstream, tls, http, old.resolver.clone());
+    let target = load::target(written, upstream, tls, http, old.resolver.clone(), old.own.clone());
     Ok((Arc::new(target), false))
 }
 

@@ -17,6 +17,7 @@ use std::future::{self, poll_fn};
 use std::io;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -121,6 +122,21 @@ pub fn tcp_facts(stream: &TcpStream) -> Option<TcpFacts> {
     sys::tcp_facts(stream)
 }
 
+/// The process at the other end of a Unix socket, and what it calls itself.
+pub type Process = (u32, Option<Box<str>>);
+
+/// Has neither side ended the connection, as far as is known here? Nothing is read, and what waits to be read does not hide
+/// an end that came behind it, where the platform tells (Linux).
+pub fn is_open(stream: &TcpStream) -> bool {
+    sys::is_established(stream).unwrap_or_else(|| {
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(stream).peek(&mut byte) {
+            Ok(waiting) => waiting > 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    })
+}
+
 /// How many descriptors this process holds; `None` where the platform does not tell.
 pub fn open_descriptors() -> Option<u64> {
     let folder = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
@@ -136,7 +152,7 @@ pub fn host_name() -> Option<String> {
 
 /// The user that owns the peer's socket. `local` and `peer` as our own socket has them.
 #[cfg(not(target_os = "linux"))]
-pub fn owner_of_peer(_: std::net::SocketAddr, peer: std::net::SocketAddr) -> Result<u32, String> {
+pub fn owner_of_peer(_: SocketAddr, peer: SocketAddr) -> Result<u32, String> {
     Err(format!("this platform does not tell who owns the socket of {peer}; use a Unix socket"))
 }
 
@@ -204,6 +220,16 @@ impl Stream {
         }
     }
 
+    /// Where the peer is, and where it connected to; `None` for a Unix socket, or where the peer has gone.
+    pub fn tcp_addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Stream::Tcp(stream) => stream.peer_addr().ok().zip(stream.local_addr().ok()),
+            #[cfg(unix)]
+            Stream::Unix(_) => None,
+            Stream::Upgradable(stream) => stream.plain().tcp_addresses(),
+        }
+    }
+
     /// What the kernel measured; `None` for a Unix socket.
     pub fn tcp_facts(&self) -> Option<TcpFacts> {
         match self {
@@ -211,6 +237,45 @@ impl Stream {
             #[cfg(unix)]
             Stream::Unix(_) => None,
             Stream::Upgradable(stream) => stream.plain().tcp_facts(),
+        }
+    }
+
+    /// Where a TCP connection was going before the kernel redirected it here; `None`: it was not, or the platform does not tell.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Stream::Tcp(stream) => {
+                let local = stream.local_addr().ok()?;
+                let plain =
+                    |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+                // A dual-stack socket carries IPv4 too, which is redirected by rules of its own.
+                let asked = match plain(local) {
+                    SocketAddr::V4(_) => SockRef::from(stream).original_dst_v4(),
+                    SocketAddr::V6(_) => SockRef::from(stream).original_dst_v6(),
+                };
+                // Who was not redirected wanted to come here, if there is an answer at all.
+                asked.ok()?.as_socket().map(plain).filter(|to| *to != plain(local))
+            }
+            #[cfg(not(target_os = "linux"))]
+            Stream::Tcp(_) => None,
+            #[cfg(unix)]
+            Stream::Unix(_) => None,
+            Stream::Upgradable(stream) => stream.plain().original_destination(),
+        }
+    }
+
+    /// The process at the other end; `None`: the platform does not tell, or it is no Unix socket.
+    pub fn peer_process(&self) -> Option<Process> {
+        match self {
+            Stream::Tcp(_) => None,
+            #[cfg(unix)]
+            Stream::Unix(stream) => {
+                let pid = u32::try_from(stream.peer_cred().ok()?.pid()?).ok().filter(|pid| *pid != 0)?;
+                // From the kernel's memory: it takes microseconds.
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+                Some((pid, name.map(|name| name.trim_end().into())))
+            }
+            Stream::Upgradable(stream) => stream.plain().peer_process(),
         }
     }
 

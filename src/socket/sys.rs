@@ -54,9 +54,7 @@ pub(crate) fn host_name() -> Option<String> {
 
 /// TCP_INFO of a connection.
 #[cfg(target_os = "linux")]
-pub(crate) fn tcp_facts(socket: &impl AsFd) -> Option<TcpFacts> {
-    use std::time::Duration;
-
+fn tcp_info(socket: &impl AsFd) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `info`, which has just that size; both live through the call.
@@ -73,11 +71,31 @@ pub(crate) fn tcp_facts(socket: &impl AsFd) -> Option<TcpFacts> {
         return None;
     }
     // SAFETY: tcp_info is made of integers only, so the zeroes it began with are valid wherever the kernel wrote nothing.
-    let info = unsafe { info.assume_init() };
+    Some(unsafe { info.assume_init() })
+}
+
+/// What the kernel measured.
+#[cfg(target_os = "linux")]
+pub(crate) fn tcp_facts(socket: &impl AsFd) -> Option<TcpFacts> {
+    let info = tcp_info(socket)?;
     Some(TcpFacts {
-        rtt: Duration::from_micros(u64::from(info.tcpi_rtt)),
+        rtt: std::time::Duration::from_micros(u64::from(info.tcpi_rtt)),
         retransmits: info.tcpi_total_retrans,
     })
+}
+
+/// Has neither side ended the connection?
+#[cfg(target_os = "linux")]
+pub(crate) fn is_established(socket: &impl AsFd) -> Option<bool> {
+    /// TCP_ESTABLISHED of the kernel's net/tcp_states.h, which libc does not carry.
+    const ESTABLISHED: u8 = 1;
+    tcp_info(socket).map(|info| info.tcpi_state == ESTABLISHED)
+}
+
+/// The platform's TCP_INFO, if any, has another shape.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_established(_: &impl AsFd) -> Option<bool> {
+    None
 }
 
 /// The platform's TCP_INFO, if any, has another shape.

@@ -14,6 +14,11 @@ pub(crate) fn tcp_facts<S>(_: &S) -> Option<TcpFacts> {
     None
 }
 
+/// The platform does not tell.
+pub(crate) fn is_established<S>(_: &S) -> Option<bool> {
+    None
+}
+
 /// As the system tells every program.
 pub(crate) fn host_name() -> Option<String> {
     std::env::var("COMPUTERNAME").ok()

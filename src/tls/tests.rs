@@ -275,10 +275,8 @@ fn a_pin_takes_the_legacy_certificates_that_a_chain_cannot_and_nothing_else() {
 #[test]
 fn the_name_comes_from_the_endpoint_then_the_upstream_then_the_address() {
     let spec = |address: &str, server_name: Option<&str>| EndpointSpec {
-        address: address.parse().unwrap(),
-        weight: 1,
-        backup: false,
         server_name: server_name.map(Into::into),
+        ..EndpointSpec::new(address.parse().unwrap())
     };
     let plain = client(Settings::default());
     let named = client(Settings { server_name: Some("db.example.".into()), ..Settings::default() });
@@ -302,7 +300,7 @@ fn our_own_certificate_is_looked_at_by_the_clock_of_each_dial() {
     assert_eq!(at(1_893_456_000), Ok(()));
     let failure = at(4_102_444_800).unwrap_err();
     assert!(failure.to_string().contains("expired at 2099-01-01T00:00:00Z"), "{failure}");
-    assert_eq!((failure.side, failure.reason.breaker_class()), (Side::Ambassador, None));
+    assert_eq!((failure.side, failure.breaker_class()), (Side::Ambassador, None));
     assert!(at(0).unwrap_err().to_string().contains("clock"));
     assert_eq!(client(Settings::default()).ready(SystemTime::now()), Ok(()));
 }

@@ -14,51 +14,31 @@
 //!
 //! A verdict of a connection that began before the last opening or closing is dropped. Connections that the set lets
 //! through an open circuit (a panic) may close it by a proof; their failures change nothing.
+//!
+//! Where a slow first byte or a silent end counts as a failure, living on proves less: a client that awaits an answer proves
+//! nothing until it has it, and silence has to last for as long as it might end badly.
+//!
+//! With `trials = "checks"` time alone makes nothing half-open, but a health check that passes behind it. Checks that say
+//! nothing at all for `max_open` are not waited for: a circuit that nobody tries would stay open for ever.
+//!
+//! A failure counts as often as its class weighs; one that weighs nothing says nothing. What is in force beside these rules
+//! is in [`hold`]. Leaves comparing endpoints (`outlier`) to the set.
+
+mod hold;
+mod pass;
+mod settings;
+mod tally;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::backoff::{self, Window};
+use crate::backoff;
 use crate::failure::BreakerClass;
 
-/// When a circuit opens and how it closes again.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// Failures in a row that open it; `None`: that rule is off.
-    pub consecutive: Option<u32>,
-    /// Share of failed connections within `window` that opens it, 0 to 1; `None`: that rule is off.
-    pub failure_rate: Option<f64>,
-    /// The time that `failure_rate` looks back.
-    pub window: Duration,
-    /// Connections within `window` below which `failure_rate` does not speak.
-    pub minimum: u32,
-    /// How long it stays open the first time; doubles with every failed trial, jittered.
-    pub open_for: Duration,
-    /// The longest it stays open.
-    pub max_open: Duration,
-    /// Connections that may try at a time when it is half-open.
-    pub half_open_trials: u32,
-    /// Share of the set's endpoints that may be out at a time, 0 to 1; beyond it the breaker lets connections through, and says so.
-    pub max_ejected: f64,
-    /// A connection that the server ends within this time of the handshake, without a byte, counts as a failure.
-    pub early_close: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            consecutive: Some(5),
-            failure_rate: None,
-            window: Duration::from_secs(30),
-            minimum: 20,
-            open_for: Duration::from_secs(5),
-            max_open: Duration::from_secs(120),
-            half_open_trials: 1,
-            max_ejected: 0.5,
-            early_close: Duration::from_secs(1),
-        }
-    }
-}
+pub use hold::{Hold, Mode};
+pub use pass::Pass;
+pub use settings::{Settings, Trials, Weights};
+use tally::Tally;
 
 /// What a circuit is at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,22 +69,8 @@ pub struct Transition {
     pub to: State,
     /// What made it so, for a person.
     pub why: String,
-}
-
-/// What a connection carries from being picked to its verdict. Made by [`Breaker::admit`], used up by the verdict.
-#[derive(Debug)]
-pub struct Pass {
-    number: u64,
-    era: u32,
-    trial: bool,
-    established: Option<Instant>,
-}
-
-impl Pass {
-    /// Does it hold one of the half-open circuit's trials?
-    pub fn is_trial(&self) -> bool {
-        self.trial
-    }
+    /// Did it come into force?
+    pub mode: Mode,
 }
 
 /// The circuit of one endpoint.
@@ -112,78 +78,85 @@ impl Pass {
 pub struct Breaker {
     settings: Arc<Settings>,
     circuit: Circuit,
+    held: Option<Hold>,
     /// Counts openings and closings: a pass of an older era has no say.
     era: u32,
     passes: u64,
-    /// Failures without a proof in between.
-    streak: u32,
-    streak_began: Option<Instant>,
-    /// One established connection, not a trial, that is watched until it has lived for `early_close`. One is enough: if it
-    /// fails or leaves, the next that is established takes its place.
+    tally: Tally,
+    /// One established connection, not a trial, that is watched until it has lived for long enough, and when that is. One is
+    /// enough: if it fails or leaves, the next that is established takes its place.
     witness: Option<(u64, Instant)>,
-    /// Established connections (a late failure is moved over) and failed ones.
-    window: Option<Window>,
 }
 
 #[derive(Debug)]
 enum Circuit {
     Closed,
-    Open { until: Instant, failed_trials: u32, why: String, check_failed: bool },
-    HalfOpen { failed_trials: u32, trials: Vec<Trial>, why: String },
+    Open {
+        until: Instant,
+        failed_trials: u32,
+        why: String,
+        check_failed: bool,
+        /// When a check last said anything.
+        checked: Option<Instant>,
+    },
+    HalfOpen {
+        failed_trials: u32,
+        trials: Vec<Trial>,
+        why: String,
+    },
 }
 
 /// A trial without a verdict.
 #[derive(Debug)]
 struct Trial {
     number: u64,
-    established: Option<Instant>,
+    /// When living on will have proved the endpoint; `None`: it is not established, or its client awaits an answer.
+    proves: Option<Instant>,
 }
 
 impl Breaker {
     /// A closed circuit.
     pub fn new(settings: Arc<Settings>, now: Instant) -> Self {
-        let window = settings.failure_rate.map(|_| Window::new(settings.window, now));
         Breaker {
+            tally: Tally::new(&settings, now),
             settings,
             circuit: Circuit::Closed,
+            held: None,
             era: 0,
             passes: 0,
-            streak: 0,
-            streak_began: None,
             witness: None,
-            window,
         }
     }
 
     /// Other settings from now on: what was counted stays, and so does the circuit. It is open no longer than they allow,
     /// and closed where no rule is left that could have opened it.
     pub(super) fn reconfigure(&mut self, settings: Arc<Settings>, now: Instant) -> Option<Transition> {
-        let same_window = self.window.is_some() && self.settings.window == settings.window;
-        self.window = settings.failure_rate.and_then(|_| match same_window {
-            true => self.window.take(),
-            false => Some(Window::new(settings.window, now)),
-        });
+        let before = self.state(now);
+        self.tally.reconfigure(&self.settings, &settings, now);
         if let Circuit::Open { until, .. } = &mut self.circuit {
             *until = (*until).min(now + settings.max_open);
         }
-        let is_off = settings.consecutive.is_none() && settings.failure_rate.is_none();
+        let has_rules = settings.has_rules();
         self.settings = settings;
-        if is_off { self.proved("its rules were turned off") } else { None }
+        match has_rules {
+            true => self.in_force_since(before, "breaker.shadow was changed", now),
+            false => self.proved("its rules were turned off"),
+        }
     }
 
-    /// What it is at `now`.
-    pub fn state(&self, now: Instant) -> State {
+    /// What the rules come to at `now`.
+    pub fn detected(&self, now: Instant) -> State {
         match &self.circuit {
             Circuit::Closed => State::Closed,
             _ if self.proved_by_time(now) => State::Closed,
-            Circuit::Open { until, .. } if now < *until => State::Open,
+            Circuit::Open { .. } if !self.is_due(now) => State::Open,
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => State::HalfOpen,
         }
     }
 
-    /// May a connection pass at `now`? When half-open: is a trial free?
-    pub fn admits(&self, now: Instant) -> bool {
-        match (self.state(now), &self.circuit) {
+    /// Would the rules let a connection pass at `now`? When half-open: is a trial free?
+    fn has_room(&self, now: Instant) -> bool {
+        match (self.detected(now), &self.circuit) {
             (State::Closed, _) => true,
             (State::Open, _) => false,
             (State::HalfOpen, Circuit::HalfOpen { trials, .. }) => {
@@ -193,10 +166,22 @@ impl Breaker {
         }
     }
 
-    /// When it becomes half-open, if it is open at `now`.
+    /// Is it open, and does time alone make it half-open?
+    fn is_due(&self, now: Instant) -> bool {
+        match (&self.circuit, self.settings.trials) {
+            (Circuit::Open { until, .. }, Trials::Clients) => *until <= now,
+            (Circuit::Open { until, checked, .. }, Trials::Checks) => {
+                let heard = checked.map_or(*until, |checked| checked.max(*until));
+                heard + self.settings.max_open <= now
+            }
+            (Circuit::Closed | Circuit::HalfOpen { .. }, _) => false,
+        }
+    }
+
+    /// When it becomes half-open, if the rules have it open at `now`, and it awaits no check.
     pub fn opens_again(&self, now: Instant) -> Option<Instant> {
-        match (self.state(now), &self.circuit) {
-            (State::Open, Circuit::Open { until, .. }) => Some(*until),
+        match (self.detected(now), &self.circuit) {
+            (State::Open, Circuit::Open { until, .. }) => Some(*until).filter(|until| now < *until),
             _ => None,
         }
     }
@@ -231,27 +216,25 @@ impl Breaker {
         if self.proved_by_time(now) {
             return self.proved("a connection was established and lasted");
         }
-        match &self.circuit {
-            Circuit::Open { until, .. } if *until <= now => {
-                self.half_open("its time is over: it may be tried")
-            }
-            _ => None,
+        match self.is_due(now) {
+            true => self.half_open("its time is over: it may be tried"),
+            false => None,
         }
     }
 
     /// A connection is picked. A pass is given whether or not [`Breaker::admits`]: the set lets some through in a panic.
     pub fn admit(&mut self, now: Instant) -> Pass {
-        let trial = self.admits(now);
+        let trial = self.has_room(now);
         self.passes += 1;
         let number = self.passes;
         let trial = match &mut self.circuit {
             Circuit::HalfOpen { trials, .. } if trial => {
-                trials.push(Trial { number, established: None });
+                trials.push(Trial { number, proves: None });
                 true
             }
             _ => false,
         };
-        Pass { number, era: self.era, trial, established: None }
+        Pass { number, era: self.era, trial, established: None, spent: false }
     }
 
     /// It is connected, through TLS where there is TLS. Not yet a verdict.
@@ -260,17 +243,42 @@ impl Breaker {
         if pass.era != self.era {
             return;
         }
-        match &mut self.circuit {
-            Circuit::HalfOpen { trials, .. } if pass.trial => {
-                if let Some(trial) = trials.iter_mut().find(|trial| trial.number == pass.number) {
-                    trial.established = Some(now);
-                }
-            }
-            Circuit::Closed if self.streak == 0 => {}
-            _ => self.witness = self.witness.or(Some((pass.number, now))),
+        self.proves_from(pass, now + self.settings.lasting());
+        if matches!(self.circuit, Circuit::Closed) {
+            self.tally.established(now);
         }
-        if let (Circuit::Closed, Some(window)) = (&self.circuit, &mut self.window) {
-            window.add(now, 1, 0);
+    }
+
+    /// Its client awaits its first answer: until that has come, living on proves nothing.
+    pub fn asks(&mut self, pass: &Pass) {
+        match &mut self.circuit {
+            Circuit::HalfOpen { trials, .. } if pass.trial => trials
+                .iter_mut()
+                .filter(|trial| trial.number == pass.number)
+                .for_each(|trial| trial.proves = None),
+            _ => self.unwatch(pass),
+        }
+    }
+
+    /// The server said something, and in time. If that was no, it ends at once.
+    pub fn answers(&mut self, pass: &Pass, now: Instant) {
+        let counts = pass.era == self.era && !pass.spent;
+        let established = pass.established.filter(|_| counts);
+        if established.is_some_and(|at| pass.trial || self.tally.began().is_none_or(|began| began <= at)) {
+            self.unwatch(pass);
+            self.proves_from(pass, now + self.settings.early_close);
+        }
+    }
+
+    /// Living on until then proves the endpoint.
+    fn proves_from(&mut self, pass: &Pass, then: Instant) {
+        match &mut self.circuit {
+            Circuit::HalfOpen { trials, .. } if pass.trial => trials
+                .iter_mut()
+                .filter(|trial| trial.number == pass.number)
+                .for_each(|trial| trial.proves = Some(then)),
+            Circuit::Closed if self.tally.began().is_none() => {}
+            _ => self.witness = self.witness.or(Some((pass.number, then))),
         }
     }
 
@@ -283,11 +291,15 @@ impl Breaker {
         rng: &mut fastrand::Rng,
     ) -> Option<Transition> {
         self.forget(&pass);
-        if pass.era != self.era {
+        if pass.era != self.era || pass.spent {
             return None;
         }
         match &self.circuit {
-            Circuit::Closed => self.count_failure(&pass, now, class, rng),
+            Circuit::Closed => {
+                let why = self.tally.failed(&pass, now, class, &self.settings)?;
+                Some(self.open(now, 0, why, rng))
+            }
+            _ if self.settings.weights.of(class) == 0 => None,
             Circuit::HalfOpen { failed_trials, .. } if pass.trial => {
                 let failed_trials = failed_trials.saturating_add(1);
                 Some(self.open(now, failed_trials, format!("a trial failed: {}", in_words(class)), rng))
@@ -301,7 +313,7 @@ impl Breaker {
         self.forget(&pass);
         let established = pass.established.filter(|_| pass.era == self.era)?;
         match self.circuit {
-            Circuit::Closed if self.streak_began.is_none_or(|began| established < began) => None,
+            Circuit::Closed if self.tally.began().is_none_or(|began| established < began) => None,
             _ => self.proved("a connection was established and ended well"),
         }
     }
@@ -311,16 +323,32 @@ impl Breaker {
         self.forget(&pass);
     }
 
+    /// It does worse than others.
+    pub(super) fn eject(&mut self, now: Instant, why: String, rng: &mut fastrand::Rng) -> Option<Transition> {
+        matches!(self.circuit, Circuit::Closed).then(|| self.open(now, 0, why, rng))
+    }
+
+    /// Connections of the window: those that went well so far, and what the failed ones weigh.
+    pub(super) fn counted(&mut self, now: Instant) -> (u32, u32) {
+        self.tally.counted(now)
+    }
+
     /// An active health check passed or failed.
-    pub fn checked(&mut self, passed: bool) -> Option<Transition> {
-        match &mut self.circuit {
-            Circuit::Open { check_failed, .. } if !passed => *check_failed = true,
-            Circuit::Open { check_failed: true, .. } => {
-                return self.half_open("a health check passes again: it may be tried");
+    pub fn checked(&mut self, passed: bool, now: Instant) -> Option<Transition> {
+        let Circuit::Open { check_failed, checked, until, .. } = &mut self.circuit else { return None };
+        *checked = Some(now);
+        let is_trial = self.settings.trials == Trials::Checks && *until <= now;
+        match (passed, *check_failed) {
+            (false, _) => {
+                *check_failed = true;
+                None
             }
-            _ => {}
+            (true, true) => self.half_open("a health check passes again: it may be tried"),
+            (true, false) if is_trial => {
+                self.half_open("its time is over, and a health check passes: it may be tried")
+            }
+            (true, false) => None,
         }
-        None
     }
 
     /// Other checks than before, or none: that one failed says nothing about what the next ones can see.
@@ -331,54 +359,24 @@ impl Breaker {
     }
 
     fn proved_by_time(&self, now: Instant) -> bool {
-        let lasted = |at: Instant| now.saturating_duration_since(at) >= self.settings.early_close;
-        self.witness.is_some_and(|(_, at)| lasted(at))
+        let lasted = |then: Instant| then <= now;
+        self.witness.is_some_and(|(_, then)| lasted(then))
             || match &self.circuit {
                 Circuit::HalfOpen { trials, .. } => {
-                    trials.iter().any(|trial| trial.established.is_some_and(lasted))
+                    trials.iter().any(|trial| trial.proves.is_some_and(lasted))
                 }
                 Circuit::Closed | Circuit::Open { .. } => false,
             }
     }
 
     fn proved(&mut self, why: &str) -> Option<Transition> {
-        self.streak = 0;
-        self.streak_began = None;
+        self.tally.forget_streak();
         self.witness = None;
         if matches!(self.circuit, Circuit::Closed) {
             return None;
         }
         self.enter(Circuit::Closed);
-        Some(Transition { to: State::Closed, why: why.into() })
-    }
-
-    fn count_failure(
-        &mut self,
-        pass: &Pass,
-        now: Instant,
-        class: BreakerClass,
-        rng: &mut fastrand::Rng,
-    ) -> Option<Transition> {
-        self.streak = self.streak.saturating_add(1);
-        self.streak_began = self.streak_began.or(Some(now));
-        let streak = self.streak;
-        if self.settings.consecutive.is_some_and(|limit| streak >= limit.max(1)) {
-            return Some(self.open(now, 0, format!("{streak} × {}", in_words(class)), rng));
-        }
-        let rate = self.settings.failure_rate?;
-        let window = self.window.as_mut()?;
-        if let Some(then) = pass.established {
-            window.take_back_left(now, then);
-        }
-        window.add(now, 0, 1);
-        let (well, failed) = window.sums(now);
-        let all = well.saturating_add(failed);
-        let share = f64::from(failed) / f64::from(all.max(1));
-        if all < self.settings.minimum || share < rate {
-            return None;
-        }
-        let why = format!("{failed} of {all} connections failed, the last by {}", in_words(class));
-        Some(self.open(now, 0, why, rng))
+        Some(Transition { to: State::Closed, why: why.into(), mode: self.mode() })
     }
 
     fn open(&mut self, now: Instant, failed_trials: u32, why: String, rng: &mut fastrand::Rng) -> Transition {
@@ -386,9 +384,13 @@ impl Breaker {
         // Shortened by up to a quarter, never lengthened: ambassadors that saw the same failure do not try again all at
         // once, and what the file calls the longest is the longest.
         let length = backoff::doubled(open_for, failed_trials, max_open).mul_f64(0.75 + 0.25 * rng.f64());
-        let transition =
-            Transition { to: State::Open, why: format!("{why}; for {:.1} s", length.as_secs_f64()) };
-        self.enter(Circuit::Open { until: now + length, failed_trials, why, check_failed: false });
+        let transition = Transition {
+            to: State::Open,
+            why: format!("{why}; for {:.1} s", length.as_secs_f64()),
+            mode: self.mode(),
+        };
+        let until = now + length;
+        self.enter(Circuit::Open { until, failed_trials, why, check_failed: false, checked: None });
         transition
     }
 
@@ -397,18 +399,14 @@ impl Breaker {
         // Not a new era: what was let through while it was open may still prove the endpoint.
         let why = std::mem::take(why);
         self.circuit = Circuit::HalfOpen { failed_trials: *failed_trials, trials: Vec::new(), why };
-        Some(Transition { to: State::HalfOpen, why: reason.into() })
+        Some(Transition { to: State::HalfOpen, why: reason.into(), mode: self.mode() })
     }
 
     fn enter(&mut self, circuit: Circuit) {
         self.circuit = circuit;
         self.era = self.era.wrapping_add(1);
-        self.streak = 0;
-        self.streak_began = None;
+        self.tally.clear();
         self.witness = None;
-        if let Some(window) = &mut self.window {
-            window.clear();
-        }
     }
 
     /// Its trial, and its place as the witness, are free again.
@@ -416,6 +414,10 @@ impl Breaker {
         if let Circuit::HalfOpen { trials, .. } = &mut self.circuit {
             trials.retain(|trial| trial.number != pass.number);
         }
+        self.unwatch(pass);
+    }
+
+    fn unwatch(&mut self, pass: &Pass) {
         self.witness = self.witness.filter(|(number, _)| *number != pass.number);
     }
 }
@@ -428,6 +430,9 @@ pub fn in_words(class: BreakerClass) -> &'static str {
         BreakerClass::Handshake => "handshake failed",
         BreakerClass::CertificateRefused => "our certificate refused",
         BreakerClass::EarlyClose => "closed right after the handshake",
+        BreakerClass::ZeroByte => "closed without a byte",
+        BreakerClass::Slow => "first byte too late",
+        BreakerClass::Overloaded => "no place, or not now, says the server",
     }
 }
 

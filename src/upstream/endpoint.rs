@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::breaker::{self, Breaker, Pass, State, Transition};
+use super::breaker::{self, Breaker, Hold, Pass, State, Transition};
+use super::latency::Latency;
 use super::{EndpointSpec, balancer};
+use crate::addr::EndpointAddr;
 use crate::failure::BreakerClass;
 
 /// One endpoint of one set, for as long as it stays in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct EndpointId(pub(super) u64);
 
 /// What active checks say.
@@ -47,10 +49,14 @@ pub enum Ready {
     Leaving,
     /// Its weight is 0.
     NoWeight,
+    /// An operator keeps connections away from it.
+    KeptOut,
     /// Active checks hold it down.
     Down,
     /// Its circuit is open, or half-open with every trial taken.
     CircuitOpen,
+    /// It has as many connections as it may have: nothing else forbids it.
+    Full,
 }
 
 /// The last thing that went wrong.
@@ -68,9 +74,20 @@ pub struct Endpoint {
     pub(super) spec: Arc<EndpointSpec>,
     pub(super) label: Arc<str>,
     pub(super) leaving: bool,
+    /// By an operator: it takes no new connections.
+    pub(super) drained: bool,
     pub(super) breaker: Breaker,
     /// Connections open or being established.
     pub(super) open: u32,
+    /// As many as it may have.
+    pub(super) most: Option<u32>,
+    /// It is in the ambassador's own zone.
+    pub(super) is_near: bool,
+    /// It came, or came back, at this time: its share grows from then on, where the set starts slowly.
+    pub(super) warming_since: Option<Instant>,
+    /// It could not be used when that was looked at last, and has not come back since.
+    is_out: bool,
+    pub(super) latency: Latency,
     /// See [`balancer::Candidate`].
     pub(super) key: u64,
     pub(super) turn: i64,
@@ -86,6 +103,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// What weight 1 is to the balancer, so that a part of it is a number too.
+    pub(super) const UNIT: u32 = 1000;
+
+    /// The part of its weight with which an endpoint begins where the set starts slowly: something has to warm it.
+    const COLD: f64 = 0.1;
+
     /// A new member of a set, about which nothing is known.
     pub fn new(
         id: EndpointId,
@@ -100,12 +123,18 @@ impl Endpoint {
             id,
             key: balancer::stable_hash(format!("{label} {name}").as_bytes()),
             // Not 0: a fleet that starts together would send all its first connections to the first endpoint.
-            turn: rng.i64(0..=i64::from(spec.weight)),
+            turn: rng.i64(0..=i64::from(spec.weight) * i64::from(Self::UNIT)),
             spec: Arc::new(spec),
             label,
             leaving: false,
+            drained: false,
             breaker: Breaker::new(settings, now),
             open: 0,
+            most: None,
+            is_near: false,
+            warming_since: None,
+            is_out: false,
+            latency: Latency::default(),
             last_failure: None,
             established_total: 0,
             failed_total: 0,
@@ -122,13 +151,48 @@ impl Endpoint {
             Ready::Leaving
         } else if self.spec.weight == 0 {
             Ready::NoWeight
+        } else if self.drained || self.breaker.held() == Some(Hold::Open) {
+            Ready::KeptOut
         } else if self.health == Health::Down {
             Ready::Down
         } else if !self.breaker.admits(now) {
             Ready::CircuitOpen
+        } else if !self.has_room() {
+            Ready::Full
         } else {
             Ready::Yes
         }
+    }
+
+    /// Is it below its limit?
+    pub(super) fn has_room(&self) -> bool {
+        self.most.is_none_or(|most| self.open < most)
+    }
+
+    /// Is it back, after it was held out by its checks or its circuit? Then it begins anew. A trial is no return.
+    pub(super) fn look_whether_back(&mut self, now: Instant) {
+        let is_in = match self.ready(now) {
+            Ready::Yes | Ready::Full => self.breaker.state(now) == State::Closed,
+            Ready::Leaving | Ready::NoWeight => return,
+            Ready::KeptOut | Ready::Down | Ready::CircuitOpen => false,
+        };
+        if is_in && self.is_out {
+            self.warming_since = Some(now);
+        }
+        self.is_out = !is_in;
+    }
+
+    /// Its weight at `now`, in the balancer's unit: all of it, or what it has come to if the set starts slowly.
+    pub(super) fn weight_at(&self, now: Instant, slow_start: Option<Duration>) -> u32 {
+        let in_full = self.weight_in_full();
+        let Some((length, since)) = slow_start.zip(self.warming_since) else { return in_full };
+        let grown = now.saturating_duration_since(since).as_secs_f64() / length.as_secs_f64();
+        (f64::from(in_full) * grown.clamp(Self::COLD, 1.0)) as u32
+    }
+
+    /// Its weight in the balancer's unit.
+    pub(super) fn weight_in_full(&self) -> u32 {
+        self.spec.weight.saturating_mul(Self::UNIT)
     }
 
     /// Its name in the set's calls.
@@ -156,9 +220,9 @@ impl Endpoint {
         self.open
     }
 
-    /// Is it the endpoint that `spec` describes? The share and the tier may change without making it another.
-    pub(super) fn is(&self, spec: &EndpointSpec) -> bool {
-        self.spec.address == spec.address && self.spec.server_name == spec.server_name
+    /// What makes it this endpoint and no other. The share, the tier and the zone may change.
+    pub(super) fn identity(&self) -> (EndpointAddr, Option<String>) {
+        (self.spec.address.clone(), self.spec.server_name.clone())
     }
 
     pub(super) fn admit(&mut self, now: Instant) -> Pass {
@@ -169,6 +233,7 @@ impl Endpoint {
     pub(super) fn established(&mut self, pass: &mut Pass, now: Instant, took: Duration) {
         self.established_total += 1;
         self.took = Some(took);
+        self.latency.took(now, took);
         self.breaker.established(pass, now);
     }
 
@@ -182,8 +247,22 @@ impl Endpoint {
     ) -> Option<Transition> {
         self.open -= 1;
         self.failed_total += 1;
+        self.latency.failed(now);
         self.remember(now, class, detail);
         self.breaker.failed(pass, now, class, rng)
+    }
+
+    /// It goes on, and has shown what its endpoint is worth.
+    pub(super) fn failed_meanwhile(
+        &mut self,
+        pass: &mut Pass,
+        now: Instant,
+        class: BreakerClass,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Transition> {
+        self.failed_total += 1;
+        self.remember(now, class, breaker::in_words(class));
+        self.breaker.failed(pass.spend(), now, class, rng)
     }
 
     pub(super) fn ended_well(&mut self, pass: Pass) -> Option<Transition> {
@@ -241,6 +320,8 @@ impl Endpoint {
             Ready::Yes => format!("{label}: ready"),
             Ready::Leaving => format!("{label}: no longer in the set"),
             Ready::NoWeight => format!("{label}: its weight is 0"),
+            Ready::KeptOut if self.drained => format!("{label}: drained by an operator"),
+            Ready::KeptOut => format!("{label}: its circuit is held open by an operator"),
             Ready::Down => {
                 let why = self.check_failure.as_deref().unwrap_or("not yet passed often enough since");
                 format!("{label}: health check failed: {why}")
@@ -252,9 +333,13 @@ impl Endpoint {
                         let left = again.saturating_duration_since(now).as_secs_f64();
                         format!("{label}: circuit open after {why}, tries again in {left:.1} s")
                     }
+                    (State::Open, None) => {
+                        format!("{label}: circuit open after {why}, until a health check passes")
+                    }
                     _ => format!("{label}: circuit open after {why}, a connection is trying it now"),
                 }
             }
+            Ready::Full => format!("{label}: at its limit of {} connections", self.open),
         }
     }
 }

@@ -2,11 +2,18 @@
 //!
 //! Here is the shell that connections, discovery, health checks and the admin share: one lock held for a pick or a
 //! settlement, one seeded generator, the queue, and the observer, who is told outside of the lock. The rules are in the
-//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], [`balancer`].
+//! pure parts: [`set`] (who may be picked), [`endpoint`] (ready or not), [`breaker`], `outlier` (who does worse than the others),
+//! [`operator`] (who was ordered what), [`balancer`].
 
 pub mod balancer;
 pub mod breaker;
 pub mod endpoint;
+pub mod freshness;
+pub mod latency;
+pub mod maglev;
+pub mod operator;
+mod outlier;
+pub mod pool;
 pub mod queue;
 pub mod sessions;
 pub mod set;
@@ -18,14 +25,18 @@ use std::time::{Duration, Instant};
 
 pub use breaker::State;
 pub use endpoint::EndpointId;
+pub use freshness::SourceView;
+pub use operator::Order;
 pub use queue::Place;
 pub use sessions::{Session, Sessions, Whereabouts};
 pub use view::{EndpointView, UpstreamView};
 
 use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
-use crate::failure::{BreakerClass, Failure};
-use set::{Attempt, EndpointSet, Event, Picked};
+use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
+use breaker::{Mode, Transition};
+use freshness::Freshness;
+use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
 
 /// Everything the pure core of an upstream wants to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +51,12 @@ pub struct Settings {
     pub fall: u32,
     /// What may be open and waiting at a time.
     pub limits: Limits,
+    /// How long an endpoint takes to have all of its weight, once it comes or comes back; `None`: it has it at once.
+    pub slow_start: Option<Duration>,
+    /// The share of a tier, by weight, below which a part of its connections goes on to the next; `None`: all or nothing.
+    pub spill_over: Option<f64>,
+    /// Where we are: endpoints there come first within a tier.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Default for Settings {
@@ -50,6 +67,9 @@ impl Default for Settings {
             rise: 2,
             fall: 3,
             limits: Limits::default(),
+            slow_start: None,
+            spill_over: None,
+            zone: None,
         }
     }
 }
@@ -59,6 +79,8 @@ impl Default for Settings {
 pub struct Limits {
     /// Connections open or being established; `None`: no limit.
     pub connections: Option<u32>,
+    /// The same, at each endpoint.
+    pub connections_per_endpoint: Option<u32>,
     /// Connections waiting for a place; beyond it they are refused at once.
     pub pending: u32,
     /// How long one waits for a place.
@@ -67,7 +89,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: None, pending: 1024, queue_timeout: Duration::from_secs(5) }
+        Limits {
+            connections: None,
+            connections_per_endpoint: None,
+            pending: 1024,
+            queue_timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -78,8 +105,10 @@ pub struct EndpointSpec {
     pub address: EndpointAddr,
     /// Its share, 1 to 1000 (0: takes no new connections).
     pub weight: u32,
-    /// Used only when no primary is ready, or when a connection has tried all that are.
-    pub backup: bool,
+    /// Used only when nobody of a lower tier is ready, or when a connection has tried all that are. 0: the first.
+    pub tier: u16,
+    /// Where it stands, as its source calls the place.
+    pub zone: Option<Arc<str>>,
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
@@ -87,7 +116,12 @@ pub struct EndpointSpec {
 impl EndpointSpec {
     /// A primary of weight 1 with nothing of its own.
     pub fn new(address: EndpointAddr) -> Self {
-        EndpointSpec { address, weight: 1, backup: false, server_name: None }
+        EndpointSpec { address, weight: 1, tier: 0, zone: None, server_name: None }
+    }
+
+    /// Does it wait for others to fail?
+    pub fn is_backup(&self) -> bool {
+        self.tier > 0
     }
 }
 
@@ -95,10 +129,14 @@ impl EndpointSpec {
 pub trait Observer: Send + Sync {
     /// An endpoint's circuit changed.
     fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str);
+    /// Its rules came to that, and something else is in force: shadow mode, or an operator's word.
+    fn breaker_shadow(&self, _upstream: &str, _endpoint: &str, _to: State, _why: &str) {}
     /// Active checks flipped an endpoint.
     fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str);
     /// Connections are let through open circuits from now on, or no longer.
     fn panic(&self, upstream: &str, on: bool);
+    /// The source of the set fails from now on, and why; `None`: it answers again.
+    fn source(&self, upstream: &str, failing: Option<&str>);
 }
 
 /// One upstream, shared by all reactors.
@@ -115,6 +153,8 @@ struct Core {
     set: EndpointSet,
     budget: backoff::Budget,
     rng: fastrand::Rng,
+    /// `None`: its set is not from a source that can fail.
+    freshness: Option<Freshness>,
 }
 
 impl Upstream {
@@ -129,7 +169,7 @@ impl Upstream {
         let queue = queue::Queue::new(settings.limits);
         let budget = backoff::Budget::new(retry.budget, Instant::now());
         let rng = fastrand::Rng::with_seed(seed);
-        let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng });
+        let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng, freshness: None });
         Arc::new(Upstream { name: name.into(), queue, core, sessions: Arc::default(), observer })
     }
 
@@ -170,32 +210,126 @@ impl Upstream {
         self.change(|core| core.set.update(specs, now, &mut core.rng));
     }
 
+    /// What the source of the set says. What went wrong leaves the members as they are.
+    pub fn learn(&self, answer: Result<Vec<EndpointSpec>, Failure>, now: Instant) {
+        let news = {
+            let mut core = self.lock();
+            core.freshness
+                .get_or_insert_default()
+                .learn(answer.as_ref().err().map(|failure| &*failure.detail), now)
+        };
+        if let Some(failing) = news {
+            self.observer.source(&self.name, failing.as_deref());
+        }
+        if let Ok(specs) = answer {
+            self.update(specs, now);
+        }
+    }
+
     /// Waits in the queue for a place, `limit` at most. The place is held until the connection has ended.
     pub async fn place(&self, limit: Duration) -> Result<Place, Failure> {
         self.queue.place(limit).await
     }
 
     /// The endpoint for the next attempt of a connection that has tried `tried` before. When all that are ready were tried
-    /// before, one of them is tried again: the pause is the caller's.
+    /// before, one of them is tried again: the pause is the caller's. When all that serve are at their limit, it waits in the
+    /// queue, `limit` at most, and not longer than `queue_timeout` with the `queued` that it has waited already.
+    ///
+    /// # Errors
+    /// Nobody can be had, or not in time.
+    pub async fn lease(
+        self: &Arc<Self>,
+        source: Option<u64>,
+        tried: &[EndpointId],
+        queued: Duration,
+        limit: Duration,
+    ) -> Result<Lease, Failure> {
+        let pick = || self.try_pick(Instant::now(), source, tried);
+        match self.queue.nobody_before().then(pick) {
+            Some(Ok(lease)) => Ok(lease),
+            Some(Err(Unpicked::Nobody(failure))) => Err(failure),
+            // Few connections wait, and all have this future.
+            Some(Err(Unpicked::Full)) | None => {
+                let full = || self.lock().set.full(Instant::now());
+                Box::pin(self.queue.room(queued, limit, pick, full)).await
+            }
+        }
+    }
+
+    /// As [`Upstream::lease`] for a connection that doesn't wait.
+    ///
+    /// # Errors
+    /// Nobody can be had at `now`.
     pub fn pick(
         self: &Arc<Self>,
         now: Instant,
         source: Option<u64>,
         tried: &[EndpointId],
     ) -> Result<Lease, Failure> {
-        let Picked { attempt, spec, label } = self.change(|core| {
-            if tried.is_empty() {
+        self.try_pick(now, source, tried).map_err(|unpicked| match unpicked {
+            Unpicked::Nobody(failure) => failure,
+            Unpicked::Full => self.queue.none_may_wait(self.lock().set.full(now)),
+        })
+    }
+
+    fn try_pick(
+        self: &Arc<Self>,
+        now: Instant,
+        source: Option<u64>,
+        tried: &[EndpointId],
+    ) -> Result<Lease, Unpicked> {
+        let picked = self.ask(|core| {
+            let picked = core.set.pick(now, source, tried, &mut core.rng);
+            // Who has to wait asks again.
+            if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
                 core.budget.deposit(now);
             }
-            core.set.pick(now, source, tried, &mut core.rng)
+            picked
         })?;
+        Ok(self.leased(picked))
+    }
+
+    /// This endpoint and no other, for a connection whose client named it. It doesn't wait: it would hold up those behind it
+    /// whom others could serve, nor does it go before those who do.
+    ///
+    /// # Errors
+    /// The endpoint can't be had at `now`, or there is none of that address.
+    pub fn lease_only(
+        self: &Arc<Self>,
+        now: Instant,
+        address: &EndpointAddr,
+        is_first: bool,
+    ) -> Result<Lease, Failure> {
+        let picked = match self.queue.nobody_before() {
+            false => Err(Unpicked::Full),
+            true => self.ask(|core| {
+                if is_first {
+                    core.budget.deposit(now);
+                }
+                core.set.pick_only(address, now)
+            }),
+        };
+        match picked {
+            Ok(picked) => Ok(self.leased(picked)),
+            Err(Unpicked::Nobody(failure)) => Err(failure),
+            Err(Unpicked::Full) => {
+                let detail = format!(
+                    "the client asks for the endpoint {address}, which is at its limit (limits.connections_per_endpoint)"
+                );
+                Err(Failure::new(Stage::Queue, Reason::ConnectionLimitReached, Side::Ambassador, detail)
+                    .mend("let the client ask for no endpoint, raise limits.connections_per_endpoint, or find out who holds the connections"))
+            }
+        }
+    }
+
+    fn leased(self: &Arc<Self>, Picked { attempt, spec, label }: Picked) -> Lease {
         let (id, trial) = (attempt.endpoint(), attempt.is_trial());
-        Ok(Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) })
+        Lease { upstream: self.clone(), spec, label, id, trial, attempt: Some(attempt) }
     }
 
     /// May a failed connection have another attempt? `true` spends one of the retry budget.
     pub fn retry_allowed(&self) -> bool {
-        self.change(|core| core.budget.withdraw(Instant::now()))
+        self.ask(|core| core.budget.withdraw(Instant::now()))
     }
 
     /// An active check of an endpoint came back: how long it took, or why it failed.
@@ -214,29 +348,61 @@ impl Upstream {
         self.change(|core| core.set.forget_health());
     }
 
+    /// Carries an operator's order out; `false`: there is no endpoint of that name.
+    pub fn operate(&self, endpoint: &str, order: Order, now: Instant) -> bool {
+        self.change(|core| core.set.operate(endpoint, order, now)) > 0
+    }
+
     /// The members, for health checks.
     pub fn endpoints(&self) -> Vec<(EndpointId, EndpointSpec)> {
         let core = self.lock();
         core.set.members().map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
     }
 
-    /// What is known of it at `now`.
-    pub fn view(&self, now: Instant) -> UpstreamView {
-        let (endpoints, panicking) = self.change(|core| (core.set.view(now), core.set.panicking()));
-        UpstreamView { name: self.name.clone(), endpoints, waiting: self.queue.waiting(), panicking }
+    /// Those members that a connection may use at `now`, and not only as a trial.
+    pub fn usable(&self, now: Instant) -> Vec<(EndpointId, EndpointSpec)> {
+        let core = self.lock();
+        let usable = core.set.members().filter(|endpoint| {
+            endpoint.ready(now) == endpoint::Ready::Yes && endpoint.breaker().state(now) == State::Closed
+        });
+        usable.map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
     }
 
-    /// Changes the core under its lock, then tells the observer what came of it.
+    /// What is known of it at `now`.
+    pub fn view(&self, now: Instant) -> UpstreamView {
+        let (endpoints, panicking, source) = self.ask(|core| {
+            let source = core.freshness.as_ref().map(|freshness| freshness.view(now));
+            (core.set.view(now), core.set.panicking(), source)
+        });
+        UpstreamView {
+            name: self.name.clone(),
+            endpoints,
+            waiting: self.queue.waiting(),
+            panicking,
+            source,
+            pool: None,
+        }
+    }
+
+    /// Changes the core in a way that may make room for who waits.
     fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
+        let result = self.ask(change);
+        self.queue.look_again();
+        result
+    }
+
+    /// Uses the core under its lock, then tells the observer what came of it.
+    fn ask<T>(&self, ask: impl FnOnce(&mut Core) -> T) -> T {
         let (result, events) = {
             let mut core = self.lock();
-            (change(&mut core), core.set.take_events())
+            (ask(&mut core), core.set.take_events())
         };
         for event in events {
             match event {
-                Event::Breaker(endpoint, transition) => {
-                    self.observer.breaker(&self.name, &endpoint, transition.to, &transition.why);
-                }
+                Event::Breaker(endpoint, Transition { to, why, mode }) => match mode {
+                    Mode::Enforced => self.observer.breaker(&self.name, &endpoint, to, &why),
+                    Mode::Shadow => self.observer.breaker_shadow(&self.name, &endpoint, to, &why),
+                },
                 Event::Health { endpoint, up, why } => self.observer.health(&self.name, &endpoint, up, &why),
                 Event::Panic(on) => self.observer.panic(&self.name, on),
             }
@@ -295,6 +461,27 @@ impl Lease {
         }
     }
 
+    /// Its client awaits its first answer: until that comes, living on says nothing.
+    pub fn asks(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.upstream.change(|core| core.set.asks(attempt, now));
+        }
+    }
+
+    /// The server said its first words, and in time.
+    pub fn answers(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.upstream.change(|core| core.set.answers(attempt, now));
+        }
+    }
+
+    /// It goes on, and has failed all the same: its end says nothing more.
+    pub fn failed_meanwhile(&mut self, now: Instant, class: BreakerClass) {
+        if let Some(attempt) = &mut self.attempt {
+            self.upstream.change(|core| core.set.failed_meanwhile(attempt, now, class, &mut core.rng));
+        }
+    }
+
     /// It could not be established.
     pub fn failed(self, now: Instant, class: BreakerClass) {
         self.failed_with(now, class, breaker::in_words(class));
@@ -333,136 +520,4 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Notes what it is told, as lines.
-    #[derive(Default)]
-    struct Notes(Mutex<Vec<String>>);
-
-    impl Notes {
-        fn take(&self) -> Vec<String> {
-            std::mem::take(&mut self.0.lock().unwrap())
-        }
-    }
-
-    impl Observer for Notes {
-        fn breaker(&self, upstream: &str, endpoint: &str, to: State, why: &str) {
-            let why = why.split(';').next().unwrap();
-            self.0.lock().unwrap().push(format!("{upstream} {endpoint} {}: {why}", to.label()));
-        }
-        fn health(&self, upstream: &str, endpoint: &str, up: bool, why: &str) {
-            self.0.lock().unwrap().push(format!("{upstream} {endpoint} up={up}: {why}"));
-        }
-        fn panic(&self, upstream: &str, on: bool) {
-            self.0.lock().unwrap().push(format!("{upstream} panic={on}"));
-        }
-    }
-
-    fn upstream() -> (Arc<Upstream>, Arc<Notes>, Instant) {
-        let notes = Arc::new(Notes::default());
-        let retry = backoff::Settings::default();
-        let upstream = Upstream::new("orders", Settings::default(), &retry, 1, notes.clone());
-        let now = Instant::now();
-        upstream.update(vec![EndpointSpec::new("db1:5432".parse().unwrap())], now);
-        (upstream, notes, now)
-    }
-
-    #[test]
-    fn a_lease_counts_as_open_until_it_is_settled_or_dropped() {
-        let (upstream, _, now) = upstream();
-        let open = || upstream.view(now).endpoints[0].open;
-        let mut lease = upstream.pick(now, None, &[]).unwrap();
-        let dropped = upstream.pick(now, None, &[]).unwrap();
-        assert_eq!((lease.label().as_ref(), open()), ("db1:5432", 2));
-        drop(dropped);
-        assert_eq!(open(), 1);
-        lease.established(now, Duration::from_millis(3));
-        lease.ended(now, None);
-        let view = upstream.view(now);
-        assert_eq!((view.endpoints[0].open, view.endpoints[0].established_total), (0, 1));
-        assert_eq!(view.endpoints[0].establish_ms, Some(3));
-    }
-
-    #[test]
-    fn the_single_endpoint_that_fails_is_refused_at_once_and_recovers_by_a_trial() {
-        let (upstream, notes, start) = upstream();
-        for _ in 0..5 {
-            let lease = upstream.pick(start, None, &[]).unwrap();
-            lease.failed_with(start, BreakerClass::Refused, "10.0.0.5:5432 refused the connection");
-        }
-        assert_eq!(notes.take(), ["orders db1:5432 open: 5 × connection refused"]);
-        let failure = upstream.pick(start, None, &[]).err().unwrap();
-        assert_eq!(failure.reason, crate::failure::Reason::CircuitOpen);
-        assert!(
-            failure.detail.starts_with("db1:5432: circuit open after 5 × connection refused"),
-            "{failure}"
-        );
-        let view = upstream.view(start);
-        assert!(!view.panicking && !view.endpoints[0].ready);
-        assert!(view.endpoints[0].reopens_in_ms.is_some_and(|ms| (3750..=5000).contains(&ms)));
-        let last = view.endpoints[0].last_failure.as_ref().unwrap();
-        assert_eq!(&*last.detail, "10.0.0.5:5432 refused the connection");
-
-        let later = start + Duration::from_secs(5);
-        let mut trial = upstream.pick(later, None, &[]).unwrap();
-        assert!(trial.is_trial());
-        assert!(upstream.pick(later, None, &[]).is_err(), "one at a time");
-        trial.established(later, Duration::from_millis(1));
-        trial.ended(later, None);
-        assert_eq!(notes.take().len(), 2, "half-open, then closed");
-        assert!(!upstream.pick(later, None, &[]).unwrap().is_trial());
-    }
-
-    #[test]
-    fn a_view_is_json_with_the_words_of_the_interface() {
-        let (upstream, _, now) = upstream();
-        let id = upstream.endpoints()[0].0;
-        upstream.check_result(id, now, Ok(Duration::from_millis(1)));
-        let view = serde_json::to_value(upstream.view(now)).unwrap();
-        assert_eq!(
-            view,
-            serde_json::json!({
-                "name": "orders", "waiting": 0, "panicking": false,
-                "endpoints": [{
-                    "address": "db1:5432", "weight": 1, "backup": false, "health": "up", "breaker": "closed",
-                    "open": 0, "ready": true, "panicking": false, "established_total": 0, "failed_total": 0,
-                }],
-            })
-        );
-    }
-
-    #[test]
-    fn a_reload_that_changes_the_numbers_keeps_what_is_known_of_the_endpoints() {
-        let (upstream, notes, now) = upstream();
-        let mut open = upstream.pick(now, None, &[]).unwrap();
-        open.established(now, Duration::from_millis(1));
-        for _ in 0..5 {
-            upstream.pick(now, None, &[]).unwrap().failed(now, BreakerClass::Refused);
-        }
-        assert_eq!(notes.take().len(), 1, "open");
-        let mut settings = Settings { rise: 7, ..Settings::default() };
-        settings.breaker.consecutive = Some(9);
-        settings.breaker.max_open = Duration::from_secs(2);
-        let retry = backoff::Settings { budget: 0.0, ..backoff::Settings::default() };
-        upstream.reconfigure(settings.clone(), &retry, now);
-        let view = upstream.view(now);
-        let endpoint = &view.endpoints[0];
-        assert_eq!((endpoint.breaker, endpoint.open, endpoint.failed_total), ("open", 1, 5));
-        assert_eq!(endpoint.reopens_in_ms, Some(2000), "no longer than is allowed now");
-
-        settings.breaker.consecutive = None;
-        upstream.reconfigure(settings, &retry, now);
-        assert_eq!(notes.take(), ["orders db1:5432 closed: its rules were turned off"]);
-        assert!(upstream.view(now).endpoints[0].ready);
-        open.ended(now, None);
-        assert_eq!(upstream.view(now).endpoints[0].open, 0);
-        assert_eq!((0..500).filter(|_| upstream.retry_allowed()).count(), 100);
-    }
-
-    #[test]
-    fn retries_are_bounded_by_the_budget() {
-        let (upstream, _, _) = upstream();
-        assert_eq!((0..500).filter(|_| upstream.retry_allowed()).count(), 100);
-    }
-}
+mod tests;

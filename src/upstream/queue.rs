@@ -1,14 +1,17 @@
-//! The bounded queue of connections that wait for a place at the upstream: first come, first served.
+//! The bounded queue of connections that wait, for a place at the upstream or for an endpoint below its own limit: first
+//! come, first served.
 //!
-//! Owns `limits.connections`, `limits.pending` and `limits.queue_timeout`. Leaves to `set` which endpoint it will be.
+//! Owns `limits.connections`, `limits.pending` and `limits.queue_timeout`. Leaves to `set` which endpoint it will be, and
+//! which are at their limit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::Limits;
+use super::set::Unpicked;
 use crate::failure::{Failure, Reason, Side, Stage};
 
 /// A place at the upstream, held until the connection ends. Dropping it lets the next one in.
@@ -25,7 +28,18 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct Queue {
     places: Arc<Places>,
+    /// Of both kinds.
     waiting: AtomicUsize,
+    line: Line,
+}
+
+/// Those who wait for an endpoint below its limit. Only the first of them looks, so that nobody overtakes.
+#[derive(Debug)]
+struct Line {
+    waiting: AtomicUsize,
+    first: Semaphore,
+    /// Something changed at the endpoints.
+    news: Notify,
 }
 
 /// The places, of which a reload may make more or fewer while they are held. Without a limit they are counted all the
@@ -83,7 +97,8 @@ impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
         let free = Semaphore::new(count(&limits));
         let places = Arc::new(Places { free, terms: Mutex::new(Terms { limits, over: 0 }) });
-        Queue { places, waiting: AtomicUsize::new(0) }
+        let line = Line { waiting: AtomicUsize::new(0), first: Semaphore::new(1), news: Notify::new() };
+        Queue { places, waiting: AtomicUsize::new(0), line }
     }
 
     /// Other limits from now on. Who waits already goes on waiting as it was told to.
@@ -120,6 +135,97 @@ impl Queue {
             Err(_elapsed) => Err(too_late(&limits, limit)),
         }
     }
+
+    /// Does nobody wait for an endpoint? Otherwise whoever comes goes behind.
+    pub(super) fn nobody_before(&self) -> bool {
+        self.line.waiting.load(Ordering::SeqCst) == 0
+    }
+
+    /// Something changed at the endpoints: the first in line, if there is one, looks again. Whoever enters the line looks
+    /// after it has, under the lock of the endpoints: a change comes before that look or finds it in line.
+    pub(super) fn look_again(&self) {
+        if !self.nobody_before() {
+            self.line.news.notify_one();
+        }
+    }
+
+    /// Waits for its turn and until `pick` finds somebody, within what `queue_timeout` leaves after `queued`, and `limit`.
+    /// `full` counts the endpoints that are at their limit, and says what that is.
+    pub(super) async fn room<T>(
+        &self,
+        queued: Duration,
+        limit: Duration,
+        pick: impl Fn() -> Result<T, Unpicked>,
+        full: impl Fn() -> (usize, u32),
+    ) -> Result<T, Failure> {
+        let limits = self.places.terms().limits;
+        let Some(_waiting) = Waiting::enter(&self.waiting, limits.pending) else {
+            return Err(self.none_may_wait(full()));
+        };
+        let Some(_in_line) = Waiting::enter(&self.line.waiting, u32::MAX) else {
+            return Err(self.none_may_wait(full()));
+        };
+        let turn = async {
+            let first = self.line.first.acquire().await;
+            loop {
+                match pick() {
+                    Ok(picked) => return Ok(picked),
+                    Err(Unpicked::Nobody(failure)) => return Err(failure),
+                    Err(Unpicked::Full) => {}
+                }
+                // Time alone may change something as well: a circuit that may be tried again.
+                match tokio::time::timeout(LOOKS_EVERY, self.line.news.notified()).await {
+                    Ok(()) | Err(_) => debug_assert!(first.is_ok(), "nobody closes it"),
+                }
+            }
+        };
+        match tokio::time::timeout(limits.queue_timeout.saturating_sub(queued).min(limit), turn).await {
+            Ok(picked) => picked,
+            Err(_elapsed) => Err(no_room(&limits, queued, limit, full())),
+        }
+    }
+
+    /// Endpoints are at their limit, and so is the queue.
+    pub(super) fn none_may_wait(&self, (endpoints, most): (usize, u32)) -> Failure {
+        let detail = match self.places.terms().limits.pending {
+            0 => format!(
+                "{} (limits.connections_per_endpoint), and limits.pending is 0",
+                at_their_limit(endpoints, most)
+            ),
+            pending => format!(
+                "{} (limits.connections_per_endpoint) and {pending} connections wait (limits.pending)",
+                at_their_limit(endpoints, most)
+            ),
+        };
+        Failure::new(Stage::Queue, Reason::ConnectionLimitReached, Side::Ambassador, detail).mend(
+            "raise limits.connections_per_endpoint or limits.pending, add endpoints, or find out who holds the connections",
+        )
+    }
+}
+
+/// How often the first in line looks without being told.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
+
+fn at_their_limit(endpoints: usize, most: u32) -> String {
+    match endpoints {
+        1 => format!("the endpoint that serves is at its limit of {most} connections"),
+        _ => format!("all {endpoints} endpoints that serve are at their limit of {most} connections"),
+    }
+}
+
+fn no_room(limits: &Limits, queued: Duration, limit: Duration, (endpoints, most): (usize, u32)) -> Failure {
+    let (reason, key, time) = match queued + limit < limits.queue_timeout {
+        true => (Reason::EstablishTimeout, "timeouts.establish", limit),
+        false => (Reason::QueueTimeout, "limits.queue_timeout", limits.queue_timeout),
+    };
+    let detail = format!(
+        "{} (limits.connections_per_endpoint), and none came below it within {:.1} s ({key})",
+        at_their_limit(endpoints, most),
+        time.as_secs_f64()
+    );
+    Failure::new(Stage::Queue, reason, Side::Ambassador, detail).mend(
+        "raise limits.connections_per_endpoint, add endpoints, or find out why connections are held so long",
+    )
 }
 
 fn full(limits: &Limits) -> Failure {
@@ -176,7 +282,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn queue(connections: u32, pending: u32, queue_timeout: Duration) -> Queue {
-        Queue::new(Limits { connections: Some(connections), pending, queue_timeout })
+        Queue::new(Limits { connections: Some(connections), pending, queue_timeout, ..Limits::default() })
     }
 
     /// Polls once; the future then stands in the queue.
@@ -232,7 +338,7 @@ mod tests {
     }
 
     fn at_most(connections: Option<u32>) -> Limits {
-        Limits { connections, pending: 0, queue_timeout: LONG }
+        Limits { connections, pending: 0, queue_timeout: LONG, ..Limits::default() }
     }
 
     #[tokio::test]
@@ -284,5 +390,78 @@ mod tests {
             places.push(queue.place(Duration::ZERO).await.unwrap());
         }
         assert_eq!(queue.waiting(), 0);
+    }
+
+    /// What `pick` sees of the endpoints.
+    struct Endpoints(std::cell::Cell<u32>);
+
+    impl Endpoints {
+        fn pick(&self) -> Result<u32, Unpicked> {
+            let left = self.0.get().checked_sub(1).ok_or(Unpicked::Full)?;
+            self.0.set(left);
+            Ok(left)
+        }
+    }
+
+    /// Who waits for an endpoint below its limit is served in turn, and who comes meanwhile goes behind.
+    #[tokio::test]
+    async fn room_goes_to_who_waited_longest() {
+        let queue = queue(10, 10, LONG);
+        let endpoints = Endpoints(0.into());
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, || endpoints.pick(), || (1, 1)));
+        assert!(queue.nobody_before());
+        let (mut first, mut second) = (room(), room());
+        assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
+        assert_eq!((queue.waiting(), queue.nobody_before()), (2, false));
+        endpoints.0.set(1);
+        queue.look_again();
+        assert!(poll_once(&mut second).await.is_pending(), "it is not its turn");
+        assert!(poll_once(&mut first).await.is_ready());
+        drop(first);
+        assert!(poll_once(&mut second).await.is_pending());
+        endpoints.0.set(1);
+        queue.look_again();
+        assert!(poll_once(&mut second).await.is_ready());
+        drop(second);
+        assert!(queue.nobody_before());
+    }
+
+    /// The first in line leaves just as it is told of news: the next one looks all the same.
+    #[tokio::test]
+    async fn who_leaves_takes_no_news_with_it() {
+        let queue = queue(10, 10, LONG);
+        let endpoints = Endpoints(0.into());
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, || endpoints.pick(), || (1, 1)));
+        let (mut first, mut second) = (room(), room());
+        assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
+        endpoints.0.set(1);
+        queue.look_again();
+        drop(first);
+        assert!(poll_once(&mut second).await.is_ready());
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_is_told_which_limit_it_was_and_its_figures() {
+        let endpoints = Endpoints(0.into());
+        let told = async |queue: &Queue, queued, limit| {
+            let room = queue.room(queued, limit, || endpoints.pick(), || (3, 50));
+            let failure = room.await.unwrap_err();
+            format!("{}: {}", failure.reason.label(), failure.detail)
+        };
+        assert_eq!(
+            told(&queue(10, 0, LONG), Duration::ZERO, LONG).await,
+            "connection_limit_reached: all 3 endpoints that serve are at their limit of 50 connections \
+             (limits.connections_per_endpoint), and limits.pending is 0"
+        );
+        assert_eq!(
+            told(&queue(10, 9, LONG), LONG - SOON, LONG).await,
+            "queue_timeout: all 3 endpoints that serve are at their limit of 50 connections \
+             (limits.connections_per_endpoint), and none came below it within 600.0 s (limits.queue_timeout)"
+        );
+        assert_eq!(
+            told(&queue(10, 9, LONG), Duration::ZERO, SOON).await,
+            "establish_timeout: all 3 endpoints that serve are at their limit of 50 connections \
+             (limits.connections_per_endpoint), and none came below it within 0.0 s (timeouts.establish)"
+        );
     }
 }

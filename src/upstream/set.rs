@@ -1,10 +1,22 @@
 //! The endpoint set: membership updates, picking, settling. Pure: time and chance are passed in.
 //!
 //! Who may be picked, in this order:
-//! 1. ready primaries, 2. ready backups, each first those that this connection has not tried, then those that it has.
-//!    So a retry goes to a backup before it goes back to a primary, and a single endpoint may be tried again.
+//! 1. Ready ones of the lowest tier that has any, first those that this connection has not tried, in whatever tier, then those
+//!    that it has. So a retry goes to a backup before it goes back, and a single endpoint may be tried again.
 //! 2. With nobody ready: endpoints let through their open circuits in a panic, see below; without any, a failure at once.
 //!    Endpoints that health checks hold down are never picked: everything down is `destination_unavailable`, not a gamble.
+//!
+//! Limit: an endpoint that has `limits.connections_per_endpoint` of them counts as ready, in all that follows, and is not
+//! picked: who is busy is not gone, so backups don't come in for him. When all that serve are at it, the connection waits.
+//!
+//! Spill-over: with `spill_over = s`, a tier of whose weight the share r is ready keeps min(1, r / s) of the connections, and
+//! the others go on to the next tier. Without, it keeps all of them while anyone is ready. The last one keeps what comes.
+//!
+//! Zones: within a tier, endpoints of the ambassador's own zone come first. Their fair share is 1 / z of what is ready, in a
+//! tier that has members in z zones (clients are taken to be spread evenly over them). With less, they keep as much of the
+//! connections as they have of that share; the others go to the tier's other zones.
+//!
+//! Where a source stays with its endpoint, the source and not chance decides who goes on to another tier or zone.
 //!
 //! The ejection cap: of a tier's `n` members (weight above 0), at most `max(1, ceil(n × max_ejected))` may be out by their
 //! circuits. The excess, least bad first (fewest failed trials, then the first to be tried again), is let through: that is
@@ -13,12 +25,18 @@
 //! for dead endpoints to eat the retry budget. (Not `floor`: with three endpoints of which two are dead, it would send
 //! connections to one of the dead.)
 //!
-//! Leaves the choice among those who may to `balancer`, and locking, queueing and telling to the shell in `mod`.
+//! Slow start: an endpoint that comes to a set which had others, or comes back by its checks or its circuit, begins with a
+//! tenth of its weight and has all of it after `slow_start`.
+//!
+//! Leaves who it will be among those to [`choice`] and `balancer`, and locking, queueing and telling to the shell in `mod`.
 
+mod choice;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::balancer::{self, Candidate};
+use super::balancer::Candidate;
 use super::breaker::{self, Pass, Transition};
 use super::endpoint::{Endpoint, EndpointId, Ready};
 use super::{EndpointSpec, Settings};
@@ -54,6 +72,15 @@ pub struct Picked {
     pub label: Arc<str>,
 }
 
+/// Why nobody was picked.
+#[derive(Debug)]
+pub enum Unpicked {
+    /// All that serve are at their limit: it may wait.
+    Full,
+    /// Nobody is there to wait for.
+    Nobody(Failure),
+}
+
 /// Something that somebody outside wants to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -76,44 +103,20 @@ pub enum Event {
 #[derive(Debug)]
 pub struct EndpointSet {
     settings: Settings,
-    breaker: Arc<breaker::Settings>,
+    pub(super) breaker: Arc<breaker::Settings>,
     pub(super) endpoints: Vec<Endpoint>,
     ids: u64,
     /// Has there been an update at all?
     known: bool,
     panicking: bool,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
+    /// Those of the members, lowest first.
+    tiers: Vec<choice::Tier>,
+    tables: choice::Tables,
     scratch: Vec<Candidate>,
 }
 
-/// Who is in, who is out, at a time.
-#[derive(Default)]
-pub(super) struct Census {
-    primaries: Tier,
-    backups: Tier,
-    /// Places of those let through their open circuits.
-    pub(super) through: Vec<usize>,
-}
-
-#[derive(Default)]
-struct Tier {
-    members: usize,
-    ready: usize,
-    out: usize,
-}
-
-impl Tier {
-    /// How many are out beyond the cap.
-    fn excess(&self, max_ejected: f64) -> usize {
-        let cap = (self.members as f64 * max_ejected).ceil() as usize;
-        self.out.saturating_sub(cap.max(1))
-    }
-}
-
 impl EndpointSet {
-    /// One in so many first attempts goes to an endpoint let through, while others are ready.
-    const PANIC_SHARE: u32 = 10;
-
     /// An empty set, whose endpoints are not known yet.
     pub fn new(settings: Settings) -> Self {
         EndpointSet {
@@ -124,6 +127,8 @@ impl EndpointSet {
             known: false,
             panicking: false,
             events: Vec::new(),
+            tiers: Vec::new(),
+            tables: choice::Tables::default(),
             scratch: Vec::new(),
         }
     }
@@ -132,26 +137,32 @@ impl EndpointSet {
     /// take no new connections and are forgotten with their last one. Of two that are the same, the first counts.
     pub fn update(&mut self, specs: Vec<EndpointSpec>, now: Instant, rng: &mut fastrand::Rng) {
         self.known = true;
+        let had_others = self.members().next().is_some();
+        let mut places: HashMap<_, _> = self.endpoints.iter().map(Endpoint::identity).zip(0..).collect();
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
         }
         for spec in specs {
-            match self.endpoints.iter_mut().find(|endpoint| endpoint.is(&spec)) {
-                Some(member) if member.leaving => {
-                    member.leaving = false;
-                    if *member.spec != spec {
+            match places.get(&(spec.address.clone(), spec.server_name.clone())) {
+                Some(place) => {
+                    let member = &mut self.endpoints[*place];
+                    if member.leaving && *member.spec != spec {
                         member.spec = Arc::new(spec);
                     }
+                    member.leaving = false;
                 }
-                Some(_) => {}
                 None => {
                     self.ids += 1;
                     let id = EndpointId(self.ids);
-                    self.endpoints.push(Endpoint::new(id, spec, self.breaker.clone(), now, rng));
+                    let mut member = Endpoint::new(id, spec, self.breaker.clone(), now, rng);
+                    member.warming_since = had_others.then_some(now);
+                    places.insert(member.identity(), self.endpoints.len());
+                    self.endpoints.push(member);
                 }
             }
         }
         self.endpoints.retain(|endpoint| !endpoint.leaving || endpoint.open > 0);
+        self.members_changed();
     }
 
     /// Other settings from now on. Everybody keeps their state.
@@ -164,51 +175,7 @@ impl EndpointSet {
             let transition = self.endpoints[place].breaker.reconfigure(self.breaker.clone(), now);
             self.tell(place, transition);
         }
-    }
-
-    /// The endpoint for a connection that has tried `tried` before; `source` for the balance that goes by it.
-    pub fn pick(
-        &mut self,
-        now: Instant,
-        source: Option<u64>,
-        tried: &[EndpointId],
-        rng: &mut fastrand::Rng,
-    ) -> Result<Picked, Failure> {
-        let census = self.census(now);
-        let anyone_ready = census.primaries.ready + census.backups.ready > 0;
-        let let_through = !census.through.is_empty()
-            && (!anyone_ready || (tried.is_empty() && rng.u32(0..Self::PANIC_SHARE) == 0));
-
-        self.scratch.clear();
-        let mut best = (true, true);
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
-            let eligible = match let_through {
-                true => census.through.contains(&index),
-                false => endpoint.ready(now) == Ready::Yes,
-            };
-            let rank = (tried.contains(&endpoint.id), endpoint.spec.backup);
-            if !eligible || rank > best {
-                continue;
-            }
-            if rank < best {
-                self.scratch.clear();
-                best = rank;
-            }
-            let Endpoint { open, key, turn, .. } = *endpoint;
-            self.scratch.push(Candidate { index, weight: endpoint.spec.weight, open, key, turn });
-        }
-        let chosen = balancer::choose(self.settings.balance, &mut self.scratch, source, rng)
-            .map(|place| self.scratch[place].index);
-        for candidate in &self.scratch {
-            self.endpoints[candidate.index].turn = candidate.turn;
-        }
-        let Some(chosen) = chosen else { return Err(self.nobody(now)) };
-        let endpoint = &mut self.endpoints[chosen];
-        Ok(Picked {
-            attempt: Attempt { endpoint: endpoint.id, pass: endpoint.admit(now) },
-            spec: endpoint.spec.clone(),
-            label: endpoint.label.clone(),
-        })
+        self.members_changed();
     }
 
     /// The first settling: it is connected.
@@ -227,7 +194,38 @@ impl EndpointSet {
         detail: &str,
         rng: &mut fastrand::Rng,
     ) {
+        let id = attempt.endpoint;
         self.settle(attempt, Some(now), |endpoint, pass| endpoint.failed(pass, now, class, detail, rng));
+        self.compare(id, now, rng);
+    }
+
+    /// It goes on, and has failed all the same; its end says nothing more.
+    pub fn failed_meanwhile(
+        &mut self,
+        attempt: &mut Attempt,
+        now: Instant,
+        class: BreakerClass,
+        rng: &mut fastrand::Rng,
+    ) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            let transition = self.endpoints[place].failed_meanwhile(&mut attempt.pass, now, class, rng);
+            self.tell(place, transition);
+            self.compare(attempt.endpoint, now, rng);
+        }
+    }
+
+    /// Its client awaits its first answer.
+    pub fn asks(&mut self, attempt: &Attempt, now: Instant) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].breaker.asks(&attempt.pass);
+        }
+    }
+
+    /// The server said its first words, and in time.
+    pub fn answers(&mut self, attempt: &Attempt, now: Instant) {
+        if let Some(place) = self.advanced(attempt.endpoint, now) {
+            self.endpoints[place].breaker.answers(&attempt.pass, now);
+        }
     }
 
     /// It was established and has ended, and the upstream did nothing wrong.
@@ -257,7 +255,7 @@ impl EndpointSet {
                 endpoint.checked(Err(detail), rise, fall)
             }
         };
-        let transition = endpoint.breaker.checked(result.is_ok());
+        let transition = endpoint.breaker.checked(result.is_ok(), now);
         if let Some(up) = flip {
             let why = result.map_or_else(|(_, detail)| detail, |()| "it passes its checks".into());
             self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
@@ -291,68 +289,28 @@ impl EndpointSet {
         self.panicking
     }
 
-    /// Counts the tiers at `now` and tells when a panic begins or ends.
-    pub(super) fn census(&mut self, now: Instant) -> Census {
-        let mut census = Census::default();
-        for place in 0..self.endpoints.len() {
-            self.advance(place, now);
-            let endpoint = &self.endpoints[place];
-            let tier = if endpoint.spec.backup { &mut census.backups } else { &mut census.primaries };
-            let ready = endpoint.ready(now);
-            tier.members += usize::from(!matches!(ready, Ready::Leaving | Ready::NoWeight));
-            tier.ready += usize::from(ready == Ready::Yes);
-            tier.out += usize::from(ready == Ready::CircuitOpen);
-        }
-        let share = self.settings.breaker.max_ejected;
-        let excess = |tier: &Tier| tier.excess(share);
-        // Only the tier that would serve panics: backups that work are better than primaries that do not.
-        let (primaries, backups) = match (census.primaries.ready, census.backups.ready) {
-            (0, 0) => (excess(&census.primaries), excess(&census.backups)),
-            (0, _) => (0, excess(&census.backups)),
-            _ => (excess(&census.primaries), 0),
-        };
-        census.through = self.least_bad(false, primaries, now);
-        census.through.extend(self.least_bad(true, backups, now));
-        let panicking = !census.through.is_empty();
-        if self.panicking != panicking {
-            self.panicking = panicking;
-            self.events.push(Event::Panic(panicking));
-        }
-        census
-    }
-
-    /// The places of the `count` least bad of a tier's endpoints whose circuit is open.
-    fn least_bad(&self, backup: bool, count: usize, now: Instant) -> Vec<usize> {
-        if count == 0 {
-            return Vec::new();
-        }
-        let out = |place: &usize| {
-            let endpoint = &self.endpoints[*place];
-            endpoint.spec.backup == backup && endpoint.ready(now) == Ready::CircuitOpen
-        };
-        let mut places: Vec<_> = (0..self.endpoints.len()).filter(out).collect();
-        places.sort_by_key(|place| {
-            let breaker = &self.endpoints[*place].breaker;
-            (breaker.failed_trials(), breaker.opens_again(now))
-        });
-        places.truncate(count);
-        places
-    }
-
     /// An endpoint's place, after time has acted on its circuit.
     fn advanced(&mut self, id: EndpointId, now: Instant) -> Option<usize> {
-        let place = self.endpoints.iter().position(|endpoint| endpoint.id == id)?;
+        let place = self.place_of(id)?;
         self.advance(place, now);
         Some(place)
+    }
+
+    /// Ids are given in order, and endpoints keep theirs.
+    pub(super) fn place_of(&self, id: EndpointId) -> Option<usize> {
+        self.endpoints.binary_search_by_key(&id, |endpoint| endpoint.id).ok()
     }
 
     fn advance(&mut self, place: usize, now: Instant) {
         let transition = self.endpoints[place].breaker.advance(now);
         self.tell(place, transition);
+        if self.settings.slow_start.is_some() {
+            self.endpoints[place].look_whether_back(now);
+        }
     }
 
     /// Nobody wants to hear of the circuit of an endpoint that left.
-    fn tell(&mut self, place: usize, transition: Option<Transition>) {
+    pub(super) fn tell(&mut self, place: usize, transition: Option<Transition>) {
         let Endpoint { leaving, label, .. } = &self.endpoints[place];
         if let Some(transition) = transition.filter(|_| !leaving) {
             self.events.push(Event::Breaker(label.clone(), transition));
@@ -366,9 +324,7 @@ impl EndpointSet {
         now: Option<Instant>,
         verdict: impl FnOnce(&mut Endpoint, Pass) -> Option<Transition>,
     ) {
-        let Some(place) = self.endpoints.iter().position(|endpoint| endpoint.id == attempt.endpoint) else {
-            return;
-        };
+        let Some(place) = self.place_of(attempt.endpoint) else { return };
         if let Some(now) = now {
             self.advance(place, now);
         }
@@ -379,6 +335,12 @@ impl EndpointSet {
         } else {
             self.tell(place, transition);
         }
+    }
+
+    /// How many are at their limit, and what that is: for whoever asks why he waits.
+    pub(super) fn full(&self, now: Instant) -> (usize, u32) {
+        let full = self.members().filter(|member| member.ready(now) == Ready::Full).count();
+        (full, self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX))
     }
 
     /// Why nobody can be picked.

@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::endpoint::Ready;
+use super::breaker::{Hold, Mode};
+use super::endpoint::{Endpoint, Ready};
+use super::freshness::SourceView;
+use super::pool::PoolView;
 use super::set::EndpointSet;
 use crate::addr::UpstreamName;
 use crate::failure::BreakerClass;
@@ -23,6 +26,12 @@ pub struct UpstreamView {
     pub waiting: usize,
     /// More circuits are open than `max_ejected` allows: some connections are let through them.
     pub panicking: bool,
+    /// How fresh the set is, where it comes from a source that can fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceView>,
+    /// Connections that are kept ready, where some are to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolView>,
 }
 
 /// An endpoint at a moment.
@@ -32,19 +41,34 @@ pub struct EndpointView {
     pub address: Arc<str>,
     /// Its share.
     pub weight: u32,
-    /// Used only when no primary is ready.
+    /// Used only when nobody of a lower tier is ready, or by what spills over.
     pub backup: bool,
+    /// Which tier that is, where it is not the first.
+    #[serde(skip_serializing_if = "is_first")]
+    pub tier: u16,
+    /// Where it stands, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Arc<str>>,
     /// `unknown`, `up` or `down`.
     pub health: &'static str,
-    /// `closed`, `open` or `half-open`.
+    /// What is in force: `closed`, `open` or `half-open`.
     pub breaker: &'static str,
-    /// Until the circuit becomes half-open, while it is open.
+    /// What the rules come to, where that is not in force: in shadow mode, or under an operator's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker_shadow: Option<&'static str>,
+    /// What an operator ordered, and holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorView>,
+    /// Until the circuit becomes half-open, while its rules have it open and await no health check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reopens_in_ms: Option<u64>,
     /// Connections open or being established.
     pub open: u32,
-    /// Would it take a connection now, if only as a trial?
+    /// Would it take a connection now, if only as a trial, or once one of those it has ends?
     pub ready: bool,
+    /// Its limit, while it has as many connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_at: Option<u32>,
     /// It is not ready, and gets connections all the same, because too many others are not.
     pub panicking: bool,
     /// The last thing that went wrong.
@@ -59,6 +83,20 @@ pub struct EndpointView {
     pub establish_ms: Option<u64>,
 }
 
+/// What an operator ordered of an endpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperatorView {
+    /// It takes no new connections.
+    pub drained: bool,
+    /// How its circuit is held: `open` or `closed`; `auto`: by its rules.
+    pub circuit: &'static str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(tier: &u16) -> bool {
+    *tier == 0
+}
+
 /// The last thing that went wrong at an endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct LastFailureView {
@@ -70,26 +108,40 @@ pub struct LastFailureView {
     pub ago_ms: u64,
 }
 
+impl Endpoint {
+    fn operator(&self) -> Option<OperatorView> {
+        let held = self.breaker.held();
+        let circuit = held.map_or("auto", Hold::label);
+        (self.drained || held.is_some()).then_some(OperatorView { drained: self.drained, circuit })
+    }
+}
+
 impl EndpointSet {
     /// What is known of the members at `now`.
     pub(super) fn view(&mut self, now: Instant) -> Vec<EndpointView> {
-        let through = self.census(now).through;
+        let through = self.census(now, &[]);
         let ms = |duration: std::time::Duration| duration.as_millis() as u64;
         let members = self.endpoints.iter().enumerate().filter(|(_, endpoint)| !endpoint.leaving);
         members
             .map(|(place, endpoint)| EndpointView {
                 address: endpoint.label.clone(),
                 weight: endpoint.spec.weight,
-                backup: endpoint.spec.backup,
+                backup: endpoint.spec.is_backup(),
+                tier: endpoint.spec.tier,
+                zone: endpoint.spec.zone.clone(),
                 health: endpoint.health().label(),
                 breaker: endpoint.breaker.state(now).label(),
+                breaker_shadow: (endpoint.breaker.mode() == Mode::Shadow)
+                    .then(|| endpoint.breaker.detected(now).label()),
+                operator: endpoint.operator(),
                 reopens_in_ms: endpoint
                     .breaker
                     .opens_again(now)
                     .map(|again| ms(again.saturating_duration_since(now))),
                 open: endpoint.open,
-                ready: endpoint.ready(now) == Ready::Yes,
-                panicking: through.contains(&place),
+                ready: matches!(endpoint.ready(now), Ready::Yes | Ready::Full),
+                full_at: endpoint.most.filter(|_| endpoint.ready(now) == Ready::Full),
+                panicking: through.binary_search(&place).is_ok(),
                 last_failure: endpoint.last_failure.as_ref().map(|last| LastFailureView {
                     class: last.class,
                     detail: last.detail.clone(),

@@ -80,6 +80,15 @@ impl Knot {
         assert!(self.nsupdate(&lines), "knot takes the update:\n{lines}");
     }
 
+    /// `NAME.upstream.test` has these SRV records from now on (priority, weight, port and target), each with a TTL of a second.
+    pub fn set_services(&self, name: &str, services: &[String]) {
+        let mut lines = format!("update delete {name}.{ZONE}. SRV\n");
+        for service in services {
+            lines += &format!("update add {name}.{ZONE}. 1 SRV {service}\n");
+        }
+        assert!(self.nsupdate(&lines), "knot takes the update:\n{lines}");
+    }
+
     fn nsupdate(&self, lines: &str) -> bool {
         let (ip, port) = (self.address.ip(), self.address.port());
         let mut child = Command::new("nsupdate")

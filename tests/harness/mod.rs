@@ -9,13 +9,16 @@ pub mod ambassador;
 pub mod brokers;
 pub mod clients;
 pub mod config;
+pub mod consul;
 #[cfg(unix)]
+pub mod delayer;
 pub mod dovecot;
 pub mod hostile;
 pub mod http;
 #[cfg(unix)]
 pub mod inn;
 pub mod knot;
+pub mod kubernetes;
 #[cfg(unix)]
 pub mod legacy;
 #[cfg(unix)]
@@ -48,6 +51,7 @@ pub mod tap;
 #[cfg(unix)]
 pub mod template;
 pub mod upstream;
+pub mod way_out;
 pub mod wine;
 pub mod wording;
 

@@ -122,6 +122,17 @@ impl Pki {
         Arc::new(self.server_config_with(&self.server, By::Ca))
     }
 
+    /// A server that asks nobody for a certificate.
+    pub fn server_config_for_anyone(&self) -> Arc<ServerConfig> {
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has the default versions")
+            .with_no_client_auth()
+            .with_single_cert(self.server.chain(), self.server.private_key())
+            .expect("key and certificate belong together");
+        Arc::new(config)
+    }
+
     /// A server with `leaf` that demands a client certificate signed by `clients_by`, and does not say so in its request.
     pub fn server_config_with(&self, leaf: &Leaf, clients_by: By) -> ServerConfig {
         self.server_config_of(leaf, clients_by, rustls::DEFAULT_VERSIONS)

@@ -117,13 +117,14 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process lives").count()
     }
 
-    /// Its memory in KiB, shared pages counted by their share.
+    /// Its own memory in KiB: what it was given to write to. Not the program's pages, of which its share grows whenever
+    /// another test's process ends.
     #[cfg(target_os = "linux")]
     pub fn memory_kib(&self) -> u64 {
         let rollup =
             std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the process lives");
-        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a Pss line");
-        pss.trim().trim_end_matches(" kB").trim().parse().expect("a number of kB")
+        let own = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).expect("a line of it");
+        own.trim().trim_end_matches(" kB").trim().parse().expect("a number of kB")
     }
 }
 

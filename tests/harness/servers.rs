@@ -129,16 +129,54 @@ impl Server {
                 "clusters": [{"name": "behind", "connect_timeout": "3s", "load_assignment": {"cluster_name": "behind",
                     "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint(behind)}}]}]}}]}});
             std::fs::write(&file, config.to_string()).expect("envoy.json is written");
-            let mut command = Command::new(tool("envoy/bin/envoy"));
-            command.arg("-c").arg(file).args([
-                "--concurrency",
-                "1",
-                "--log-level",
-                "warning",
-                "--disable-hot-restart",
-            ]);
+            Server::envoy_with(&file)
+        })
+    }
+
+    /// HAProxy before a server at `to`; `options` of its line: which PROXY header it sends, whether it checks.
+    pub fn haproxy(to: SocketAddr, options: &str) -> Server {
+        Server::start("haproxy", |address, directory| {
+            let file = directory.join("haproxy.cfg");
+            let text = format!(
+                "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
+                 frontend in\n  bind {address}\n  unique-id-format %[uuid]\n  default_backend out\n\
+                 backend out\n  server one {to} {options}\n"
+            );
+            std::fs::write(&file, text).expect("haproxy.cfg is written");
+            let mut command = Command::new("haproxy");
+            command.args(["-db", "-f"]).arg(file);
             command
         })
+    }
+
+    /// Envoy before a server at `to`, which it tells in a PROXY header of version 2 who its clients are.
+    pub fn envoy_before(to: SocketAddr) -> Server {
+        Server::start("envoy", |address, directory| {
+            let file = directory.join("envoy.json");
+            let endpoint = |address: SocketAddr| serde_json::json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});
+            let config = serde_json::json!({"static_resources": {
+                "listeners": [{"name": "in", "address": endpoint(address), "filter_chains": [{
+                    "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                        "stat_prefix": "in", "cluster": "out"}}]}]}],
+                "clusters": [{"name": "out", "connect_timeout": "3s",
+                    "transport_socket": {"name": "envoy.transport_sockets.upstream_proxy_protocol", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+                        "config": {"version": "V2"},
+                        "transport_socket": {"name": "envoy.transport_sockets.raw_buffer", "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}}},
+                    "load_assignment": {"cluster_name": "out",
+                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint(to)}}]}]}}]}});
+            std::fs::write(&file, config.to_string()).expect("envoy.json is written");
+            Server::envoy_with(&file)
+        })
+    }
+
+    fn envoy_with(file: &Path) -> Command {
+        let mut command = Command::new(tool("envoy/bin/envoy"));
+        command.arg("-c").arg(file);
+        command.args(["--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"]);
+        command
     }
 
     /// A mock of SQL Server: TDS 7.4, whose TLS begins inside PRELOGIN. It never asks for a certificate.

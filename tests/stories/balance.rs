@@ -32,7 +32,7 @@ fn weights_are_honoured(pki: &Pki, balance: &str) {
     let upstream = weighted(&upstreams, &weights) + &format!("balance = \"{balance}\"\n{UNCHECKED}");
     let ambassador = Ambassador::start(&config::mtls(pki, &upstream));
     for round in 0..ROUNDS {
-        // For source_hash each is another client.
+        // For source_hash and maglev each is another client.
         let [high, low] = round.to_be_bytes();
         echo_from(Ipv4Addr::new(127, 1, high, low), ambassador.listener("in"));
         // What is measured is the draw, not the load: the one before has ended.
@@ -54,7 +54,7 @@ fn weights_are_honoured(pki: &Pki, balance: &str) {
 fn weights_are_honoured_by_every_balance() {
     let pki = &Pki::generate();
     std::thread::scope(|scope| {
-        for balance in ["least_connections", "round_robin", "random", "source_hash"] {
+        for balance in ["least_connections", "round_robin", "random", "source_hash", "maglev"] {
             scope.spawn(move || weights_are_honoured(pki, balance));
         }
     });
@@ -62,11 +62,19 @@ fn weights_are_honoured_by_every_balance() {
 
 #[test]
 fn a_source_stays_with_its_server_and_not_all_sources_with_one() {
-    let pki = Pki::generate();
-    let upstreams: Vec<_> = (0..3).map(|_| Upstream::start(&pki)).collect();
+    let pki = &Pki::generate();
+    std::thread::scope(|scope| {
+        for balance in ["source_hash", "maglev"] {
+            scope.spawn(move || a_source_stays(pki, balance));
+        }
+    });
+}
+
+fn a_source_stays(pki: &Pki, balance: &str) {
+    let upstreams: Vec<_> = (0..3).map(|_| Upstream::start(pki)).collect();
     let addresses: Vec<_> = upstreams.iter().map(Upstream::address).collect();
-    let settings = format!("balance = \"source_hash\"\n{UNCHECKED}");
-    let ambassador = Ambassador::start(&config::mtls(&pki, &(config::endpoints(&addresses) + &settings)));
+    let settings = format!("balance = \"{balance}\"\n{UNCHECKED}");
+    let ambassador = Ambassador::start(&config::mtls(pki, &(config::endpoints(&addresses) + &settings)));
     let mut used = [false; 3];
     for host in 1..=12 {
         let before = accepted(&upstreams);

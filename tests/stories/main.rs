@@ -11,7 +11,10 @@ mod ambassador;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod check_account;
+mod choice;
 #[cfg(test)]
 mod churn;
 #[cfg(test)]
@@ -19,9 +22,15 @@ mod circuit;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod consul;
+#[cfg(test)]
+mod context;
+#[cfg(test)]
 mod dns_set;
 #[cfg(test)]
 mod endpoints_die;
+#[cfg(test)]
+mod endpoints_file;
 #[cfg(test)]
 mod harness_legacy;
 #[cfg(test)]
@@ -37,6 +46,8 @@ mod idle;
 #[cfg(test)]
 mod imap_and_sieve;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod ldap_and_xmpp;
 #[cfg(test)]
 mod life;
@@ -48,6 +59,8 @@ mod mailboxes;
 mod messages;
 #[cfg(test)]
 mod mysql;
+#[cfg(all(test, unix))]
+mod operator;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
@@ -60,6 +73,7 @@ mod protocols;
 mod real_servers;
 #[cfg(test)]
 mod refused;
+mod rollouts;
 #[cfg(test)]
 mod six_endpoints;
 #[cfg(test)]
@@ -67,8 +81,12 @@ mod smtp;
 #[cfg(test)]
 mod sqlserver;
 #[cfg(test)]
+mod srv_set;
+#[cfg(test)]
 mod table;
 #[cfg(test)]
 mod upstreams;
+mod warm;
+mod way_out;
 #[cfg(test)]
 mod windows;

@@ -665,9 +665,9 @@ fine, problems: []}
 {endpoints: [], faults: [], file, fine, identities: [{authorities: [{ca, issuer, key, not_after, not_before, pin, san: [], self_signed, serial, subject, version}],
 chain: [{ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, serial, subject, version}],
 name}],
-listeners: [{addresses: [_], allow: [], allow_groups: [], allow_users: [], client_names: [], identity, name, tls, tls_mode, upstream}],
-problems: [], upstreams: [{dns, endpoints: [{address, backup, server_name, weight}],
-identity, name, protocol, server_name, tls, trusts}],
+listeners: [{addresses: [_], allow: [], allow_groups: [], allow_users: [], client_names: [], context, identity, name, tls, tls_mode, upstream}],
+problems: [], upstreams: [{consul, dns, endpoints: [{address, backup, server_name, tier, weight, zone}],
+file, identity, kubernetes, name, protocol, server_name, srv, tls, trusts}],
 warnings: []}
 "#);
     let online = json(&["check", "--json", "--online", "--config", &file], directory.path());

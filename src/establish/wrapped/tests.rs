@@ -7,7 +7,7 @@ use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::*;
-use crate::failure::Side;
+use crate::failure::{Side, Stage};
 use crate::protocol::Protocol;
 use crate::relay::testkit::{Pki, TLS12, Wire, server_name};
 use crate::tls::{ClientTls, Settings, Version};

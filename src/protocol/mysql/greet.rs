@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::super::{Meeting, Offer};
 use super::asked::{Asked, NO_KEY, NOT_OPENED, too_long};
 use super::auth::{Answer, Plugin, SEALED};
-use super::first_word::{BEFORE_THE_FIRST, FirstWord};
+use super::first_word::{BEFORE_THE_FIRST, FirstWord, overload};
 use super::greeting::{HandshakeV10, NONCE, with_ssl};
 use super::interview::{take_ssl, why_unfit};
 use super::response::{Response, SSL_AT, Unfit, with_proof};
@@ -65,6 +65,8 @@ struct Login {
     asked: Option<Asked>,
     /// The client was given our key, and has not said its password yet: it belongs here.
     sealed_for: Option<SealedFor>,
+    /// What the server said, if that was that it can take nobody now.
+    overload: Option<Remark>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,6 +157,9 @@ impl Login {
             }
             // It says no to whoever comes, or what the client may make of it.
             Phase::Greeting | Phase::Response | Phase::Over => {
+                if self.phase == Phase::Greeting {
+                    self.overload = overload(packet.body, "its greeting");
+                }
                 self.phase = Phase::Over;
                 put_packet(packet.number, packet.body, &mut onward.down);
             }
@@ -168,9 +173,11 @@ impl Login {
                 self.phase = Phase::Over;
                 None
             }
-            // What it was asked and did not answer may be what it left for: a server has an ERR even for the end of that.
+            // What it was asked and did not answer may be what it left for: a server has an ERR even for the end of that. And
+            // one place more than it has is there for its administrators: others are told no when they have logged in.
             [ERR, ..] => {
                 self.phase = Phase::Over;
+                self.overload = overload(body, "letting the client in");
                 self.asked
             }
             [SWITCH, to @ ..] => Some(self.switch(to)),
@@ -334,7 +341,7 @@ impl Greeter for Login {
     }
 
     fn is_done(&self) -> bool {
-        self.phase == Phase::Over && self.asked.is_none()
+        self.phase == Phase::Over && self.asked.is_none() && self.overload.is_none()
     }
 
     /// Packets go on as a whole: between any two of them an ERR is what a client must reckon with.
@@ -352,7 +359,14 @@ impl Greeter for Login {
         vec![0, 0, 0, number]
     }
 
+    fn is_overloaded(&self) -> bool {
+        self.overload.is_some()
+    }
+
     fn why_ended(&self) -> Option<Remark> {
+        if self.overload.is_some() {
+            return self.overload.clone();
+        }
         self.asked?.left_for(self.plugin, self.is_behind_ssl_request)
     }
 }

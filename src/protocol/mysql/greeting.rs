@@ -3,6 +3,7 @@
 //! Owns where in it the things stand that matter here. Everything else of it stays as the server wrote it: MariaDB's own
 //! capabilities in what is reserved, a plugin's name with or without its end.
 
+use super::super::reply::quoted;
 use super::{PLUGIN_AUTH, SSL, up_to_zero};
 
 /// Of the nonce that passwords are proven with.
@@ -82,6 +83,7 @@ pub(super) fn with_ssl(byte: u8) -> u8 {
 }
 
 /// What an ERR packet says.
+#[derive(Clone, Copy)]
 pub(super) struct Said<'a> {
     pub(super) number: u16,
     pub(super) text: &'a [u8],
@@ -97,5 +99,31 @@ impl<'a> Said<'a> {
             text => text,
         };
         Some(Said { number: u16::from_le_bytes(*number), text })
+    }
+
+    /// Too many connections, or none from this host any more. What is too much for one account has other numbers.
+    pub(super) fn is_overload(&self) -> bool {
+        matches!(self.number, 1040 | 1129)
+    }
+
+    /// What it is, for a person, and what to do. `instead`: of what the server says so.
+    pub(super) fn words(&self, instead: &str) -> (String, &'static str) {
+        let Said { number, text } = self;
+        let detail =
+            format!("the server answered with error {number} instead of {instead}: {}", quoted(text));
+        let mend = match number {
+            1040 => {
+                "raise the server's max_connections, or lower limits.connections here, so that clients wait here for a place"
+            }
+            1129 => {
+                "run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this \
+                 host, and raise its max_connect_errors"
+            }
+            1130 => {
+                "create an account for this host there (CREATE USER name@host), or look at its skip_name_resolve"
+            }
+            _ => "look in the server's log: it said so before TLS began",
+        };
+        (detail, mend)
     }
 }

@@ -10,10 +10,10 @@ use super::{
     HEADER, LONG_PASSWORD, PLUGIN_AUTH, PROTOCOL_41, SECURE_CONNECTION, SSL, TooLong, first_packet,
     put_packet,
 };
-use crate::failure::{Failure, Reason, Stage};
+use crate::failure::{BreakerClass, Failure, Reason, Stage};
 
 /// Greetings have some hundred bytes, errors 512 of text.
-const LONGEST_GREETING: usize = 4096;
+pub(super) const LONGEST_GREETING: usize = 4096;
 /// What we take in one packet, where there is no client whose word counts.
 const PACKET_SIZE: u32 = 1 << 24;
 
@@ -113,19 +113,12 @@ fn refused(detail: impl Into<String>) -> Failure {
 
 /// An error in place of the greeting.
 fn said_no(said: &Said<'_>) -> Failure {
-    let Said { number, text } = said;
-    let detail = format!("the server answered with error {number} instead of its greeting: {}", quoted(text));
-    refused(detail).mend(match number {
-        1040 => {
-            "raise the server's max_connections, or lower limits.connections here, so that clients wait here for a place"
-        }
-        1129 => {
-            "run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this \
-             host, and raise its max_connect_errors"
-        }
-        1130 => "create an account for this host there (CREATE USER name@host), or look at its skip_name_resolve",
-        _ => "look in the server's log: it said so before TLS began",
-    })
+    let (detail, mend) = said.words("its greeting");
+    let failure = refused(detail).mend(mend);
+    match said.is_overload() {
+        true => failure.counted_as(BreakerClass::Overloaded),
+        false => failure,
+    }
 }
 
 fn not_mysql(heard: &[u8]) -> Failure {

@@ -9,9 +9,12 @@
 //!
 //! Messages pass as they come, held back only until they can be judged: by their first nine bytes, or whole where they are
 //! the list or the key. With the key, with an error (which ends a session that has not begun), with ReadyForQuery, and
-//! with anything that does not belong here, it is done: the peers know best what to make of that.
+//! with anything that does not belong here, it is done: the peers know best what to make of that. An error by which a server
+//! says that it can take nobody now (too many connections, starting, stopping) reaches the client as it is, and is
+//! remembered: the next client may go elsewhere.
 
 use super::super::{KeepKey, Meeting, Offer, SessionKey};
+use super::negotiate::{Answer, Said};
 use super::{PROCESS_ID, SECRET, length, number};
 use crate::relay::{Greeter, Greeting, Objection, Onward, Party, Remark};
 
@@ -53,7 +56,17 @@ struct Login {
     could_bind: bool,
     /// How it answers a list that was mended.
     answer: Option<Vec<u8>>,
+    /// The server's error, which has gone on.
+    error: Option<Erring>,
     done: bool,
+}
+
+/// An error of the server's.
+enum Erring {
+    /// As far as it was heard.
+    Heard(Vec<u8>),
+    /// It can take nobody now.
+    Overload(Said),
 }
 
 /// What a client may leave for.
@@ -73,6 +86,7 @@ impl Login {
             asked: None,
             could_bind: false,
             answer: None,
+            error: None,
             done: false,
         }
     }
@@ -81,6 +95,10 @@ impl Login {
     fn judge(&mut self, at: &mut usize) -> Result<bool, Objection> {
         let kept = &self.kept[*at..];
         let Some(kind) = kept.first() else { return Ok(false) };
+        if *kind == b'E' {
+            self.error = Some(Erring::Heard(Vec::new()));
+            return Ok(true);
+        }
         if !b"RKSNv".contains(kind) {
             self.done = true;
             return Ok(true);
@@ -132,6 +150,17 @@ impl Login {
         Ok(true)
     }
 
+    /// The server's last words. What goes on does not wait for what they are.
+    fn hear_error(&mut self, said: &[u8]) {
+        let Some(Erring::Heard(heard)) = &mut self.error else { return };
+        heard.extend_from_slice(said);
+        match Answer::read(heard) {
+            Answer::Part => {}
+            Answer::Whole(said) if said.is_overload() => self.error = Some(Erring::Overload(said)),
+            Answer::Whole(_) | Answer::Odd => (self.error, self.done) = (None, true),
+        }
+    }
+
     /// The server would take it for an attack, and say so in words that nobody can act on.
     fn hear_answer(&mut self, heard: &[u8]) -> Result<(), Objection> {
         let Some(answer) = &mut self.answer else { return Ok(()) };
@@ -174,6 +203,7 @@ impl Greeter for Login {
             self.passing -= now;
             match self.passing > 0 {
                 true => break Ok(()),
+                false if self.error.is_some() => break Ok(()),
                 false => match self.judge(&mut at) {
                     Ok(true) if !self.done => {}
                     judged => break judged.map(drop),
@@ -182,6 +212,11 @@ impl Greeter for Login {
         };
         // Once, and not for each message: a server that sends many small ones must not cost more than it sends.
         self.kept.drain(..at);
+        if self.error.is_some() {
+            let said = std::mem::take(&mut self.kept);
+            self.hear_error(&said);
+            onward.down.extend(said);
+        }
         if self.done {
             onward.down.append(&mut self.kept);
         }
@@ -194,10 +229,19 @@ impl Greeter for Login {
 
     /// Also after the server's first messages: between two of them an ErrorResponse is what a client must reckon with.
     fn may_refuse(&self) -> bool {
-        !self.done && self.passing == 0
+        !self.done && self.passing == 0 && self.error.is_none()
+    }
+
+    fn is_overloaded(&self) -> bool {
+        matches!(self.error, Some(Erring::Overload(_)))
     }
 
     fn why_ended(&self) -> Option<Remark> {
+        if let Some(Erring::Overload(said)) = &self.error {
+            let (words, mend) = said.words();
+            let detail = format!("the server can take nobody now: {words}").into();
+            return Some(Remark { of: Party::Upstream, detail, mend });
+        }
         let (detail, mend) = match self.asked? {
             Asked::Password => (
                 "the client left when the server asked it for a password",

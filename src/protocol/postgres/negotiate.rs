@@ -5,7 +5,7 @@
 
 use super::super::{Negotiated, Talk};
 use super::{SSL_REQUEST, length, one_line};
-use crate::failure::{Failure, Reason, Stage};
+use crate::failure::{BreakerClass, Failure, Reason, Stage};
 
 /// An error of more bytes is not waited for.
 const LONGEST_ERROR: usize = 16 * 1024;
@@ -74,7 +74,7 @@ impl Talk for Negotiation {
 }
 
 /// An ErrorResponse as far as it was heard.
-enum Answer {
+pub(super) enum Answer {
     Part,
     Whole(Said),
     Odd,
@@ -82,7 +82,7 @@ enum Answer {
 
 impl Answer {
     /// `E`, then length and fields; or, from a server that cannot even fork (and those before 7.4), text and a zero byte.
-    fn read(heard: &[u8]) -> Answer {
+    pub(super) fn read(heard: &[u8]) -> Answer {
         match heard.get(1) {
             None => Answer::Part,
             Some(0) => match length(heard, 1) {
@@ -105,10 +105,12 @@ impl Answer {
 
 /// What an error says.
 #[derive(Default)]
-struct Said {
+pub(super) struct Said {
     message: String,
     sqlstate: Option<String>,
     hint: Option<String>,
+    /// Where in the server's source it was said.
+    routine: String,
 }
 
 impl Said {
@@ -125,6 +127,7 @@ impl Said {
                 b'M' => said.message = quote(text),
                 b'C' => said.sqlstate = Some(quote(text)).filter(|code| is_sqlstate(code)),
                 b'H' => said.hint = Some(quote(text)),
+                b'R' => said.routine = quote(text),
                 _ => {}
             }
         }
@@ -136,17 +139,36 @@ impl Said {
         Said { message: quote(text), ..Said::default() }
     }
 
-    fn failure(self) -> Failure {
-        let Said { message, sqlstate, hint } = self;
-        let mut detail = "the server answered SSLRequest with an error: ".to_owned();
-        detail += if message.is_empty() { "(no text)" } else { &message };
-        if let Some(sqlstate) = &sqlstate {
+    /// The server can take nobody now. What is full for one role or one database says nothing of the others.
+    pub(super) fn is_overload(&self) -> bool {
+        match self.sqlstate.as_deref() {
+            Some("53300") => !["InitializeSessionUserId", "CheckMyDatabase"].contains(&&*self.routine),
+            Some("57P03") => true,
+            _ => false,
+        }
+    }
+
+    /// What it is, for a person, and what to do.
+    pub(super) fn words(&self) -> (String, &'static str) {
+        let Said { message, sqlstate, hint, .. } = self;
+        let mut detail = String::new();
+        detail += if message.is_empty() { "(no text)" } else { message };
+        if let Some(sqlstate) = sqlstate {
             detail += &format!(" (SQLSTATE {sqlstate})");
         }
         if let Some(hint) = hint {
             detail += &format!("; its hint: {hint}");
         }
-        refused(detail).mend(mend(sqlstate.as_deref().unwrap_or_default(), &message))
+        (detail, mend(sqlstate.as_deref().unwrap_or_default(), message))
+    }
+
+    fn failure(self) -> Failure {
+        let (detail, mend) = self.words();
+        let failure = refused(format!("the server answered SSLRequest with an error: {detail}")).mend(mend);
+        match self.is_overload() {
+            true => failure.counted_as(BreakerClass::Overloaded),
+            false => failure,
+        }
     }
 }
 

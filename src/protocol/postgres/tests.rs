@@ -430,6 +430,34 @@ fn greeter() -> (Box<dyn crate::relay::Greeter>, Onward) {
     (greeting.greeter.unwrap(), Onward::default())
 }
 
+/// The client gets the server's own words, however they are cut, and the next one may go elsewhere. A place that is
+/// missing for one role or one database says nothing of the server; one that is kept for superusers does.
+#[test]
+fn a_server_that_is_full_or_not_ready_is_remembered_and_its_words_pass() {
+    for (says, is_overload) in [
+        ("SFATAL|C53300|Msorry, too many clients already|RInitProcess", true),
+        ("SFATAL|C53300|Mremaining connection slots are reserved|RInitPostgres", true),
+        ("SFATAL|C53300|Mno more connections allowed", true),
+        ("SFATAL|C53300|Mtoo many connections for role \"erp\"|RInitializeSessionUserId", false),
+        ("SFATAL|C53300|Mtoo many connections for database \"erp\"|RCheckMyDatabase", false),
+        ("SFATAL|C57P03|Mthe database system is starting up", true),
+        ("SFATAL|C28P01|Mno", false),
+    ] {
+        let words = [&request(5)[..], &error(says), b"and so on"].concat();
+        for longest in [1, 7, 1000] {
+            let (mut greeter, mut onward) = greeter();
+            for piece in words.chunks(longest) {
+                greeter.upstream_said(piece, &mut onward).unwrap();
+            }
+            assert_eq!(onward.down, words, "{says}");
+            assert_eq!((greeter.is_overloaded(), greeter.is_done()), (is_overload, !is_overload), "{says}");
+            assert!(!greeter.may_refuse(), "the server has said no");
+            let why = greeter.why_ended().filter(|remark| remark.of == Party::Upstream);
+            assert_eq!(why.is_some_and(|why| why.detail.contains("SQLSTATE")), is_overload, "{says}");
+        }
+    }
+}
+
 /// A refusal in the middle of a message would be read as its rest; in a session it would be an answer to a query.
 #[test]
 fn a_refusal_fits_between_two_messages_until_the_session_begins() {
@@ -591,6 +619,7 @@ fn however_a_login_is_cut_the_same_reaches_the_client() {
         key_data(4),
         message(b'Z', b"I"),
         error("SFATAL|C28P01|Mno"),
+        error("SFATAL|C53300|Mfull"),
     ];
     parts.push(login().0);
     let (mut changed, mut keys, mut objections) = (0, 0, 0);

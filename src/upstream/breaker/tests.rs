@@ -1,7 +1,8 @@
 //! Situations of one circuit. Time is told in milliseconds from a start.
 
 use super::*;
-use BreakerClass::{EarlyClose, Refused, Timeout};
+use BreakerClass::{EarlyClose, Overloaded, Refused, Slow, Timeout};
+use std::time::Duration;
 
 struct Story {
     breaker: Breaker,
@@ -45,6 +46,11 @@ impl Story {
             let pass = self.admit(ms);
             self.fail(pass, ms, Refused);
         }
+    }
+
+    fn check(&mut self, passed: bool, ms: u64) -> Option<Transition> {
+        self.breaker.advance(self.at(ms));
+        self.breaker.checked(passed, self.at(ms))
     }
 
     fn state(&self, ms: u64) -> State {
@@ -231,13 +237,13 @@ fn a_connection_let_through_may_close_it() {
 fn a_check_that_saw_the_fault_and_passes_again_makes_it_half_open_early() {
     let mut story = Story::new(|_| {});
     story.refuse(5, 0);
-    assert_eq!(story.breaker.checked(true), None, "it never failed: it cannot see the fault");
-    assert_eq!(story.breaker.checked(false), None);
-    assert_eq!(story.breaker.checked(true).map(|transition| transition.to), Some(State::HalfOpen));
+    assert_eq!(story.check(true, 0), None, "it never failed: it cannot see the fault");
+    assert_eq!(story.check(false, 0), None);
+    assert_eq!(story.check(true, 0).map(|transition| transition.to), Some(State::HalfOpen));
     let trial = story.admit(100);
     assert_eq!(story.fail(trial, 100, Refused), Some(State::Open));
     assert!(story.stays_open(100) >= 7_500, "the failed trial counts as any");
-    assert_eq!(story.breaker.checked(true), None, "and the next pass needs a failure before it");
+    assert_eq!(story.check(true, 200), None, "and the next pass needs a failure before it");
 }
 
 #[test]
@@ -279,4 +285,168 @@ fn what_opened_it_by_rate_is_forgotten_when_it_closes() {
     story.breaker.ended_well(trial);
     story.refuse(1, 5_000);
     assert_eq!(story.state(5_000), State::Closed);
+}
+
+#[test]
+fn a_class_that_weighs_more_opens_it_sooner_and_one_that_weighs_nothing_never() {
+    let mut story = Story::new(|settings| {
+        settings.weights.set(Overloaded, 3);
+        settings.weights.set(Timeout, 0);
+    });
+    for ms in 0..100 {
+        let pass = story.admit(ms);
+        assert_eq!(story.fail(pass, ms, Timeout), None);
+    }
+    let pass = story.admit(100);
+    assert_eq!(story.fail(pass, 100, Overloaded), None);
+    let pass = story.admit(101);
+    assert_eq!(story.fail(pass, 101, Overloaded), Some(State::Open));
+    let why = story.breaker.why().unwrap();
+    assert!(why.starts_with("2 × ") && why.ends_with("(weighing 6)"), "{why}");
+    let trial = story.admit(5_200);
+    assert!(trial.is_trial());
+    assert_eq!(story.fail(trial, 5_200, Timeout), None, "it says nothing of a trial either");
+    assert_eq!((story.state(5_200), story.breaker.trials()), (State::HalfOpen, 0));
+}
+
+#[test]
+fn weights_count_towards_the_rate_too() {
+    let rated = |weight| {
+        let mut story = Story::new(|settings| {
+            settings.consecutive = None;
+            settings.failure_rate = Some(0.5);
+            settings.weights.set(Refused, weight);
+        });
+        for ms in 0..30 {
+            let pass = story.establish(ms);
+            story.breaker.ended_well(pass);
+        }
+        story.refuse(10, 100);
+        story.state(100)
+    };
+    assert_eq!([0, 1, 2, 3].map(rated), [State::Closed, State::Closed, State::Closed, State::Open]);
+}
+
+/// Without this, a server that takes every connection and answers none would be proved by each of them.
+#[test]
+fn a_connection_whose_client_awaits_its_first_answer_proves_nothing_until_it_comes() {
+    let mut story = Story::new(|settings| settings.slow_first_byte = Some(Duration::from_secs(3)));
+    for n in 0..5 {
+        let mut pass = story.establish(n * 4_000);
+        story.breaker.asks(&pass);
+        let late = story.fail(pass.spend(), n * 4_000 + 3_000, Slow);
+        assert_eq!(late.is_some(), n == 4, "after {n}");
+        let now = story.at(n * 4_000 + 3_500);
+        story.breaker.advance(now);
+        assert_eq!(story.breaker.ended_well(pass), None, "its end says nothing more");
+    }
+    // The same for a trial.
+    let pass = story.establish(30_000);
+    assert!(pass.is_trial());
+    story.breaker.asks(&pass);
+    assert_eq!(story.state(32_500), State::HalfOpen, "it has lasted, and not answered");
+    story.breaker.answers(&pass, story.at(32_500));
+    assert_eq!(story.state(33_400), State::HalfOpen, "the answer may be its last word");
+    assert_eq!(story.state(33_500), State::Closed);
+}
+
+#[test]
+fn an_answer_that_says_no_place_proves_nothing() {
+    let mut story = Story::new(|settings| settings.slow_first_byte = Some(Duration::from_secs(3)));
+    for n in 0..5 {
+        let pass = story.establish(n * 100);
+        story.breaker.asks(&pass);
+        story.breaker.answers(&pass, story.at(n * 100 + 5));
+        assert_eq!(story.fail(pass, n * 100 + 6, Overloaded).is_some(), n == 4);
+    }
+}
+
+#[test]
+fn where_a_silent_end_counts_later_silence_has_to_last_as_long() {
+    let mut story = Story::new(|settings| settings.zero_byte = Some(Duration::from_secs(10)));
+    story.refuse(5, 0);
+    let trial = story.establish(5_000);
+    assert_eq!(story.state(14_999), State::HalfOpen);
+    assert_eq!(story.state(15_000), State::Closed);
+    story.breaker.answers(&trial, story.at(6_000));
+    assert_eq!(story.state(7_000), State::Closed, "a word is as good as ever");
+}
+
+#[test]
+fn trials_by_checks_let_no_client_in_before_a_check_has_passed() {
+    let mut story = Story::new(|settings| settings.trials = Trials::Checks);
+    story.refuse(5, 0);
+    assert_eq!(story.check(true, 100), None, "its time is not over");
+    assert_eq!(story.state(60_000), State::Open);
+    assert_eq!(story.breaker.opens_again(story.at(60_000)), None, "no time that could be told");
+    assert!(!story.breaker.admits(story.at(60_000)));
+    let to = story.check(true, 60_000).map(|transition| transition.to);
+    assert_eq!(to, Some(State::HalfOpen));
+    let trial = story.admit(60_001);
+    assert_eq!(
+        story.fail(trial, 60_001, EarlyClose),
+        Some(State::Open),
+        "what no check sees costs one client"
+    );
+    assert_eq!(story.check(true, 61_000), None, "and its time is longer then");
+}
+
+/// Nobody would ever close it.
+#[test]
+fn checks_that_say_nothing_at_all_are_not_waited_for() {
+    let mut story = Story::new(|settings| settings.trials = Trials::Checks);
+    story.refuse(5, 0);
+    story.check(false, 100_000);
+    assert_eq!(story.state(219_999), State::Open, "one that fails says enough");
+    assert_eq!(story.state(220_000), State::HalfOpen);
+}
+
+#[test]
+fn a_shadow_detects_all_and_enforces_nothing() {
+    let mut story = Story::new(|settings| settings.shadow = true);
+    story.refuse(5, 0);
+    let now = story.at(0);
+    assert_eq!((story.state(0), story.breaker.detected(now)), (State::Closed, State::Open));
+    assert!(story.breaker.admits(now) && story.breaker.mode() == Mode::Shadow);
+    let half_open = story.breaker.advance(story.at(5_000)).unwrap();
+    assert_eq!((half_open.to, half_open.mode), (State::HalfOpen, Mode::Shadow));
+    let (trial, other) = (story.establish(5_000), story.establish(5_000));
+    assert_eq!((trial.is_trial(), other.is_trial()), (true, false), "trials are counted as they would be");
+    let closed = story.breaker.ended_well(trial).unwrap();
+    assert_eq!((closed.to, closed.mode), (State::Closed, Mode::Shadow));
+
+    // It is put into force, and taken out again.
+    story.refuse(5, 6_000);
+    let mut told = |shadow| {
+        let settings = Settings { shadow, ..Settings::default() };
+        let told = story.breaker.reconfigure(Arc::new(settings), story.start + Duration::from_secs(6));
+        told.map(|told| (told.to, told.mode))
+    };
+    assert_eq!(told(false), Some((State::Open, Mode::Enforced)));
+    assert_eq!(told(true), Some((State::Closed, Mode::Enforced)));
+}
+
+#[test]
+fn what_an_operator_holds_stays_whatever_the_rules_come_to() {
+    let mut story = Story::new(|_| {});
+    let held = |story: &mut Story, hold, ms| {
+        let told = story.breaker.hold(hold, story.at(ms));
+        told.map(|told| (told.to, told.mode))
+    };
+    assert_eq!(held(&mut story, Some(Hold::Open), 0), Some((State::Open, Mode::Enforced)));
+    assert!(!story.breaker.admits(story.at(1_000_000)), "no time ends it");
+    assert_eq!(held(&mut story, Some(Hold::Closed), 10), Some((State::Closed, Mode::Enforced)));
+    for n in 0..5 {
+        let pass = story.admit(20);
+        let now = story.at(20);
+        let told = story.breaker.failed(pass, now, Refused, &mut story.rng);
+        assert_eq!(told.map(|told| (told.to, told.mode)), (n == 4).then_some((State::Open, Mode::Shadow)));
+    }
+    assert!(story.breaker.admits(story.at(30)));
+    assert_eq!(
+        held(&mut story, None, 40),
+        Some((State::Open, Mode::Enforced)),
+        "what the rules have come to"
+    );
+    assert_eq!(held(&mut story, None, 40), None);
 }

@@ -1,5 +1,12 @@
 //! Situations of a set.
 
+mod limits;
+mod slow_start;
+mod tiers;
+mod zones;
+
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::upstream::balancer::Balance;
 
@@ -9,13 +16,15 @@ struct Story {
     rng: fastrand::Rng,
 }
 
-/// `NAME`, `NAME*WEIGHT`, either with `!` in front for a backup.
+/// `NAME`, `NAME*WEIGHT`, either with a `!` in front for each tier that comes before, and `@ZONE` behind.
 fn spec(text: &str) -> EndpointSpec {
+    let (text, zone) = text.split_once('@').map_or((text, None), |(text, zone)| (text, Some(zone)));
     let (name, weight) = text.split_once('*').unwrap_or((text, "1"));
     let address = format!("{}:1", name.trim_start_matches('!')).parse().unwrap();
     EndpointSpec {
         weight: weight.parse().unwrap(),
-        backup: text.starts_with('!'),
+        tier: text.chars().take_while(|c| *c == '!').count() as u16,
+        zone: zone.map(Arc::from),
         ..EndpointSpec::new(address)
     }
 }
@@ -39,7 +48,10 @@ impl Story {
     }
 
     fn pick_after(&mut self, tried: &[EndpointId]) -> Result<Picked, Failure> {
-        self.set.pick(self.now, None, tried, &mut self.rng)
+        self.set.pick(self.now, None, tried, &mut self.rng).map_err(|unpicked| match unpicked {
+            Unpicked::Nobody(failure) => failure,
+            Unpicked::Full => panic!("there is no limit"),
+        })
     }
 
     fn pick(&mut self) -> Result<Picked, Failure> {
@@ -60,6 +72,24 @@ impl Story {
         names
     }
 
+    /// How many of `picks` fresh connections, which end without a word, each name gets.
+    fn counts(&mut self, picks: u32) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for _ in 0..picks {
+            let picked = self.pick().unwrap();
+            *counts.entry(picked.label.trim_end_matches(":1").to_owned()).or_default() += 1;
+            self.set.released(picked.attempt);
+        }
+        counts
+    }
+
+    /// The name that a connection of this source gets.
+    fn home(&mut self, source: u64) -> String {
+        let picked = self.set.pick(self.now, Some(source), &[], &mut self.rng).unwrap();
+        self.set.released(picked.attempt);
+        picked.label.trim_end_matches(":1").to_owned()
+    }
+
     fn id(&self, name: &str) -> EndpointId {
         self.set.members().find(|endpoint| *endpoint.label == *format!("{name}:1")).unwrap().id
     }
@@ -72,6 +102,21 @@ impl Story {
             let pass = self.set.endpoints[place].admit(self.now);
             let attempt = Attempt { endpoint: id, pass };
             self.set.failed(attempt, self.now, BreakerClass::Refused, "refused", &mut self.rng);
+        }
+    }
+
+    /// A connection that is picked here, established at once and ends well.
+    fn prove(&mut self, name: &str) {
+        let place = self.set.endpoints.iter().position(|endpoint| endpoint.id == self.id(name)).unwrap();
+        let mut attempt =
+            Attempt { endpoint: self.id(name), pass: self.set.endpoints[place].admit(self.now) };
+        self.set.established(&mut attempt, self.now, Duration::ZERO);
+        self.set.ended_well(attempt, self.now);
+    }
+
+    fn up(&mut self, name: &str) {
+        for _ in 0..2 {
+            self.set.check_result(self.id(name), self.now, Ok(()));
         }
     }
 
@@ -236,7 +281,7 @@ fn a_circuit_among_what_is_out_is_the_reason() {
 fn a_set_that_is_not_known_yet_says_so_and_a_long_one_is_cut_short() {
     let mut set = EndpointSet::new(Settings::default());
     let mut rng = fastrand::Rng::with_seed(0);
-    let failure = set.pick(Instant::now(), None, &[], &mut rng).unwrap_err();
+    let Err(Unpicked::Nobody(failure)) = set.pick(Instant::now(), None, &[], &mut rng) else { panic!() };
     assert_eq!(failure.reason, Reason::DestinationUnavailable);
     assert!(failure.detail.contains("not known yet"), "{failure}");
 

@@ -11,7 +11,7 @@ use super::super::harness::ambassador::Ambassador;
 use super::super::harness::programs::Running;
 use super::super::harness::smtp::{Scripted, Step, say};
 use super::super::harness::{PATIENCE, Pki, Upstream, clients, config};
-use super::{DOOR, behind, told};
+use super::{DOOR, behind, inside_tls, told};
 
 fn started(pki: &Pki, listener: &str, endpoints: &[SocketAddr]) -> Ambassador {
     let upstream = format!("health.kind = \"off\"\n{}", config::endpoints(endpoints));
@@ -22,6 +22,30 @@ fn connect(pki: &Pki, to: SocketAddr) -> StreamOwned<ClientConnection, std::net:
     let name = ServerName::try_from(DOOR).expect("a name");
     let tls = ClientConnection::new(pki.client_config(), name).expect("a client");
     StreamOwned::new(tls, clients::connect(to))
+}
+
+/// A proxy that passes TLS on says first who the client is, in plaintext; the client's handshake comes right behind.
+#[test]
+fn a_proxys_header_stands_before_the_clients_handshake() {
+    let pki = Pki::generate();
+    let server = Upstream::start(&pki);
+    let keys =
+        "tls = \"required\"\nidentity = \"door\"\ncontext = \"proxy_protocol\"\nallow = [\"192.0.2.0/24\"]";
+    let mut ambassador = started(&pki, keys, &[server.address()]);
+    let mut socket = clients::connect(ambassador.listener("in"));
+    socket.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 5432\r\n").unwrap();
+    let mut client = inside_tls(&pki, socket);
+    client.write_all(b"inside").unwrap();
+    client.conn.send_close_notify();
+    client.flush().unwrap();
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).expect("an end with close_notify");
+    assert_eq!(heard, b"inside");
+    let [record] = ambassador.wait_records(1).try_into().unwrap();
+    assert_eq!(
+        (&record["client"], &record["client_tls"]["version"]),
+        (&"192.0.2.7:40000".into(), &"TLSv1.3".into())
+    );
 }
 
 /// openssl s_client, as a person would try it.

@@ -5,6 +5,7 @@
 #![cfg(unix)]
 
 mod checks;
+mod full;
 mod login;
 mod passwords;
 mod refusals;

@@ -251,13 +251,13 @@ fn what_the_server_refuses_is_in_its_own_words() {
     }
     insta::assert_snapshot!(all, @r#"
 too many: ERROR 1040 (08004): Too many connections
-success by upstream; ok
+failed greet/negotiation_refused/upstream by upstream; ok
 blocked: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - nuncio: the server answered with error 1129 instead of its greeting: Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mariadb-admin flush-hosts'; run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this host, and raise its max_connect_errors (negotiation_refused, connection ID)
 failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
 another user: ERROR 1045 (28000): Access denied for user 'app'@'localhost' (using password: YES)
 success by upstream; ok
 too many: ERROR 1040 (08004): Too many connections
-success by upstream; ok
+failed greet/negotiation_refused/upstream by upstream; ok
 blocked: ERROR 2002 (HY000): Received error packet before completion of TLS handshake. The authenticity of the following error cannot be verified: 1158 - nuncio: the server answered with error 1129 instead of its greeting: Host '127.0.0.2' is blocked because of many connection errors; unblock with 'mysqladmin flush-hosts'; run FLUSH HOSTS (mariadb-admin flush-hosts) there, find out what broke off so many connections from this host, and raise its max_connect_errors (negotiation_refused, connection ID)
 failed negotiate/negotiation_refused/upstream by ambassador; negotiate/negotiation_refused, negotiate/negotiation_refused, negotiate/negotiation_refused
 another user: ERROR 1045 (28000): Access denied for user 'app'@'localhost' (using password: YES)

@@ -7,6 +7,7 @@
 mod cancel;
 mod demanding;
 mod failover;
+mod full;
 mod login;
 mod negotiation;
 mod refusals;

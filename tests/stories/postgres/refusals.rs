@@ -218,7 +218,7 @@ success by upstream; ok
 no entry: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  no pg_hba.conf entry for host "127.0.0.1", user "app", database "app", SSL encryption
 success by upstream; ok
 too many: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  remaining connection slots are reserved for non-replication superuser connections
-success by upstream; ok
+failed greet/negotiation_refused/upstream by upstream; ok
 another role: psql: error: connection to server at "127.0.0.1", port PORT failed: FATAL:  password authentication failed for user "app"
 success by upstream; ok
 "#);

@@ -43,6 +43,19 @@ fn plaintext_clients_deliver_to_a_postfix_that_demands_a_certificate() {
     each_client_delivers(&server, &mut ambassador, &["using TLSv1.3", VERIFIED]);
 }
 
+/// The greeting, and what was negotiated, wait with the connection: the client is told the one, and spared the other.
+#[test]
+#[ignore = "needs postfix, swaks and msmtp, and root: tests/run installs them"]
+fn clients_deliver_through_connections_that_were_ready_before_they_came() {
+    let pki = Pki::generate();
+    let server = MailServer::postfix(&pki);
+    let mut ambassador = Ambassador::start(&behind(&pki, &[server.address()], "pool.min = 4\n"));
+    ambassador.wait_metric("nuncio_pool_connections", &[("state", "ready")], |ready| ready == 4.0);
+    each_client_delivers(&server, &mut ambassador, &["using TLSv1.3", VERIFIED]);
+    let records = ambassador.records();
+    assert!(records.iter().all(|record| record["warm_ms"].is_number()), "{records:?}");
+}
+
 #[test]
 #[ignore = "needs exim, swaks and msmtp, and root: tests/run installs them"]
 fn plaintext_clients_deliver_to_an_exim_that_demands_a_certificate() {

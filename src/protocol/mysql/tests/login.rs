@@ -272,7 +272,7 @@ fn behind_a_tls_front_nothing_but_the_offer_is_changed() {
 #[test]
 fn behind_a_tls_front_an_old_client_passes_and_one_that_wants_tls_does_not() {
     for (by, words) in
-        [(Upstream, err(0, 1040, "Too many connections")), (Upstream, packet(0, b"\x093.21.0\0"))]
+        [(Upstream, err(0, 1130, "Host is not allowed")), (Upstream, packet(0, b"\x093.21.0\0"))]
     {
         let mut scene = Scene::direct();
         scene.says(by, &[&words[..], b"and so on"].concat()).unwrap();
@@ -428,4 +428,40 @@ fn without_numbers(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// The client gets the server's own words. What they say of the server is remembered, wherever they come.
+#[test]
+fn a_server_that_is_full_is_remembered_and_its_words_pass() {
+    for (number, is_overload) in [(1040, true), (1129, true), (1130, false), (1045, false), (1203, false)] {
+        let words = err(0, number, "no");
+        // Without TLS and inside TLS from the first byte.
+        for secured in [false, true] {
+            for longest in [1, 3, 100] {
+                let mut scene = Scene::of(Negotiated::default(), b"", secured);
+                for piece in words.chunks(longest) {
+                    scene.says(Upstream, piece).unwrap();
+                }
+                let is_told = |scene: &Scene| {
+                    let of_server = |remark: crate::relay::Remark| {
+                        remark.of == Upstream && remark.detail.contains(&number.to_string())
+                    };
+                    scene.greeter.why_ended().is_some_and(of_server)
+                };
+                assert_eq!(scene.down(), words, "{number}");
+                assert_eq!(scene.greeter.is_overloaded(), is_overload, "{number} {secured}");
+                assert_eq!(is_told(&scene), is_overload, "{number} {secured}");
+                // Read along is to the end only where there is something to remember.
+                assert_eq!((scene.greeter.is_done(), scene.greeter.may_refuse()), (!is_overload, false));
+            }
+        }
+    }
+    // The place for administrators was taken: the others are told when they have logged in.
+    let mut scene = Scene::direct();
+    scene.server(&Server::mysql().greeting());
+    scene.client(&response_of(PROTOCOL_41, "", b""));
+    scene.down();
+    scene.server(&err(2, 1040, "Too many connections"));
+    assert_eq!(scene.down(), err(2, 1040, "Too many connections"));
+    assert!(scene.greeter.is_overloaded());
 }

@@ -1,4 +1,5 @@
-//! Whom a check logs in as. Leaves the login itself to `establish`.
+//! Who we are where a name and a password are wanted: at a server that is checked, at a proxy on the way. Leaves the login itself to
+//! those who log in.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 /// No password is longer.
 const LONGEST: u64 = 1024;
 
-/// An account of the server's that may do nothing but log in.
+/// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// Its name.

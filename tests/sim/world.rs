@@ -1,8 +1,4 @@
-//! The endpoint set under thousands of random schedules: updates, picks, settlements, checks, jumps of time.
-//!
-//! A shadow that knows only what was done to the set, and its events, says after each step what must hold. Nothing sleeps
-//! and nothing listens: time and chance are arguments. A schedule that fails prints its seed; `NUNCIO_SEED=N cargo test
-//! --test sim` plays that one again.
+//! A set, those who use it, and a shadow that says what must hold.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,59 +6,18 @@ use std::time::{Duration, Instant};
 use nuncio::failure::{BreakerClass, Reason};
 use nuncio::upstream::balancer::Balance;
 use nuncio::upstream::endpoint::{Endpoint, Health, Ready};
-use nuncio::upstream::set::{Attempt, EndpointSet, Event};
-use nuncio::upstream::{EndpointId, EndpointSpec, Settings, State, breaker};
+use nuncio::upstream::set::{Attempt, EndpointSet, Event, Unpicked};
+use nuncio::upstream::{EndpointId, EndpointSpec, Limits, Settings, State, breaker};
 
-const BALANCES: [Balance; 4] =
-    [Balance::LeastConnections, Balance::RoundRobin, Balance::Random, Balance::SourceHash];
+use super::{BALANCES, label, spec};
 
-#[test]
-fn whatever_happens_the_rules_of_the_set_hold() {
-    for seed in seeds(2_000) {
-        let _told = TellSeed(seed);
-        let mut world = World::new(seed);
-        for _ in 0..250 {
-            world.step();
-            world.must_hold();
-        }
-        world.heal();
-        world.end();
-    }
-}
-
-#[test]
-fn every_balance_gives_each_its_share_while_connections_come_and_go() {
-    for seed in seeds(24) {
-        let _told = TellSeed(seed);
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let balance = BALANCES[seed as usize % BALANCES.len()];
-        let weights: Vec<u32> = (0..rng.usize(2..6)).map(|_| rng.u32(1..8)).collect();
-        let mut set = EndpointSet::new(Settings { balance, ..Settings::default() });
-        let now = Instant::now();
-        let specs = weights.iter().enumerate().map(|(n, weight)| spec(n, *weight, false)).collect();
-        set.update(specs, now, &mut rng);
-
-        const PICKS: u32 = 6_000;
-        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-        let mut live: Vec<Attempt> = Vec::new();
-        for _ in 0..PICKS {
-            let picked = set.pick(now, Some(rng.u64(..)), &[], &mut rng).unwrap();
-            *counts.entry(picked.label.to_string()).or_default() += 1;
-            live.push(picked.attempt);
-            // Half the time busy, half the time nearly idle.
-            while live.len() > rng.usize(0..40) {
-                set.released(live.swap_remove(rng.usize(0..live.len())));
-            }
-        }
-        let total: u32 = weights.iter().sum();
-        for (n, weight) in weights.iter().enumerate() {
-            let wanted = f64::from(*weight) / f64::from(total);
-            let got = f64::from(counts[&label(n)]) / f64::from(PICKS);
-            // Least connections trades exactness for balance: what it levels are the open ones.
-            let slack = if balance == Balance::LeastConnections { 0.08 } else { 0.03 };
-            assert!((got - wanted).abs() < slack, "{balance:?} {weights:?}: {counts:?}");
-        }
-    }
+/// What a schedule may use beside breakers, checks, and primaries with their backups.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Uses {
+    pub(crate) tiers: bool,
+    pub(crate) zones: bool,
+    pub(crate) limits: bool,
+    pub(crate) slow_start: bool,
 }
 
 /// What an endpoint does to those who connect.
@@ -75,6 +30,21 @@ enum Manner {
     /// Either, by chance.
     Flaky,
 }
+
+/// A member that was ready before a pick.
+#[derive(Debug)]
+struct Alive {
+    id: EndpointId,
+    tier: u16,
+    weight: u32,
+    open: u32,
+    near: bool,
+    /// It is at its limit.
+    full: bool,
+}
+
+/// How long it takes to be established.
+const TOOK: Duration = Duration::from_millis(1);
 
 /// A connection under way.
 struct Connection {
@@ -124,7 +94,8 @@ impl Shadow {
     }
 }
 
-struct World {
+pub(crate) struct World {
+    uses: Uses,
     settings: Settings,
     set: EndpointSet,
     rng: fastrand::Rng,
@@ -136,7 +107,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, uses: Uses) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let ms = Duration::from_millis;
         let settings = Settings {
@@ -154,9 +125,16 @@ impl World {
             },
             rise: rng.u32(1..4),
             fall: rng.u32(1..4),
-            ..Settings::default()
+            limits: Limits {
+                connections_per_endpoint: uses.limits.then(|| rng.u32(1..6)),
+                ..Limits::default()
+            },
+            slow_start: uses.slow_start.then(|| ms(rng.u64(1..60_000))),
+            spill_over: (uses.tiers && rng.bool()).then(|| 0.05 + 0.95 * rng.f64()),
+            zone: uses.zones.then(|| "z0".into()),
         };
         let mut world = World {
+            uses,
             set: EndpointSet::new(settings.clone()),
             settings,
             rng,
@@ -170,7 +148,7 @@ impl World {
         world
     }
 
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         match self.rng.u32(0..100) {
             0..35 => self.pick(),
             35..75 => self.carry_on(),
@@ -185,10 +163,22 @@ impl World {
 
     fn update(&mut self) {
         let some = self.rng.usize(0..7);
-        let specs = (0..some)
-            .map(|_| spec(self.rng.usize(0..8), self.rng.u32(0..4), self.rng.u32(0..4) == 0))
-            .collect();
+        let specs = (0..some).map(|_| self.spec()).collect();
         self.set.update(specs, self.now, &mut self.rng);
+    }
+
+    fn spec(&mut self) -> EndpointSpec {
+        let Uses { tiers, zones, .. } = self.uses;
+        let tier = if tiers {
+            [0, 0, 1, 2, 7, 65535][self.rng.usize(0..6)]
+        } else {
+            u16::from(self.rng.u32(0..4) == 0)
+        };
+        let zone = match self.rng.u32(0..4) {
+            1.. if zones => Some(format!("z{}", self.rng.u32(0..3)).into()),
+            _ => None,
+        };
+        EndpointSpec { tier, zone, ..spec(self.rng.usize(0..8), self.rng.u32(0..4)) }
     }
 
     fn change_manner(&mut self) {
@@ -206,28 +196,65 @@ impl World {
         }
     }
 
-    fn ready(&self, wanted: impl Fn(&Endpoint) -> bool) -> Vec<&Endpoint> {
-        self.set.members().filter(|member| member.ready(self.now) == Ready::Yes && wanted(member)).collect()
+    /// Members that are ready, at their limit or not, in the order of their tiers.
+    fn alive(&self) -> Vec<Alive> {
+        let zone = &self.settings.zone;
+        let alive = self.set.members().filter_map(|member| {
+            let full = match member.ready(self.now) {
+                Ready::Yes => false,
+                Ready::Full => true,
+                Ready::Leaving | Ready::NoWeight | Ready::KeptOut | Ready::Down | Ready::CircuitOpen => {
+                    return None;
+                }
+            };
+            let EndpointSpec { weight, tier, zone: of, .. } = member.spec();
+            let near = zone.is_some() && zone == of;
+            Some(Alive { id: member.id(), tier: *tier, weight: *weight, open: member.open(), near, full })
+        });
+        let mut alive: Vec<_> = alive.collect();
+        alive.sort_by_key(|alive| alive.tier);
+        alive
+    }
+
+    /// Does a tier have less than the share of its weight ready that lets it keep all connections?
+    fn spills(&self, tier: u16, alive: &[Alive]) -> bool {
+        let weight: u32 = self.set.members().filter(|m| m.spec().tier == tier).map(|m| m.spec().weight).sum();
+        let ready: u32 = alive.iter().filter(|alive| alive.tier == tier).map(|alive| alive.weight).sum();
+        self.settings.spill_over.is_some_and(|share| f64::from(ready) < share * f64::from(weight))
+    }
+
+    /// Has the own zone less than its fair share of what is ready in a tier?
+    fn near_is_short(&self, tier: u16, alive: &[Alive]) -> bool {
+        let members = self.set.members().filter(|m| m.spec().tier == tier && m.spec().weight > 0);
+        let mut zones: Vec<_> = members.map(|member| member.spec().zone.clone()).collect();
+        zones.sort();
+        zones.dedup();
+        let weight = |near_only: bool| -> u32 {
+            let of_tier = alive.iter().filter(|alive| alive.tier == tier && (alive.near || !near_only));
+            of_tier.map(|alive| alive.weight).sum()
+        };
+        weight(true) * (zones.len() as u32) < weight(false)
     }
 
     fn pick(&mut self) {
         let ids: Vec<_> = self.set.members().map(Endpoint::id).collect();
         let tried: Vec<_> =
             (0..self.rng.usize(0..3)).filter_map(|_| self.rng.choice(ids.iter().copied())).collect();
-        let untried_primaries = self.ready(|m| !m.spec().backup && !tried.contains(&m.id())).len();
-        let untried = self.ready(|m| !tried.contains(&m.id())).len();
-        let ready = self.ready(|_| true).len();
-        let rivals: Vec<_> =
-            self.ready(|m| !m.spec().backup).iter().map(|m| (m.id(), m.open(), m.spec().weight)).collect();
+        let alive = self.alive();
         let out = self.set.members().any(|member| member.ready(self.now) == Ready::CircuitOpen);
+        let most = self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX);
 
         let picked = self.set.pick(self.now, Some(self.rng.u64(0..9)), &tried, &mut self.rng);
         self.hear();
         let picked = match picked {
             Ok(picked) => picked,
-            Err(failure) => {
-                assert_eq!(ready, 0, "{failure}");
-                assert!(!self.set.panicking(), "a panic lets through: {failure}");
+            Err(Unpicked::Full) => return self.must_be_full(&alive),
+            Err(Unpicked::Nobody(failure)) => {
+                assert!(alive.is_empty(), "{failure}");
+                let has_room = |member: &Endpoint| member.open() < most;
+                let waits =
+                    self.set.members().any(|m| m.ready(self.now) == Ready::CircuitOpen && !has_room(m));
+                assert!(!self.set.panicking() || waits, "a panic lets through: {failure}");
                 let reason = if out { Reason::CircuitOpen } else { Reason::DestinationUnavailable };
                 assert_eq!(failure.reason, reason, "{failure}");
                 return;
@@ -238,22 +265,16 @@ impl World {
             self.set.members().find(|member| member.id() == id).expect("a member, not one that left");
         assert!(picked.spec.weight > 0 && *picked.spec == *member.spec());
         assert_ne!(member.health(), Health::Down);
-        let was_ready = picked.attempt.is_trial() || member.breaker().state(self.now) == State::Closed;
-        assert!(was_ready || self.set.panicking(), "only a panic lets through a circuit that is not closed");
-        if ready > 0 && !tried.is_empty() {
-            assert!(was_ready, "a retry takes no chances while somebody is ready");
-        }
-        if was_ready {
-            assert!(!tried.contains(&id) || untried == 0, "tried again although another is left");
-            assert!(!picked.spec.backup || untried_primaries == 0, "a backup although a primary is ready");
-        }
-        if let ([a, b], Balance::LeastConnections, true) =
-            (&rivals[..], self.settings.balance, tried.is_empty())
-            && was_ready
-        {
-            let (chosen, other) = if a.0 == id { (a, b) } else { (b, a) };
-            let per_weight = |of: &(EndpointId, u32, u32)| f64::from(of.1) / f64::from(of.2);
-            assert!(per_weight(chosen) <= per_weight(other), "{chosen:?} rather than {other:?}");
+        assert!(member.open() <= most, "{} of {most}", member.open());
+        match alive.iter().find(|alive| alive.id == id) {
+            Some(was) => self.must_be_its_turn(was, &alive, &tried),
+            None => {
+                assert!(self.set.panicking(), "only a panic lets through a circuit that is not closed");
+                assert!(
+                    alive.is_empty() || tried.is_empty(),
+                    "a retry takes no chances while somebody is ready"
+                );
+            }
         }
 
         let shadow = self.shadows.entry(id).or_default();
@@ -269,11 +290,50 @@ impl World {
         });
     }
 
+    /// Only who serves may be busy, and all of them.
+    fn must_be_full(&self, alive: &[Alive]) {
+        let lowest = alive.first().expect("one at least is at its limit").tier;
+        assert!(alive.iter().filter(|alive| alive.tier == lowest).all(|alive| alive.full), "{alive:?}");
+    }
+
+    /// One that was ready was picked: rightly?
+    fn must_be_its_turn(&self, was: &Alive, alive: &[Alive], tried: &[EndpointId]) {
+        assert!(!was.full, "it was at its limit");
+        let untried = || alive.iter().filter(|alive| !tried.contains(&alive.id));
+        if tried.contains(&was.id) {
+            let none_with_room = untried().next().is_none() || untried().any(|other| other.full);
+            assert!(none_with_room, "tried again although another is left");
+        } else {
+            let before = untried().find(|other| other.tier < was.tier);
+            assert!(
+                before.is_none_or(|before| self.spills(before.tier, alive)),
+                "a tier was passed over: {was:?} rather than {before:?}"
+            );
+        }
+        let is_rival = |other: &&Alive| other.tier == was.tier && !other.full && other.near == was.near;
+        let nearer = || alive.iter().find(|other| other.tier == was.tier && other.near && !other.full);
+        if tried.is_empty() && self.settings.zone.is_some() && !was.near {
+            assert!(
+                nearer().is_none() || self.near_is_short(was.tier, alive),
+                "the own zone was passed over: {alive:?}"
+            );
+        }
+        let rivals: Vec<_> = alive.iter().filter(is_rival).collect();
+        if let ([a, b], Balance::LeastConnections, true, None) =
+            (&rivals[..], self.settings.balance, tried.is_empty(), self.settings.slow_start)
+        {
+            let (chosen, other) = if a.id == was.id { (a, b) } else { (b, a) };
+            let per_weight = |of: &Alive| f64::from(of.open) / f64::from(of.weight);
+            assert!(per_weight(chosen) <= per_weight(other), "{chosen:?} rather than {other:?}");
+        }
+    }
+
     /// Some connection goes on: is established, fails, ends, or is dropped.
     fn carry_on(&mut self) {
         if self.live.is_empty() {
             return;
         }
+        self.time_proves();
         let place = self.rng.usize(0..self.live.len());
         let manner = self.manner(self.live[place].id);
         if self.rng.u32(0..12) == 0 {
@@ -284,7 +344,7 @@ impl World {
             (None, _) => {
                 let connection = &mut self.live[place];
                 connection.established = Some(self.now);
-                self.set.established(&mut connection.attempt, self.now, Duration::ZERO);
+                self.set.established(&mut connection.attempt, self.now, TOOK);
             }
             (Some(_), Manner::Slams) => self.fail(place, BreakerClass::EarlyClose),
             (Some(_), _) => {
@@ -299,7 +359,6 @@ impl World {
     }
 
     fn fail(&mut self, place: usize, class: BreakerClass) {
-        self.time_proves();
         let connection = self.live.swap_remove(place);
         let now = self.now;
         let shadow = self.settled(connection.id);
@@ -407,7 +466,7 @@ impl World {
         }
     }
 
-    fn must_hold(&mut self) {
+    pub(crate) fn must_hold(&mut self) {
         let breaker::Settings { half_open_trials, early_close, max_ejected, consecutive, .. } =
             self.settings.breaker;
         assert_eq!(self.set.open(), self.live.len());
@@ -421,7 +480,7 @@ impl World {
                 _ => shadow.state = None,
             }
         }
-        let mut tiers = [(0usize, 0usize, 0usize); 2];
+        let mut tiers: BTreeMap<u16, (usize, usize, usize)> = BTreeMap::new();
         for member in self.set.members() {
             let shadow = self.shadows.entry(member.id()).or_default();
             assert_eq!(member.open(), shadow.open);
@@ -436,21 +495,19 @@ impl World {
                 assert!(shadow.streak < limit, "closed after {} failures in a row", shadow.streak);
             }
             if member.spec().weight > 0 {
-                let (members, ready, out) = &mut tiers[usize::from(member.spec().backup)];
+                let (members, alive, out) = tiers.entry(member.spec().tier).or_default();
                 *members += 1;
-                *ready += usize::from(member.ready(self.now) == Ready::Yes);
+                *alive += usize::from(matches!(member.ready(self.now), Ready::Yes | Ready::Full));
                 *out += usize::from(member.ready(self.now) == Ready::CircuitOpen);
             }
         }
         // What is out stays within the cap, or there is a panic in the tier that serves: asked as `pick` would see it.
-        let excess = |tier: usize| {
-            let (members, _, out) = tiers[tier];
-            out > ((members as f64 * max_ejected).ceil() as usize).max(1)
+        let excess = |(members, _, out): &(usize, usize, usize)| {
+            *out > ((*members as f64 * max_ejected).ceil() as usize).max(1)
         };
-        let panics = match (tiers[0].1, tiers[1].1) {
-            (0, 0) => excess(0) || excess(1),
-            (0, _) => excess(1),
-            _ => excess(0),
+        let panics = match tiers.values().find(|(_, alive, _)| *alive > 0) {
+            Some(serving) => excess(serving),
+            None => tiers.values().any(excess),
         };
         if let Ok(picked) = self.set.pick(self.now, None, &[], &mut self.rng) {
             self.set.released(picked.attempt);
@@ -460,14 +517,17 @@ impl World {
     }
 
     /// Everybody serves again: those that carry traffic must come back, whatever was done to them.
-    fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.manners.clear();
         while !self.live.is_empty() {
             self.drop_connection(0);
         }
-        let tier_in_use = self.set.members().all(|member| member.spec().backup || member.spec().weight == 0);
+        let weighty = |member: &&Endpoint| member.spec().weight > 0;
+        let in_use = self.set.members().filter(weighty).map(|member| member.spec().tier).min();
+        // Long enough for a circuit, and for a peak to fade.
+        let step = (self.settings.breaker.max_open / 20).max(Duration::from_secs(4));
         for _ in 0..60 {
-            self.now += self.settings.breaker.max_open / 20;
+            self.now += step;
             let ids: Vec<_> = self.set.members().map(Endpoint::id).collect();
             for id in ids {
                 self.check_as(id, true);
@@ -475,16 +535,22 @@ impl World {
             for source in 0..8 {
                 if let Ok(picked) = self.set.pick(self.now, Some(source * 7919), &[], &mut self.rng) {
                     let mut attempt = picked.attempt;
-                    self.set.established(&mut attempt, self.now, Duration::ZERO);
+                    self.set.established(&mut attempt, self.now, TOOK);
                     self.set.ended_well(attempt, self.now);
                 }
             }
         }
         self.hear();
+        let alive = self.alive();
         for member in self.set.members() {
             assert_ne!(member.health(), Health::Down);
-            let carries = member.spec().backup == tier_in_use && member.spec().weight > 0;
-            let hashed_past = self.settings.balance == Balance::SourceHash;
+            let EndpointSpec { tier, weight, zone, .. } = member.spec();
+            // Of its tier, those of the own zone alone, if they are as many as is fair.
+            let near = |zone: &Option<_>| self.settings.zone.is_some() && *zone == self.settings.zone;
+            let any_near = alive.iter().any(|other| other.tier == *tier && other.near);
+            let is_near_enough = near(zone) || !any_near || self.near_is_short(*tier, &alive);
+            let carries = Some(*tier) == in_use && *weight > 0 && is_near_enough;
+            let hashed_past = self.settings.balance.goes_by_source();
             if carries && !hashed_past {
                 assert_eq!(member.breaker().state(self.now), State::Closed, "{:?}", member.breaker());
             }
@@ -492,38 +558,13 @@ impl World {
         }
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         assert_eq!(self.set.open(), 0);
         self.set.update(Vec::new(), self.now, &mut self.rng);
         assert_eq!(self.set.members().count(), 0);
-        let failure = self.set.pick(self.now, None, &[], &mut self.rng).expect_err("nobody is left");
+        let Err(Unpicked::Nobody(failure)) = self.set.pick(self.now, None, &[], &mut self.rng) else {
+            panic!("nobody is left");
+        };
         assert_eq!(failure.reason, Reason::DestinationUnavailable);
-    }
-}
-
-fn label(n: usize) -> String {
-    format!("e{n}:1")
-}
-
-fn spec(n: usize, weight: u32, backup: bool) -> EndpointSpec {
-    EndpointSpec { weight, backup, ..EndpointSpec::new(label(n).parse().expect("an address")) }
-}
-
-/// The first `count` seeds, or the one that the environment names.
-fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("NUNCIO_SEED") {
-        Ok(seed) => vec![seed.parse().expect("NUNCIO_SEED is a number")],
-        Err(_) => (0..count).collect(),
-    }
-}
-
-/// Prints the seed when its schedule panics.
-struct TellSeed(u64);
-
-impl Drop for TellSeed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("this was seed {0}: NUNCIO_SEED={0} cargo test --test sim plays it again", self.0);
-        }
     }
 }
