@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("trail", &["failure"]),
     // Sockets, and the endpoints behind them.
     ("socket", &["relay"]),
-    ("upstream", &["addr", "backoff", "failure", "protocol"]),
+    ("upstream", &["addr", "backoff", "drain", "failure", "protocol"]),
     ("dial", &["account", "addr", "failure", "socket"]),
     ("tls", &["addr", "failure", "relay", "socket", "upstream"]),
     ("discovery", &["addr", "dial", "failure", "tls", "upstream"]),
@@ -146,6 +146,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "health",
             "protocol",
             "record",
+            "rollout",
             "service",
             "socket",
             "tls",

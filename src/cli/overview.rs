@@ -7,6 +7,7 @@ use crate::config::{self, Config};
 use crate::context;
 use crate::discovery::Source;
 use crate::protocol::Protocol;
+use crate::rollout::Share;
 use crate::tls::{self, Date, Identity, PeerFacts};
 use crate::upstream::EndpointSpec;
 
@@ -135,8 +136,17 @@ impl Overview {
     }
 }
 
-/// One, or those that a destination chooses among.
+/// One, those that have their share, or those that a destination chooses among.
 fn upstreams_of(listener: &config::Listener) -> String {
+    if let Some(split) = &listener.split {
+        let canary = split.progressive.as_ref().map(|progressive| &progressive.canary);
+        let share = |Share { upstream, weight }: &Share| match canary {
+            None => format!("{upstream} ({weight})"),
+            Some(canary) if canary == upstream => format!("{upstream} (on trial, step by step)"),
+            Some(_) => upstream.to_string(),
+        };
+        return split.shares.iter().map(share).collect::<Vec<_>>().join(", ");
+    }
     let several: Vec<_> = listener.route.reachable.iter().map(|reachable| &*reachable.upstream).collect();
     match several.is_empty() {
         true => listener.route.upstream.to_string(),

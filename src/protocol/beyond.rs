@@ -37,7 +37,7 @@ pub const BEYOND: [Beyond; 11] = [
         what: "Redis Cluster, Redis Sentinel",
         names: &["sentinel"],
         why: "MOVED, ASK and Sentinel's answers send the client to other addresses",
-        instead: "a client with cluster mode off towards one node or a cluster proxy; Sentinel's master as an http-checked set",
+        instead: "a client with cluster mode off towards one node or a cluster proxy; instead of Sentinel's answers, all its servers as endpoints, and a health check that asks over HTTP who is the master (kind = \"http\")",
     },
     Beyond {
         what: "Cassandra, Elasticsearch sniffing, etcd's member sync",

@@ -17,7 +17,7 @@ const FACTS: Facts = Facts {
     asks_with: None,
     alpn: None,
     ports: Ports { plain: Some(6379), direct: Some(6379) },
-    refuses_with: "-ERR and one line, to each command until the first that is about no session",
+    refuses_with: "-ERR and one line: to each command that only sets up the session (HELLO, AUTH), and to the first real one",
     limits: "what leads a client to other addresses: Redis Cluster (MOVED, ASK) and Sentinel; health checks end with TLS \
              (a PING would need a password)",
 };

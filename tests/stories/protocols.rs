@@ -97,7 +97,7 @@ xmpp: XMPP
 redis: Redis, Valkey
   TLS          from the first byte (tls = "direct", the default), port 6379
   first word   client
-  no           -ERR and one line, to each command until the first that is about no session
+  no           -ERR and one line: to each command that only sets up the session (HELLO, AUTH), and to the first real one
   limits       what leads a client to other addresses: Redis Cluster (MOVED, ASK) and Sentinel; health checks end with TLS (a PING would need a password)
 
 amqp: AMQP 0-9-1, AMQP 1.0
