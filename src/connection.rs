@@ -21,14 +21,14 @@ use crate::addr::ListenerName;
 use crate::admit::{Gate, Ticket};
 use crate::drain::Watch;
 use crate::establish::{self, Established, Reached, Target};
-use crate::failure::{Failure, Side, Stage};
+use crate::failure::{BreakerClass, Failure, Outcome, Side, Stage};
 use crate::metrics::Metrics;
 use crate::preface::{self, Unopened};
 use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
-use crate::relay::{self, Carried, Ended, Flow, Greeting};
-use crate::rollout::{self, Split};
+use crate::relay::{self, Carried, Ended, Flow, Greeting, How};
+use crate::rollout::Split;
 use crate::route;
 use crate::socket::{self, Gone, Stream};
 use crate::tls::unbuffered::Unbuffered;
@@ -95,12 +95,7 @@ pub fn serve<H: Send>(
             }
             Err(ending) => ending,
         };
-        let end = rollout::End {
-            established: record.is_relaying(),
-            failed: split::is_upstreams(ending.outcome, ending.failure.as_ref()),
-            first_byte: record.flow().first_byte(),
-        };
-        split::ended(&listener, record.upstream(), end);
+        split::ended(&listener, record.upstream(), split::end(&record.seen(), &ending));
         record.close(*ending);
         drop(held);
     }
@@ -220,9 +215,12 @@ async fn walk(
         () = listener.drain.ended(0.0) => Err(Unopened::Failed(draining(Stage::Admit))),
     };
     let opening = opening.map_err(|unopened| no_opening(unopened, client))?;
+    // A session that is to be cancelled is where it is, whosever turn it is.
+    let (route, target) = split::holding(&opening, listener).unwrap_or((route, target));
     record.draft().upstream = Some(route.upstream.clone());
     record.stage = Stage::Queue;
 
+    let cancels = opening.cancels.is_some();
     let mut trail = Trail::default();
     let established = async {
         let introduction = context::introduction(&asked, target, client, record.id());
@@ -232,10 +230,12 @@ async fn walk(
         interview(target, established, opening, client, listener, &mut trail).await
     }
     .await;
-    let took = trail.attempts.iter().map(|attempt| attempt.took).sum();
+    let took = trail.times.warm.is_none().then(|| trail.attempts.iter().map(|attempt| attempt.took).sum());
     note(trail, target, listener, record);
     let (Established { lease, mut reached }, opening) = established?;
-    split::established(listener, &route, took);
+    if !cancels {
+        split::established(listener, &route, took);
+    }
     if let Some(secured) = &mut reached.secured {
         record.draft().tls = Some(std::mem::take(&mut secured.summary));
     }
@@ -462,7 +462,8 @@ impl Served {
     ) -> impl Future<Output = Ended> + Send + use<'a> {
         let First { carried, greeting } = self.first.take().map(|first| *first).unwrap_or_default();
         let settings = &self.target.relay;
-        let stop = drain.ended(fastrand::f64());
+        let ends = self.lease.as_ref().map_or_else(|| drain.clone(), |(_, lease)| lease.ends(drain));
+        let stop = ends.ended(fastrand::f64());
         relay::run(&mut self.client, &mut self.upstream, carried, greeting, settings, flow, stop)
     }
 }
@@ -480,10 +481,16 @@ async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: 
     drop(place);
     let by = &target.judged_by;
     let early = ended.closed_after <= by.early_close;
-    let verdict = verdict::judge(&ended, early, target.relay.on_truncation, target.tls.as_deref());
+    let mut verdict = verdict::judge(&ended, early, target.relay.on_truncation, target.tls.as_deref());
+    if ended.how == How::Stopped && !listener.drain.is_draining() {
+        verdict.outcome = Outcome::Failed;
+        verdict.failure = Some(verdict::of_its_endpoint(lease.label()));
+    }
     match verdict::class(&verdict, &ended, by) {
         // Its client left before it could show itself: that says nothing about the endpoint, for better or worse.
         None if since.elapsed() <= by.lasting() && !ended.upstream_spoke => drop(lease),
+        // Something on the way may have forgotten it while it waited for its client.
+        Some(BreakerClass::EarlyClose) if record.seen().was_warm => drop(lease),
         class => lease.ended(Instant::now(), class),
     }
     let mut ending = ending(verdict, record);

@@ -10,7 +10,7 @@
 use std::future::{self, Future};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -55,13 +55,14 @@ struct State {
     waiting: Vec<Option<Waker>>,
     /// Places in `waiting` that nobody has.
     free: Vec<u32>,
+    /// Those that go with it.
+    children: Vec<Weak<Shared>>,
 }
 
 impl Drain {
     /// A drain that has not begun.
     pub fn new() -> (Drain, Watch) {
-        let state = State { phase: Phase::Serving, waiting: Vec::new(), free: Vec::new() };
-        let shared = Arc::new(Shared { changes: AtomicU32::new(0), state: Mutex::new(state) });
+        let shared = Shared::new();
         (Drain { shared: shared.clone() }, Watch { shared })
     }
 
@@ -94,6 +95,19 @@ impl Drain {
 }
 
 impl Watch {
+    /// A drain beneath this one: it begins and ends when it is told to, or with this one, whichever comes first.
+    pub fn child(&self) -> Drain {
+        let shared = Shared::new();
+        let phase = {
+            let mut state = self.shared.state();
+            state.children.retain(|child| child.strong_count() > 0);
+            state.children.push(Arc::downgrade(&shared));
+            state.phase
+        };
+        shared.follow(phase);
+        Drain { shared }
+    }
+
     /// Whether it has begun.
     pub fn is_draining(&self) -> bool {
         self.shared.changes() > 0
@@ -194,6 +208,22 @@ impl Drop for News {
 }
 
 impl Shared {
+    fn new() -> Arc<Shared> {
+        let state =
+            State { phase: Phase::Serving, waiting: Vec::new(), free: Vec::new(), children: Vec::new() };
+        Arc::new(Shared { changes: AtomicU32::new(0), state: Mutex::new(state) })
+    }
+
+    /// The one above has come to this.
+    fn follow(&self, above: Phase) {
+        self.change(|own| match (own, above) {
+            (Phase::Ended, _) | (_, Phase::Serving) => None,
+            // It ends by its own deadline, or when the one above does.
+            (Phase::Draining(_), Phase::Draining(_)) => None,
+            (_, above) => Some(above),
+        });
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,8 +239,10 @@ impl Shared {
         state.phase = phase;
         self.changes.fetch_add(1, Ordering::Release);
         let wakers: Vec<Waker> = state.waiting.iter().flatten().cloned().collect();
+        let children: Vec<_> = state.children.iter().filter_map(Weak::upgrade).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+        children.iter().for_each(|child| child.follow(phase));
     }
 }
 
@@ -316,6 +348,26 @@ mod tests {
         assert_eq!((state.waiting.len(), state.free.len()), (2, 2));
         assert!(state.waiting.iter().all(Option::is_none));
         drop((state, drain));
+    }
+
+    /// One beneath another hears of its own end and of the other's; the other hears nothing of it.
+    #[tokio::test(start_paused = true)]
+    async fn a_child_ends_by_itself_or_with_the_one_above() {
+        let (above, watch) = Drain::new();
+        let (first, second) = (watch.child(), watch.child());
+        let (of_first, of_second) = (first.watch(), second.watch());
+        drop((first.watch(), second));
+        first.end_now();
+        assert_eq!(ends_after(&of_first, 0.0).await, Duration::ZERO);
+        assert!(!watch.is_draining() && !of_second.is_draining());
+        above.start_for(LIMIT, 0.0);
+        assert!(ends_after(&of_second, 0.0).await >= LIMIT);
+        // One that comes late is where the one above is.
+        above.end_now();
+        assert_eq!(ends_after(&watch.child().watch(), 0.0).await, Duration::ZERO);
+        drop((first, of_first, of_second));
+        watch.child();
+        assert_eq!(watch.shared.state().children.len(), 1, "who is gone is forgotten");
     }
 
     /// A future may be polled by one task first and by another later; the other is the one to wake.

@@ -254,7 +254,8 @@ pub async fn establish(
         let out_of_time_now = Instant::now() >= deadline;
         // An endpoint that our own deadline left less than its due has shown nothing: a connection that waited long in the
         // queue would otherwise open the circuits of healthy endpoints.
-        let cut_short = out_of_time_now && took < target.timeouts.due(failure.stage);
+        let of_stage = trail.times.of(failure.stage).unwrap_or(took);
+        let cut_short = out_of_time_now && of_stage < target.timeouts.due(failure.stage);
         let class = failure.breaker_class().filter(|_| failure.side == Side::Upstream && !cut_short);
         if let Some(class) = class {
             lease.failed_with(Instant::now().into_std(), class, &failure.detail);

@@ -87,6 +87,9 @@ pub trait Probe: Send + Sync {
         spec: &'a EndpointSpec,
         kind: Kind,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+
+    /// One has come to an end, its time included.
+    fn told(&self, _spec: &EndpointSpec, _passed: bool) {}
 }
 
 /// At the latest after this time a new endpoint is seen, and checked for the first time at most as long after.
@@ -151,7 +154,9 @@ async fn check(
     limit: Duration,
 ) -> Result<Verdict, String> {
     let begun = Instant::now();
-    match tokio::time::timeout(limit, dialer.check(&spec, kind)).await {
+    let checked = tokio::time::timeout(limit, dialer.check(&spec, kind)).await;
+    dialer.told(&spec, matches!(checked, Ok(Ok(()))));
+    match checked {
         Ok(Ok(())) => Ok(Ok(begun.elapsed())),
         Ok(Err(failure)) => verdict(&failure),
         Err(_) => {
@@ -277,6 +282,8 @@ mod tests {
         checks: AtomicUsize,
         at_a_time: AtomicUsize,
         most_at_a_time: AtomicUsize,
+        /// Those that were told to have failed.
+        failed: AtomicUsize,
     }
 
     impl Probe for Told {
@@ -299,6 +306,10 @@ mod tests {
                     None => Ok(()),
                 }
             })
+        }
+
+        fn told(&self, _spec: &EndpointSpec, passed: bool) {
+            self.failed.fetch_add(usize::from(!passed), Ordering::SeqCst);
         }
     }
 
@@ -369,6 +380,7 @@ mod tests {
         told.hangs.store(true, Ordering::SeqCst);
         let (up, _, why) = heard.recv().await.unwrap();
         assert!(!up && why.contains("not done within 100ms"), "{why}");
+        assert_eq!(told.failed.load(Ordering::SeqCst), 6, "three were refused, and three hung");
         assert_eq!(told.most_at_a_time.load(Ordering::SeqCst), 1);
         task.abort();
     }

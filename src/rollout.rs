@@ -253,11 +253,13 @@ impl Rollout {
         Ok(())
     }
 
-    /// A connection to `upstream` can carry data, after so long.
-    pub fn established(&mut self, upstream: &str, took: Duration) {
+    /// A connection to `upstream` can carry data, after so long; `None`: it was ready before its client came.
+    pub fn established(&mut self, upstream: &str, took: Option<Duration>) {
         if let Some(tally) = self.met(upstream) {
             tally.connections += 1;
-            tally.time(ESTABLISH, took);
+            if let Some(took) = took {
+                tally.time(ESTABLISH, took);
+            }
         }
     }
 
@@ -270,12 +272,22 @@ impl Rollout {
         if failed && self.is_canary(upstream) {
             self.met.1 += 1;
         }
+        let is_canary = self.is_canary(upstream);
+        if established && !is_canary && self.canary_has_all() {
+            // Its servers are perhaps taken away now: that is nothing to measure the canary by.
+            return None;
+        }
         let tally = match established {
             true => self.tally(upstream)?,
             false => self.met(upstream)?,
         };
         if let Some(took) = first_byte {
             tally.time(FIRST_BYTE, took);
+        }
+        let is_of_before = established && tally.failed >= tally.connections;
+        if failed && is_of_before && !is_canary {
+            // Of an earlier step: neither.
+            return None;
         }
         tally.connections += u64::from(!established);
         tally.failed += u64::from(failed);
@@ -284,6 +296,10 @@ impl Rollout {
         // That it fails is seen with the very connection; the times are looked at with every tick.
         let why = self.fails_more().filter(|_| failed && self.is_canary(upstream))?;
         Some(self.roll_back(why))
+    }
+
+    fn canary_has_all(&self) -> bool {
+        self.shares.iter().all(|share| share.weight == 0 || self.is_canary(&share.upstream))
     }
 
     fn is_canary(&self, upstream: &str) -> bool {
@@ -391,7 +407,11 @@ impl Rollout {
         self.give_canary(percent.unwrap_or(100).min(100));
         self.phase = Phase::Running { step };
         self.since = now;
-        (self.stable, self.canary) = (Tally::new(), Tally::new());
+        self.canary = Tally::new();
+        // Where it gets no more connections, what it has shown last is what there is to compare with.
+        if percent.is_some_and(|percent| percent < 100) {
+            self.stable = Tally::new();
+        }
     }
 
     /// Of a hundred connections; the other has the rest.

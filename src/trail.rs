@@ -88,6 +88,21 @@ pub struct Times<T = Duration> {
     pub warm: Option<T>,
 }
 
+impl<T: Copy> Times<T> {
+    /// What a stage took, where it is among these.
+    pub fn of(&self, stage: Stage) -> Option<T> {
+        match stage {
+            Stage::Queue => self.queue,
+            Stage::Resolve => self.resolve,
+            Stage::Connect => self.connect,
+            Stage::Proxy => self.proxy,
+            Stage::Negotiate => self.negotiate,
+            Stage::Handshake => self.handshake,
+            Stage::Accept | Stage::Admit | Stage::Route | Stage::Greet | Stage::Relay => None,
+        }
+    }
+}
+
 impl<T> Times<T> {
     /// The same times, told otherwise.
     pub fn map<U>(self, told: impl Fn(T) -> U + Copy) -> Times<U> {

@@ -93,7 +93,7 @@ sections! {
         ca: FilePath = example("/etc/nuncio/ca.pem");
         /// PEM file with our certificate, and the chain behind it.
         certificate: FilePath = example("/etc/nuncio/client.pem");
-        /// PEM file with the certificate's private key.
+        /// PEM file with the certificate's private key. All three files are read at the start and on SIGHUP, not in between.
         key: FilePath = example("/etc/nuncio/client.key");
         /// What happens when others on this host can read the key file: warn, or strict (refuse to start).
         key_permissions: Choice<KeyPermissions> = default("warn");
@@ -117,7 +117,8 @@ sections! {
         /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
         /// whenever it is written.
         file: FilePath = example("/etc/nuncio/orders.json");
-        /// What is spoken: tcp (anything), postgres or smtp.
+        /// What is spoken: tcp (anything), postgres, mysql, sqlserver, smtp, lmtp, imap, pop3, sieve, nntp, ldap, xmpp, redis, amqp or
+        /// mqtt; `nuncio protocols` says what that means.
         protocol: Choice<Protocol> = default("tcp");
         /// negotiate: asked for in the protocol's own words. direct: from the first byte. off: none, the bytes go as they
         /// are. Without it: negotiate where the protocol can, else direct.
@@ -152,6 +153,8 @@ sections! {
         /// Where we are: endpoints of this zone come first within their tier, for as much as their fair share of what is ready
         /// allows. "${ZONE}" takes it from the environment.
         zone: Text = example("eu-1a");
+        /// How long connections may stay at an endpoint that its source no longer names, even if it does so again later; or off.
+        leave_timeout: Off<TimeOrZero> = default("off");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
@@ -277,6 +280,8 @@ sections! {
         fall: Count<1, 1000> = default(3);
         /// Share of `interval` by which each pause is drawn shorter or longer.
         jitter: Share = default(0.1);
+        /// Connections that are open to an endpoint end when it goes down: their clients connect anew, to another one.
+        close_when_down: Flag = default(false);
     }
 
     /// `[upstream.NAME.breaker]`
@@ -430,11 +435,13 @@ sections! {
         address: OneOrMany<Listen> = needed("127.0.0.1:5432");
         /// Which [upstream.NAME]; or a table with its keys, for an upstream of this listener only.
         upstream: UpstreamOf = shown("example");
-        /// Instead of `upstream`: several [upstream.NAME] of one protocol, each with its share of the connections.
+        /// Instead of `upstream`: several [upstream.NAME] of one protocol, each with its share of the connections. With `rollout`:
+        /// two of them, without weights.
         split: List<SplitEntry> = example([{ upstream = "stable", weight = 95 }, { upstream = "canary", weight = 5 }]);
         /// With `split`: all connections of one source (user, or address) go to one upstream, unless the weights change.
         sticky: Flag = default(false);
-        /// With `split`: one upstream's share grows by itself, for as long as it serves as well as the other.
+        /// With a `split` of two without weights: one upstream's share grows by itself, for as long as it serves as well as the
+        /// other.
         rollout: Rollout = section;
         /// How it hears who is behind a connection and where it wants to go, before its first byte. none: not at all.
         /// proxy_protocol: a proxy before it says who the client is (PROXY version 1 or 2). socks5, http_connect: clients ask for a

@@ -122,8 +122,11 @@ fn client_tls(
         );
         reader.problem(place, message, "write tls = \"required\", or tls_mode = \"negotiate\"");
     }
-    let asks_through_us = upstream
-        .is_some_and(|upstream| upstream.tls.value().is_some_and(|mode| *mode != tls::Mode::Negotiate));
+    let of_split = written.split.value().into_iter().flatten();
+    let all = named.into_iter().chain(of_split.filter_map(|share| share.value.upstream.value()));
+    let mut all = all.filter_map(|name| upstreams.iter().find(|known| known.name == *name));
+    let asks_through_us =
+        all.any(|upstream| upstream.section.tls.value().is_some_and(|mode| *mode != tls::Mode::Negotiate));
     if !direct
         && protocol.interviews()
         && asks_through_us

@@ -28,6 +28,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let protocol = written.protocol.or(Protocol::default());
     let tls = tls(&written, protocol, &source, reader);
     let written_health = std::mem::take(&mut written.health).taken().unwrap_or_default();
+    let close_when_down = written_health.close_when_down.or(false);
     let health = health(written_health, tls.mode, protocol, reader);
     let deepest = health::Kind::deepest(tls.mode != Mode::Off, protocol != Protocol::Tcp);
     let usual = match protocol.blocks_hosts() && health.login.is_none() {
@@ -59,6 +60,8 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             },
             slow_start: written.slow_start.or(None),
             spill_over: written.spill_over.or(None),
+            leave_timeout: written.leave_timeout.or(None),
+            close_when_down,
             zone: written.zone.value().map(|zone| zone.as_str().into()),
         },
         health,

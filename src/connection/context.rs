@@ -137,7 +137,7 @@ pub(super) fn decide<'a>(
     ticket: &Ticket,
     asked: &Context,
 ) -> Result<(Route, &'a Arc<Target>), Failure> {
-    let route = split::drawn(route::decide(&listener.route, ticket.source(), asked)?, listener);
+    let route = split::drawn(route::decide(&listener.route, ticket.source(), asked)?, asked, listener);
     let target = listener.targets.get(&route.upstream).ok_or_else(|| no_such_upstream(&route))?;
     Ok((route, target))
 }

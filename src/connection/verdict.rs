@@ -134,6 +134,15 @@ pub(super) fn judge(
     by_failure(failure)
 }
 
+/// It had to end with its endpoint, and nothing else.
+pub(super) fn of_its_endpoint(endpoint: &str) -> Failure {
+    let detail = format!(
+        "{endpoint} went down or left the set, and connections to it end then (health.close_when_down, leave_timeout)"
+    );
+    Failure::upstream(Stage::Relay, Reason::DestinationUnavailable, detail)
+        .mend("connect anew: the endpoints that are left serve")
+}
+
 /// What the end of a relay counts against the endpoint as.
 pub(super) fn class(verdict: &Verdict, ended: &Ended, by: &JudgedBy) -> Option<BreakerClass> {
     if ended.overloaded {

@@ -171,6 +171,10 @@ impl Pool {
 
 impl Shelf {
     fn failed(&mut self, now: Instant) {
+        // Those that were dialled together fail together: that is once.
+        if self.failing.is_some_and(|(until, _)| now < until) {
+            return;
+        }
         let times = self.failing.map_or(0, |(_, times)| times);
         let pause = PAUSE.saturating_mul(1 << times.min(6)).min(LONGEST_PAUSE);
         self.failing = Some((now + pause, times + 1));

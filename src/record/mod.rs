@@ -76,6 +76,23 @@ pub struct Draft {
     pub user: Option<u32>,
 }
 
+/// What has become of a connection so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// It could carry data.
+    pub established: bool,
+    /// It was ready before its client came.
+    pub was_warm: bool,
+    /// Bytes from the client.
+    pub sent: u64,
+    /// Bytes from the upstream.
+    pub received: u64,
+    /// From the start of the relay to the upstream's first one.
+    pub first_byte: Option<Duration>,
+    /// Since it was accepted.
+    pub lasted: Duration,
+}
+
 /// What is known of a connection at its end.
 #[derive(Debug, Default)]
 pub struct AtEnd {
@@ -166,9 +183,17 @@ impl Record {
         }
     }
 
-    /// Was it ever established?
-    pub fn is_relaying(&self) -> bool {
-        self.entry.relaying.get().is_some()
+    /// What has become of it so far.
+    pub fn seen(&self) -> Seen {
+        let flow = &self.entry.flow;
+        Seen {
+            established: self.entry.relaying.get().is_some(),
+            was_warm: self.entry.relaying.get().is_some_and(|relaying| relaying.times.warm.is_some()),
+            sent: flow.sent(),
+            received: flow.received(),
+            first_byte: flow.first_byte(),
+            lasted: self.entry.accepted.elapsed(),
+        }
     }
 
     /// The connection is established: from here on it counts as open, and others see where it goes.

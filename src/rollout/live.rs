@@ -42,7 +42,7 @@ impl Split {
     }
 
     /// A connection to `upstream` can carry data, after so long.
-    pub fn established(&self, upstream: &str, took: Duration, now: Instant) {
+    pub fn established(&self, upstream: &str, took: Option<Duration>, now: Instant) {
         self.change(now, |rollout| {
             rollout.established(upstream, took);
             None

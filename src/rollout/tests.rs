@@ -23,7 +23,7 @@ fn progressive() -> Settings {
 
 /// A whole connection that took so long to be established, and as long to the first byte.
 fn works(rollout: &mut Rollout, upstream: &str, establish: u64, first_byte: u64) -> Option<News> {
-    rollout.established(upstream, Duration::from_millis(establish));
+    rollout.established(upstream, Some(Duration::from_millis(establish)));
     let first_byte = Some(Duration::from_millis(first_byte));
     rollout.ended(upstream, End { established: true, failed: false, first_byte })
 }
@@ -177,10 +177,47 @@ fn weights_set_by_hand_stop_what_moved_by_itself() {
 fn what_was_established_in_an_earlier_step_may_fail_in_this_one() {
     let start = Instant::now();
     let mut rollout = Rollout::new(progressive(), start);
-    (0..50).for_each(|_| rollout.established("canary", Duration::from_millis(3)));
+    (0..50).for_each(|_| rollout.established("canary", Some(Duration::from_millis(3))));
     assert_eq!(rollout.tick(start + Duration::from_secs(60)), Some(News::Step(25)));
     let broken = End { established: true, failed: true, first_byte: None };
     let why = (1..=50).find_map(|number| Some((number, rollout.ended("canary", broken)?)));
     let Some((2, News::RolledBack(why))) = why else { panic!("{why:?}") };
     assert!(why.contains("50 connections met it, 2 of them failed"), "{why}");
+}
+
+/// In the last step the stable one gets nothing any more: it is compared with what it has shown before, and what becomes of its old
+/// sessions, when its servers are taken away, excuses nothing.
+#[test]
+fn the_last_step_is_measured_by_what_the_stable_one_has_shown() {
+    let start = Instant::now();
+    let settings = || Settings {
+        progressive: progressive().progressive.map(|them| Progressive { steps: vec![50, 100], ..them }),
+        ..progressive()
+    };
+    let begun = |stable_fails: u32| {
+        let mut rollout = Rollout::new(settings(), start);
+        for number in 0..200 {
+            let news = match number % 100 < stable_fails {
+                true => fails(&mut rollout, "stable"),
+                false => works(&mut rollout, "stable", 3, 3),
+            };
+            assert_eq!(news, None);
+            assert_eq!(works(&mut rollout, "canary", 3, 3), None);
+        }
+        assert_eq!(rollout.tick(start + Duration::from_secs(60)), Some(News::Step(100)));
+        rollout
+    };
+    // Both fail as often.
+    let mut rollout = begun(5);
+    let news = (0..2_000).find_map(|number| match number % 20 == 0 {
+        true => fails(&mut rollout, "canary"),
+        false => works(&mut rollout, "canary", 3, 3),
+    });
+    assert_eq!(news, None);
+    // All of the old sessions break, and then the canary.
+    let mut rollout = begun(0);
+    let broken = End { established: true, failed: true, first_byte: None };
+    (0..1_000).for_each(|_| drop(rollout.ended("stable", broken)));
+    let met = (1..500).find(|_| fails(&mut rollout, "canary").is_some());
+    assert!(met.is_some_and(|met| met < 400), "{met:?}");
 }

@@ -168,6 +168,9 @@ impl Running {
             if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
                 target.upstream.forget_health();
             }
+            if replaced.written.source != written.source {
+                target.upstream.forget_source();
+            }
         }
         let protocol = target.protocol;
         tokio::task::spawn_blocking(move || protocol.prepare());
@@ -308,12 +311,11 @@ impl health::Probe for Counted {
         spec: &'a EndpointSpec,
         kind: health::Kind,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
-        Box::pin(async move {
-            let result = self.target.check(spec, kind).await;
-            let endpoint = spec.address.to_string();
-            self.metrics.health_check(self.target.upstream.name(), &endpoint, result.is_ok());
-            result
-        })
+        self.target.check(spec, kind)
+    }
+
+    fn told(&self, spec: &EndpointSpec, passed: bool) {
+        self.metrics.health_check(self.target.upstream.name(), &spec.address.to_string(), passed);
     }
 }
 

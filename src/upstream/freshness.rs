@@ -44,6 +44,10 @@ impl Freshness {
         }
     }
 
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
     pub(super) fn view(&self, now: Instant) -> SourceView {
         let ms = |since: Instant| now.saturating_duration_since(since).as_millis() as u64;
         SourceView {

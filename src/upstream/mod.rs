@@ -8,6 +8,7 @@
 pub mod balancer;
 pub mod breaker;
 pub mod endpoint;
+pub mod ends;
 pub mod freshness;
 pub mod latency;
 pub mod maglev;
@@ -19,6 +20,7 @@ pub mod sessions;
 pub mod set;
 pub mod view;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +35,7 @@ pub use view::{EndpointView, UpstreamView};
 
 use crate::addr::{EndpointAddr, UpstreamName};
 use crate::backoff;
+use crate::drain::Watch;
 use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
 use breaker::{Mode, Transition};
 use freshness::Freshness;
@@ -57,6 +60,10 @@ pub struct Settings {
     pub spill_over: Option<f64>,
     /// Where we are: endpoints there come first within a tier.
     pub zone: Option<Arc<str>>,
+    /// How long connections may stay at an endpoint that has left the set; `None`: as long as they last.
+    pub leave_timeout: Option<Duration>,
+    /// Connections end when active checks take their endpoint down.
+    pub close_when_down: bool,
 }
 
 impl Default for Settings {
@@ -70,6 +77,8 @@ impl Default for Settings {
             slow_start: None,
             spill_over: None,
             zone: None,
+            leave_timeout: None,
+            close_when_down: false,
         }
     }
 }
@@ -145,6 +154,7 @@ pub struct Upstream {
     queue: queue::Queue,
     core: Mutex<Core>,
     sessions: Arc<Sessions>,
+    ends: ends::Ends,
     observer: Arc<dyn Observer>,
 }
 
@@ -170,7 +180,14 @@ impl Upstream {
         let budget = backoff::Budget::new(retry.budget, Instant::now());
         let rng = fastrand::Rng::with_seed(seed);
         let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng, freshness: None });
-        Arc::new(Upstream { name: name.into(), queue, core, sessions: Arc::default(), observer })
+        Arc::new(Upstream {
+            name: name.into(),
+            queue,
+            core,
+            sessions: Arc::default(),
+            ends: ends::Ends::default(),
+            observer,
+        })
     }
 
     /// Its name.
@@ -207,7 +224,11 @@ impl Upstream {
 
     /// The members are these from now on. Those that stay keep their state, those that left finish their connections.
     pub fn update(&self, specs: Vec<EndpointSpec>, now: Instant) {
-        self.change(|core| core.set.update(specs, now, &mut core.rng));
+        let known: HashSet<_> = self.change(|core| {
+            core.set.update(specs, now, &mut core.rng);
+            core.set.endpoints.iter().map(|endpoint| endpoint.id).collect()
+        });
+        self.ends.forget(|endpoint| known.contains(&endpoint));
     }
 
     /// What the source of the set says. What went wrong leaves the members as they are.
@@ -223,6 +244,13 @@ impl Upstream {
         }
         if let Ok(specs) = answer {
             self.update(specs, now);
+        }
+    }
+
+    /// Another source begins: what was known of the one before counts no more. Its members stay until that one has answered.
+    pub fn forget_source(&self) {
+        if self.lock().freshness.take().is_some_and(|freshness| freshness.is_failing()) {
+            self.observer.source(&self.name, None);
         }
     }
 
@@ -405,6 +433,7 @@ impl Upstream {
                 },
                 Event::Health { endpoint, up, why } => self.observer.health(&self.name, &endpoint, up, &why),
                 Event::Panic(on) => self.observer.panic(&self.name, on),
+                Event::Ends(endpoint, ending) => self.ends.end(endpoint, ending),
             }
         }
         result
@@ -442,6 +471,11 @@ impl Lease {
     /// The endpoint as a session of it is remembered, that is at this address.
     pub fn whereabouts(&self, address: Option<SocketAddr>) -> Whereabouts {
         Whereabouts { spec: self.spec.clone(), label: self.label.clone(), address }
+    }
+
+    /// When the connection has to end: with its endpoint, or with the process.
+    pub fn ends(&self, process: &Watch) -> Watch {
+        self.upstream.ends.watch(self.id, process)
     }
 
     /// The endpoint, for `tried`.

@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 use super::balancer::Candidate;
 use super::breaker::{self, Pass, Transition};
 use super::endpoint::{Endpoint, EndpointId, Ready};
+use super::ends::Ending;
 use super::{EndpointSpec, Settings};
 use crate::failure::{BreakerClass, Failure, Reason, Stage};
 
@@ -97,6 +98,8 @@ pub enum Event {
     },
     /// More circuits are open than `max_ejected` allows: some connections are let through them. `false`: over.
     Panic(bool),
+    /// The connections that are open to this endpoint have to end.
+    Ends(EndpointId, Ending),
 }
 
 /// The endpoints of one upstream.
@@ -139,6 +142,7 @@ impl EndpointSet {
         self.known = true;
         let had_others = self.members().next().is_some();
         let mut places: HashMap<_, _> = self.endpoints.iter().map(Endpoint::identity).zip(0..).collect();
+        let before: Vec<_> = self.members().map(Endpoint::id).collect();
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
         }
@@ -160,6 +164,12 @@ impl EndpointSet {
                     self.endpoints.push(member);
                 }
             }
+        }
+        if let Some(limit) = self.settings.leave_timeout {
+            let left =
+                self.endpoints.iter().filter(|endpoint| endpoint.leaving && before.contains(&endpoint.id));
+            let left: Vec<_> = left.map(|endpoint| Event::Ends(endpoint.id, Ending::After(limit))).collect();
+            self.events.extend(left);
         }
         self.endpoints.retain(|endpoint| !endpoint.leaving || endpoint.open > 0);
         self.members_changed();
@@ -259,6 +269,9 @@ impl EndpointSet {
         if let Some(up) = flip {
             let why = result.map_or_else(|(_, detail)| detail, |()| "it passes its checks".into());
             self.events.push(Event::Health { endpoint: endpoint.label.clone(), up, why });
+            if !up && self.settings.close_when_down {
+                self.events.push(Event::Ends(id, Ending::Now));
+            }
         }
         self.tell(place, transition);
     }

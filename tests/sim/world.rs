@@ -131,6 +131,8 @@ impl World {
             },
             slow_start: uses.slow_start.then(|| ms(rng.u64(1..60_000))),
             spill_over: (uses.tiers && rng.bool()).then(|| 0.05 + 0.95 * rng.f64()),
+            leave_timeout: rng.bool().then_some(Duration::from_secs(1)),
+            close_when_down: rng.bool(),
             zone: uses.zones.then(|| "z0".into()),
         };
         let mut world = World {
@@ -435,7 +437,7 @@ impl World {
                     assert_ne!(self.panicking, on, "told only at the flip");
                     self.panicking = on;
                 }
-                Event::Health { .. } => {}
+                Event::Health { .. } | Event::Ends(..) => {}
                 Event::Breaker(label, transition) => {
                     let Some(member) =
                         self.set.members().find(|member| member.spec().address.to_string() == *label)

@@ -50,6 +50,8 @@ mod kubernetes;
 #[cfg(test)]
 mod ldap_and_xmpp;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listener_tls;
