@@ -46,7 +46,7 @@ pub struct ServerTls {
 /// What clients are shown.
 pub(super) enum Shown {
     /// The certificate of an identity.
-    Identity { path: PathBuf, facts: PeerFacts },
+    Identity { path: PathBuf, facts: Box<PeerFacts> },
     /// One that no client can verify.
     SelfMade(Arc<SelfMade>),
 }
@@ -79,9 +79,10 @@ impl ServerTls {
                         .push(format!("identity '{}' has no certificate to show to clients", identity.name));
                 }
                 let facts = own.and_then(|own| own.facts.first());
-                let shown = own
-                    .zip(facts)
-                    .map(|(own, facts)| Shown::Identity { path: own.path.clone(), facts: facts.clone() });
+                let shown = own.zip(facts).map(|(own, facts)| Shown::Identity {
+                    path: own.path.clone(),
+                    facts: Box::new(facts.clone()),
+                });
                 (Some(identity), own.map(|own| own.certified.clone()), shown)
             }
         };
