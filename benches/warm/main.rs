@@ -127,6 +127,7 @@ impl Ambassador {
         let mut process = Command::new(env!("CARGO_BIN_EXE_nuncio"))
             .args(["run", "--config"])
             .arg(&file)
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("nuncio starts");
