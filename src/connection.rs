@@ -95,7 +95,9 @@ pub fn serve<H: Send>(
             }
             Err(ending) => ending,
         };
-        split::ended(&listener, record.upstream(), split::end(&record.seen(), &ending));
+        if let Some(split) = &listener.split {
+            split::ended(split, record.upstream(), &record.seen(), &ending);
+        }
         record.close(*ending);
         drop(held);
     }

@@ -25,25 +25,18 @@ pub(super) fn names(
         }
     }
     let (mut used, mut asked) = (Vec::new(), Vec::new());
-    for listener in listeners {
-        if let Some(At { value: UpstreamOf::Name(name), place }) = listener.section.upstream.given() {
+    for Entry { section: listener, .. } in listeners {
+        let one = listener.upstream.given().and_then(|upstream| match &upstream.value {
+            UpstreamOf::Name(name) => Some((name, &upstream.place)),
+            UpstreamOf::Inline(_) => None,
+        });
+        let of_split = listener.split.value().into_iter().flatten();
+        let of_split = of_split.filter_map(|share| share.value.upstream.given());
+        let by_destination = listener.upstreams.value().into_iter().flatten();
+        asked.extend(by_destination.clone().map(|named| &named.value));
+        let several = of_split.chain(by_destination).map(|named| (&named.value, &named.place));
+        for (name, place) in one.into_iter().chain(several) {
             used.push(name);
-            if !upstreams.iter().any(|known| known.name == *name) {
-                let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
-                reader.problem(place, format!("there is no [upstream.{name}]"), mend);
-            }
-        }
-        let of_split = listener.section.split.value().into_iter().flatten();
-        for At { value: name, place } in of_split.filter_map(|entry| entry.value.upstream.given()) {
-            used.push(name);
-            if !upstreams.iter().any(|known| known.name == *name) {
-                let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
-                reader.problem(place, format!("there is no [upstream.{name}]"), mend);
-            }
-        }
-        for At { value: name, place } in listener.section.upstreams.value().into_iter().flatten() {
-            used.push(name);
-            asked.push(name);
             if !upstreams.iter().any(|known| known.name == *name) {
                 let mend = missing("upstream", name, upstreams.iter().map(|known| known.name.as_str()));
                 reader.problem(place, format!("there is no [upstream.{name}]"), mend);

@@ -10,7 +10,7 @@ use crate::establish::Target;
 use crate::failure::{Outcome, Reason, Side};
 use crate::protocol::Opening;
 use crate::record::{Ending, Seen};
-use crate::rollout::End;
+use crate::rollout::{End, Split};
 use crate::route::Route;
 
 /// The route with the upstream whose turn it is, where several have theirs and the client has not named one.
@@ -40,14 +40,14 @@ pub(super) fn established(listener: &Listener, route: &Route, took: Option<Durat
 }
 
 /// It is over.
-pub(super) fn ended(listener: &Listener, upstream: Option<&UpstreamName>, end: End) {
-    if let Some((split, upstream)) = listener.split.as_ref().zip(upstream) {
-        split.ended(upstream, end, Instant::now());
+pub(super) fn ended(split: &Split, upstream: Option<&UpstreamName>, seen: &Seen, ending: &Ending) {
+    if let Some(upstream) = upstream {
+        split.ended(upstream, end(seen, ending), Instant::now());
     }
 }
 
 /// What its end says of the upstream. What its client did says nothing, nor what we do to everybody.
-pub(super) fn end(seen: &Seen, ending: &Ending) -> End {
+fn end(seen: &Seen, ending: &Ending) -> End {
     let ours = |reason| matches!(reason, Reason::Draining | Reason::LifetimeReached | Reason::IdleTimeout);
     let not_the_clients =
         ending.failure.as_ref().is_some_and(|failure| failure.side != Side::Client && !ours(failure.reason));

@@ -219,8 +219,8 @@ pub async fn keep(target: Arc<Target>) {
         while dialling.len() < AT_ONCE
             && let Some(Dial { endpoint, spec }) = waiting.pop_front()
         {
-            let target = target.clone();
-            dialling.spawn(async move { (endpoint, ahead(&target, &spec).await) });
+            let (target, max_age) = (target.clone(), pool.settings.max_age);
+            dialling.spawn(async move { (endpoint, ahead(&target, &spec, max_age).await) });
         }
         tokio::select! {
             Some(dialled) = dialling.join_next() => {
@@ -245,7 +245,7 @@ impl Drop for Emptied<'_> {
 }
 
 /// Goes the way of a connection, without a client.
-async fn ahead(target: &Target, spec: &EndpointSpec) -> Result<Ready, Failure> {
+async fn ahead(target: &Target, spec: &EndpointSpec, max_age: Duration) -> Result<Ready, Failure> {
     let begun = Instant::now();
     let deadline = begun + target.timeouts.establish;
     let manner = Manner { alone: false, ..Manner::of(target) };
@@ -255,15 +255,8 @@ async fn ahead(target: &Target, spec: &EndpointSpec) -> Result<Ready, Failure> {
         carried.flush(&mut reached.stream).await.map_err(|error| super::broken_at_the_end(&error))?;
     }
     let since = Instant::now();
-    let age = Pool::age(target, &mut fastrand::Rng::new());
+    let age = max_age.mul_f64(1.0 - JITTER * fastrand::f64());
     Ok(Ready { reached, since, until: since + age, took: since - begun })
-}
-
-impl Pool {
-    fn age(target: &Target, rng: &mut fastrand::Rng) -> Duration {
-        let longest = target.pool.as_ref().map_or(Duration::ZERO, |pool| pool.settings.max_age);
-        longest.mul_f64(1.0 - JITTER * rng.f64())
-    }
 }
 
 /// Takes leave of a server in its own words.

@@ -1,36 +1,14 @@
 //! Proxies between nuncio and its servers, and servers that want the PROXY protocol: real ones, gone when dropped.
 
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 
-use tempfile::TempDir;
-
 use super::pki::Pki;
-use super::process::Process;
-use super::{PATIENCE, free_address};
+use super::servers::Server;
 
-/// A running proxy.
-pub struct Proxy {
-    address: SocketAddr,
-    process: Process,
-    _directory: TempDir,
-}
-
-impl Proxy {
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The process beneath.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
+impl Server {
     /// tinyproxy: CONNECT to any port, for whoever says `erp` and `secret`.
-    pub fn tinyproxy() -> Proxy {
-        Proxy::start("tinyproxy", |address, directory| {
+    pub fn tinyproxy() -> Server {
+        Server::start("tinyproxy", |address, directory| {
             let file = directory.join("tinyproxy.conf");
             let text = format!(
                 "Listen 127.0.0.1\nPort {}\nTimeout 60\nMaxClients 100\nAllow 127.0.0.1\nBasicAuth erp secret\n",
@@ -44,8 +22,8 @@ impl Proxy {
     }
 
     /// microsocks: SOCKS5 for whoever says `erp` and `secret`.
-    pub fn microsocks() -> Proxy {
-        Proxy::start("microsocks", |address, _| {
+    pub fn microsocks() -> Server {
+        Server::start("microsocks", |address, _| {
             let mut command = Command::new("microsocks");
             command.args(["-i", "127.0.0.1", "-p", &address.port().to_string(), "-u", "erp", "-P", "secret"]);
             command
@@ -54,8 +32,8 @@ impl Proxy {
 
     /// HAProxy as a server behind mTLS that serves nobody without a PROXY header, and answers any request with what that told: the
     /// client's address and port, where it connected to, and the connection's name.
-    pub fn haproxy_that_tells(pki: &Pki) -> Proxy {
-        Proxy::start("haproxy", |address, directory| {
+    pub fn haproxy_that_tells(pki: &Pki) -> Server {
+        Server::start("haproxy", |address, directory| {
             let both = directory.join("server.pem");
             let [certificate, key] = [&pki.server.certificate, &pki.server.key]
                 .map(|file| std::fs::read_to_string(file).expect("a PEM file"));
@@ -73,13 +51,5 @@ impl Proxy {
             command.arg("-db").arg("-f").arg(file);
             command
         })
-    }
-
-    fn start(name: &str, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Proxy {
-        let directory = TempDir::with_prefix("nuncio-proxy-").expect("a directory");
-        let address = free_address();
-        let mut process = Process::start(name, &mut command(address, directory.path()));
-        process.wait("it listens", PATIENCE, |_| TcpStream::connect(address).ok());
-        Proxy { address, process, _directory: directory }
     }
 }

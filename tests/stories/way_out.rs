@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::harness::ambassador::{Ambassador, refused};
 use super::harness::scene::{Scene, story};
-use super::harness::way_out::Proxy;
+use super::harness::servers::Server;
 use super::harness::{Pki, Upstream, clients, config, free_address};
 
 /// The keys for a proxy that wants a login.
@@ -20,7 +20,7 @@ fn through(kind: &str, proxy: SocketAddr, password: &str) -> (String, TempDir) {
 }
 
 /// mTLS through the proxy, to a server that only the proxy dials; then a wrong password, and then no proxy at all.
-fn a_proxy_is_dialled_through(kind: &str, proxy: Proxy, says_no: &str) {
+fn a_proxy_is_dialled_through(kind: &str, proxy: Server, says_no: &str) {
     let pki = Pki::generate();
     let upstream = Upstream::start(&pki);
     let (keys, _directory) = through(kind, proxy.address(), "secret\n");
@@ -66,13 +66,13 @@ fn a_proxy_is_dialled_through(kind: &str, proxy: Proxy, says_no: &str) {
 #[test]
 #[ignore = "needs tinyproxy: tests/run installs it"]
 fn servers_are_reached_through_an_http_proxy() {
-    a_proxy_is_dialled_through("http", Proxy::tinyproxy(), "401 Unauthorized");
+    a_proxy_is_dialled_through("http", Server::tinyproxy(), "401 Unauthorized");
 }
 
 #[test]
 #[ignore = "needs microsocks: tests/run installs it"]
 fn servers_are_reached_through_a_socks5_proxy() {
-    a_proxy_is_dialled_through("socks5", Proxy::microsocks(), "'erp'");
+    a_proxy_is_dialled_through("socks5", Server::microsocks(), "'erp'");
 }
 
 /// HAProxy hears who the client is, where it connected to, and the name of the connection in our records; in front of TLS.
@@ -80,7 +80,7 @@ fn servers_are_reached_through_a_socks5_proxy() {
 #[ignore = "needs haproxy: tests/run installs it"]
 fn haproxy_is_told_who_the_client_is() {
     let pki = Pki::generate();
-    let haproxy = Proxy::haproxy_that_tells(&pki);
+    let haproxy = Server::haproxy_that_tells(&pki);
     for version in [1, 2] {
         let keys = format!("proxy.proxy_protocol = {version}\n");
         let mut scene = Scene::start(&pki, &[haproxy.address()], &keys);
@@ -108,7 +108,7 @@ fn haproxy_is_told_who_the_client_is() {
 #[ignore = "needs haproxy: tests/run installs it"]
 fn checks_tell_a_server_that_they_are_for_nobody() {
     let pki = Pki::generate();
-    let haproxy = Proxy::haproxy_that_tells(&pki);
+    let haproxy = Server::haproxy_that_tells(&pki);
     for (header, up) in [("proxy.proxy_protocol = 2\n", true), ("", false)] {
         let keys = format!(
             "health = {{ kind = \"tls\", interval = \"50ms\", timeout = \"1s\", fall = 2 }}\n{header}{}",
