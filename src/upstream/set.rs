@@ -142,6 +142,7 @@ impl EndpointSet {
         self.known = true;
         let had_others = self.members().next().is_some();
         let mut places: HashMap<_, _> = self.endpoints.iter().map(Endpoint::identity).zip(0..).collect();
+        // In their order, as ids are given.
         let before: Vec<_> = self.members().map(Endpoint::id).collect();
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
@@ -167,7 +168,7 @@ impl EndpointSet {
         }
         if let Some(limit) = self.settings.leave_timeout {
             let left =
-                self.endpoints.iter().filter(|endpoint| endpoint.leaving && before.contains(&endpoint.id));
+                self.endpoints.iter().filter(|endpoint| endpoint.leaving && before.binary_search(&endpoint.id).is_ok());
             let left: Vec<_> = left.map(|endpoint| Event::Ends(endpoint.id, Ending::After(limit))).collect();
             self.events.extend(left);
         }
