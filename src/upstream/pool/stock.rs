@@ -4,9 +4,9 @@
 //! The rules:
 //! 1. What is ready or being dialled counts as open: it stays within what the limits leave beside the clients' own. A client
 //!    comes before all that is kept, so what no longer fits beside it is given up at once.
-//! 2. [`AT_ONCE`] are dialled at a time, half of them at most at one endpoint. An endpoint is in doubt until it could be
-//!    dialled, and again once it failed: it is then dialled one at a time, and all in doubt share a half. So those that
-//!    never answer keep nobody else from being dialled.
+//! 2. [`AT_ONCE`] are dialled at a time, half of them at most at one endpoint: one, until that has worked once. Those that
+//!    failed the last time share a half, one each. And a dial that has taken [`LATE`] keeps nobody else waiting: it is most
+//!    likely to come to nothing, and costs next to nothing until then.
 //! 3. An endpoint that fails is left alone for a while, longer each time, and so is one that hangs up on what waits.
 //!
 //! What an event costs goes by the endpoint that it is about, not by how many there are: only [`Stock::survey`] looks at all.
@@ -19,8 +19,10 @@ use crate::upstream::EndpointId;
 
 /// So many are dialled at a time: a burst of clients is no reason for a burst of handshakes beside theirs.
 pub const AT_ONCE: usize = 8;
-/// At one endpoint, and at all that are in doubt.
+/// At one endpoint, and at all that are in doubt: that failed the last time.
 const HALF: usize = AT_ONCE / 2;
+/// After this time a dial does not count as one of them any more.
+const LATE: Duration = Duration::from_secs(1);
 /// An endpoint that could not be dialled is left alone so long; doubles each time.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -57,6 +59,8 @@ pub struct Stock<T, D> {
     doubtful: VecDeque<EndpointId>,
     ready: usize,
     dialling: usize,
+    /// Of those, that are not late.
+    busy: usize,
     /// Of those, at endpoints in doubt.
     in_doubt: usize,
     dials: u64,
@@ -75,7 +79,7 @@ struct Shelf<T, D> {
     is_proven: bool,
     /// Failures, since one that was kept there last served somebody or grew old.
     failures: u32,
-    /// Not dialled before.
+    /// It failed the last time, and is not dialled before then.
     until: Option<Instant>,
     is_in_line: bool,
 }
@@ -83,6 +87,8 @@ struct Shelf<T, D> {
 #[derive(Debug)]
 struct Dialling<D> {
     number: u64,
+    since: Instant,
+    is_late: bool,
     in_doubt: bool,
     _given_up_with_this: D,
 }
@@ -97,6 +103,7 @@ impl<T, D> Stock<T, D> {
             doubtful: VecDeque::new(),
             ready: 0,
             dialling: 0,
+            busy: 0,
             in_doubt: 0,
             dials: 0,
             given: 0,
@@ -138,6 +145,11 @@ impl<T, D> Stock<T, D> {
         for &(id, room) in members {
             let shelf = self.shelves.entry(id).or_default();
             let wanted = shelf.demand.wanted(&self.settings, now).min(room) as usize;
+            for dialling in shelf.dialling.iter_mut().filter(|one| !one.is_late && one.since + LATE <= now) {
+                dialling.is_late = true;
+                self.busy -= 1;
+                self.in_doubt -= usize::from(dialling.in_doubt);
+            }
             let (mut aged, mut dead) = (false, false);
             for _ in 0..shelf.ready.len() {
                 let Some(kept) = shelf.ready.pop_front() else { break };
@@ -212,7 +224,7 @@ impl<T, D> Stock<T, D> {
         given_up_with: D,
     ) -> Option<Dial> {
         loop {
-            if self.dialling >= AT_ONCE || self.count() >= most {
+            if self.busy >= AT_ONCE || self.count() >= most {
                 return None;
             }
             let doubtful = if self.in_doubt < HALF { self.doubtful.pop_front() } else { None };
@@ -221,7 +233,7 @@ impl<T, D> Stock<T, D> {
             shelf.is_in_line = false;
             // Much may have changed since it stood in line.
             let Some(room) = room(id) else { continue };
-            let in_doubt = !shelf.is_proven;
+            let in_doubt = shelf.is_in_doubt();
             if !shelf.lacks(&self.settings, room, now) {
                 continue;
             }
@@ -231,8 +243,16 @@ impl<T, D> Stock<T, D> {
             }
             self.dials += 1;
             let number = self.dials;
-            shelf.dialling.push(Dialling { number, in_doubt, _given_up_with_this: given_up_with });
+            let _given_up_with_this = given_up_with;
+            shelf.dialling.push(Dialling {
+                number,
+                since: now,
+                is_late: false,
+                in_doubt,
+                _given_up_with_this,
+            });
             self.dialling += 1;
+            self.busy += 1;
             self.in_doubt += usize::from(in_doubt);
             self.enter(id, room, now);
             return Some(Dial { endpoint: id, number });
@@ -245,9 +265,7 @@ impl<T, D> Stock<T, D> {
         let Some(place) = shelf.dialling.iter().position(|one| one.number == dial.number) else {
             return came_to;
         };
-        let Dialling { in_doubt, .. } = shelf.dialling.remove(place);
-        self.dialling -= 1;
-        self.in_doubt -= usize::from(in_doubt);
+        let over = shelf.dialling.remove(place);
         match came_to {
             Some(ready) => {
                 (shelf.is_proven, shelf.until) = (true, None);
@@ -256,6 +274,9 @@ impl<T, D> Stock<T, D> {
             }
             None => shelf.failed(now),
         }
+        self.dialling -= 1;
+        self.busy -= usize::from(!over.is_late);
+        self.in_doubt -= usize::from(!over.is_late && over.in_doubt);
         if let Some(room) = room {
             self.enter(dial.endpoint, room, now);
         }
@@ -265,7 +286,7 @@ impl<T, D> Stock<T, D> {
     /// Everything that is ready; what is being dialled is given up.
     pub fn clear(&mut self) -> Vec<T> {
         let ready = self.shelves.drain().flat_map(|(_, shelf)| shelf.ready).collect();
-        (self.ready, self.dialling, self.in_doubt) = (0, 0, 0);
+        (self.ready, self.dialling, self.busy, self.in_doubt) = (0, 0, 0, 0);
         self.line.clear();
         self.doubtful.clear();
         ready
@@ -276,7 +297,7 @@ impl<T, D> Stock<T, D> {
         let Some(shelf) = self.shelves.get_mut(&id) else { return };
         if !shelf.is_in_line && shelf.lacks(&self.settings, room, now) {
             shelf.is_in_line = true;
-            if shelf.is_proven { &mut self.line } else { &mut self.doubtful }.push_back(id);
+            if shelf.is_in_doubt() { &mut self.doubtful } else { &mut self.line }.push_back(id);
         }
     }
 
@@ -284,9 +305,10 @@ impl<T, D> Stock<T, D> {
     fn shrink(&mut self, id: EndpointId, most: usize, over: &mut Vec<T>) {
         let Some(shelf) = self.shelves.get_mut(&id) else { return };
         while shelf.count() > most {
-            if let Some(Dialling { in_doubt, .. }) = shelf.dialling.pop() {
+            if let Some(given_up) = shelf.dialling.pop() {
                 self.dialling -= 1;
-                self.in_doubt -= usize::from(in_doubt);
+                self.busy -= usize::from(!given_up.is_late);
+                self.in_doubt -= usize::from(!given_up.is_late && given_up.in_doubt);
             } else if let Some(oldest) = shelf.ready.pop_front() {
                 self.ready -= 1;
                 over.push(oldest);
@@ -332,6 +354,10 @@ impl<T, D> Shelf<T, D> {
         self.dialling.len() < at_once
             && self.until.is_none_or(|until| until <= now)
             && self.count() < self.demand.wanted(settings, now).min(room) as usize
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.until.is_some()
     }
 
     /// What was kept there served somebody, or could have.
