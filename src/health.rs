@@ -433,6 +433,26 @@ mod tests {
         task.abort();
     }
 
+    /// A check of one has nothing to do with the others: to look at all of them for each would take minutes.
+    #[tokio::test]
+    async fn five_thousand_endpoints_are_checked_in_the_time_that_their_checks_take() {
+        let told = Arc::new(Told::default());
+        let (upstream, mut heard) = upstream(&told, &[]);
+        let many: Vec<_> = (1..=5_000).map(|port| format!("10.0.0.1:{port}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        upstream.update(specs(&many), Instant::now());
+        let settings = Settings { interval: SECOND * 600, ..settings() };
+        let task = tokio::spawn(run(settings, upstream, told.clone()));
+        let all = async {
+            for _ in 0..5_000 {
+                assert!(heard.recv().await.unwrap().0);
+            }
+        };
+        tokio::time::timeout(SECOND * 12, all).await.expect("they were checked within twelve seconds");
+        assert_eq!(told.checks.load(Ordering::SeqCst), 5_000);
+        task.abort();
+    }
+
     #[test]
     fn first_checks_are_soon_but_not_all_at_once_and_later_ones_keep_their_distance() {
         let (upstream, _heard) = upstream(&Arc::new(Told::default()), &[]);

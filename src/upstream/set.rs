@@ -167,8 +167,10 @@ impl EndpointSet {
             }
         }
         if let Some(limit) = self.settings.leave_timeout {
-            let left =
-                self.endpoints.iter().filter(|endpoint| endpoint.leaving && before.binary_search(&endpoint.id).is_ok());
+            let left = self
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.leaving && before.binary_search(&endpoint.id).is_ok());
             let left: Vec<_> = left.map(|endpoint| Event::Ends(endpoint.id, Ending::After(limit))).collect();
             self.events.extend(left);
         }

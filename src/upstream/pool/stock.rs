@@ -11,10 +11,13 @@
 //!
 //! What an event costs goes by the endpoint that it is about, not by how many there are: only [`Stock::survey`] looks at all.
 
+mod shelf;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Demand, PoolView, Settings};
+use self::shelf::{Dialling, Shelf};
+use super::{PoolView, Settings};
 use crate::upstream::EndpointId;
 
 /// So many are dialled at a time: a burst of clients is no reason for a burst of handshakes beside theirs.
@@ -23,9 +26,6 @@ pub const AT_ONCE: usize = 8;
 const HALF: usize = AT_ONCE / 2;
 /// After this time a dial does not count as one of them any more.
 const LATE: Duration = Duration::from_secs(1);
-/// An endpoint that could not be dialled is left alone so long; doubles each time.
-const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What has become of something that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,31 +66,6 @@ pub struct Stock<T, D> {
     dials: u64,
     given: u64,
     missed: u64,
-}
-
-/// What there is of one endpoint.
-#[derive(Debug)]
-struct Shelf<T, D> {
-    demand: Demand,
-    /// The oldest first.
-    ready: VecDeque<T>,
-    dialling: Vec<Dialling<D>>,
-    /// It could be dialled the last time that it was.
-    is_proven: bool,
-    /// Failures, since one that was kept there last served somebody or grew old.
-    failures: u32,
-    /// It failed the last time, and is not dialled before then.
-    until: Option<Instant>,
-    is_in_line: bool,
-}
-
-#[derive(Debug)]
-struct Dialling<D> {
-    number: u64,
-    since: Instant,
-    is_late: bool,
-    in_doubt: bool,
-    _given_up_with_this: D,
 }
 
 impl<T, D> Stock<T, D> {
@@ -326,56 +301,6 @@ impl<T, D> Stock<T, D> {
                 self.shrink(id, highest.saturating_sub(1), over);
             }
         }
-    }
-}
-
-impl<T, D> Default for Shelf<T, D> {
-    fn default() -> Self {
-        Shelf {
-            demand: Demand::default(),
-            ready: VecDeque::new(),
-            dialling: Vec::new(),
-            is_proven: false,
-            failures: 0,
-            until: None,
-            is_in_line: false,
-        }
-    }
-}
-
-impl<T, D> Shelf<T, D> {
-    fn count(&self) -> usize {
-        self.ready.len() + self.dialling.len()
-    }
-
-    /// Does it want more than there are, and may it be dialled now?
-    fn lacks(&mut self, settings: &Settings, room: u32, now: Instant) -> bool {
-        let at_once = if self.is_proven { HALF } else { 1 };
-        self.dialling.len() < at_once
-            && self.until.is_none_or(|until| until <= now)
-            && self.count() < self.demand.wanted(settings, now).min(room) as usize
-    }
-
-    fn is_in_doubt(&self) -> bool {
-        self.until.is_some()
-    }
-
-    /// What was kept there served somebody, or could have.
-    fn was_of_use(&mut self) {
-        if self.is_proven {
-            self.failures = 0;
-        }
-    }
-
-    fn failed(&mut self, now: Instant) {
-        self.is_proven = false;
-        // Those that were dialled together fail together: that is once.
-        if self.until.is_some_and(|until| now < until) {
-            return;
-        }
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
-        self.until = Some(now + pause);
-        self.failures = self.failures.saturating_add(1);
     }
 }
 

@@ -82,7 +82,10 @@ fn those_that_never_answer_keep_nobody_else_waiting() {
             }
             assert!(stock.dialling <= 6 * AT_ONCE, "{dark} dark: {}", stock.dialling);
             if now >= start + within {
-                assert!((dark..dark + 3).all(|number| stock.ready_at(number) == 10), "{dark} dark: {stock:?}");
+                assert!(
+                    (dark..dark + 3).all(|number| stock.ready_at(number) == 10),
+                    "{dark} dark: {stock:?}"
+                );
             }
         }
     }
@@ -99,21 +102,24 @@ fn those_that_fall_silent_share_half_of_the_slots_once_that_is_known() {
     }
     assert_eq!(stock.count(), 20);
     // Clients take what there is; of the first 19 nothing more is to be had.
-    for number in 0..19 {
-        stock.take(all[number], PLENTY, now, fine);
+    for member in &all[..19] {
+        stock.take(*member, PLENTY, now, fine);
     }
     for _ in 0..5 {
         for dial in stock.dials(now) {
             stock.came(dial, None, Some(u32::MAX), now);
         }
     }
-    now += PAUSE;
+    now += SECOND;
     stock.survey(&all, PLENTY, now, fine);
     assert_eq!(stock.dials(now).len(), HALF, "one each, of those that fail");
     for _ in 0..8 {
         stock.take(all[19], PLENTY, now, fine);
     }
-    assert!(stock.dials(now).iter().all(|dial| dial.endpoint == id(19)), "the rest is for the one that answers");
+    assert!(
+        stock.dials(now).iter().all(|dial| dial.endpoint == id(19)),
+        "the rest is for the one that answers"
+    );
     assert_eq!(stock.dialling, AT_ONCE);
 }
 
@@ -274,7 +280,11 @@ fn whatever_happens_the_rules_hold() {
             assert_eq!(stock.ready, kept.len(), "seed {seed}, step {step}");
             let dialling = || stock.shelves.values().flat_map(|shelf| &shelf.dialling);
             assert_eq!(stock.dialling, dialling().count(), "seed {seed}, step {step}");
-            assert_eq!(stock.in_doubt, dialling().filter(|one| one.in_doubt && !one.is_late).count(), "seed {seed}");
+            assert_eq!(
+                stock.in_doubt,
+                dialling().filter(|one| one.in_doubt && !one.is_late).count(),
+                "seed {seed}"
+            );
             assert_eq!(stock.busy, dialling().filter(|one| !one.is_late).count(), "seed {seed}");
             assert!(stock.busy <= AT_ONCE && stock.in_doubt <= HALF, "seed {seed}, step {step}");
             for shelf in stock.shelves.values() {
