@@ -62,6 +62,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             spill_over: written.spill_over.or(None),
             leave_timeout: written.leave_timeout.or(None),
             close_when_down,
+            when_unready: written.when_unready.or(Default::default()),
             zone: written.zone.value().map(|zone| zone.as_str().into()),
         },
         health,

@@ -87,6 +87,8 @@ mod srv_set;
 #[cfg(test)]
 mod table;
 #[cfg(test)]
+mod unready;
+#[cfg(test)]
 mod upstreams;
 mod warm;
 mod way_out;
