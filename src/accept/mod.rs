@@ -106,7 +106,10 @@ impl Closed {
     /// # Errors
     /// Somebody else has one by now, for example.
     pub fn bind(&self) -> Result<Acceptor, String> {
-        Ok(Acceptor { bounds: bind::bind_again(&self.unbound, &self.addresses)?, unbound: self.unbound.clone() })
+        Ok(Acceptor {
+            bounds: bind::bind_again(&self.unbound, &self.addresses)?,
+            unbound: self.unbound.clone(),
+        })
     }
 
     /// Where it was listening, ports filled in.

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::plan::{Ready, ReadyDoor};
 use super::listening::{Sockets, keep};
+use super::plan::{Ready, ReadyDoor};
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};

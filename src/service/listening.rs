@@ -247,7 +247,60 @@ fn together(standings: impl Iterator<Item = Standing>) -> Standing {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+    use tokio::sync::{Semaphore, mpsc};
+
     use super::*;
+    use crate::accept;
+    use crate::socket::TcpSettings;
+
+    /// A client that waits in the kernel's queue, since there was no place for it, is let in before the socket closes: it was
+    /// told that it is connected. The next one is refused by the kernel; and once it is open again, that is where it was.
+    #[tokio::test]
+    async fn who_had_connected_is_let_in_before_it_closes_and_it_opens_where_it_was() {
+        let settings = accept::Settings {
+            addresses: vec!["127.0.0.1:0".parse().unwrap()],
+            mode: 0o660,
+            owner: None,
+            group: None,
+            backlog: 16,
+            tcp: TcpSettings::default(),
+        };
+        let acceptor = Acceptor::bind(&settings).unwrap();
+        let permits = Arc::new(Semaphore::new(0));
+        let (tell, mut let_in) = mpsc::unbounded_channel();
+        let places = permits.clone();
+        let accept = move |acceptor: Acceptor, watch| {
+            let tell = tell.clone();
+            let tell = move |accepted: accept::Accepted, _permit| tell.send(accepted.client).unwrap();
+            tokio::spawn(acceptor.run(places.clone(), watch, tell))
+        };
+        let sockets = Sockets::open("in".into(), Metrics::new(), acceptor, Box::new(accept), &[]);
+        let addresses = sockets.addresses();
+        let [ListenAddr::Tcp(address)] = addresses[..] else { panic!("{addresses:?}") };
+        let waiting = TcpStream::connect(address).await.unwrap();
+        permits.add_permits(1);
+        sockets.unlisten().await;
+        let known = let_in.recv().await;
+        assert_eq!(known.map(|client| client.to_string()), Some(waiting.local_addr().unwrap().to_string()));
+        assert_eq!(
+            TcpStream::connect(address).await.unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionRefused
+        );
+        assert_eq!((sockets.bounds().len(), sockets.addresses()), (0, addresses.clone()));
+        let mut view = json!({});
+        sockets.tell(&mut view);
+        assert_eq!(view["state"], "unlistened");
+
+        // Nobody had the port meanwhile; another test may, for a moment.
+        while sockets.relisten().is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        TcpStream::connect(address).await.unwrap();
+        assert_eq!(sockets.addresses(), addresses);
+        sockets.end().unwrap().await.unwrap();
+        assert!(sockets.relisten().is_ok() && sockets.bounds().is_empty(), "it ended for good");
+    }
 
     /// One that serves is enough to stay open; with none, the first that may serve again opens it.
     #[test]

@@ -354,7 +354,8 @@ mod tests {
     async fn places_go_to_who_waited_longest() {
         let queue = queue(1, 10, LONG);
         let held = queue.place(LONG, unawaited).await.unwrap();
-        let (mut first, mut second) = (Box::pin(queue.place(LONG, unawaited)), Box::pin(queue.place(LONG, unawaited)));
+        let (mut first, mut second) =
+            (Box::pin(queue.place(LONG, unawaited)), Box::pin(queue.place(LONG, unawaited)));
         assert!(poll_once(&mut first).await.is_pending());
         assert!(poll_once(&mut second).await.is_pending());
         assert_eq!(queue.waiting(), 2);

@@ -526,7 +526,8 @@ impl World {
         };
         let panics = match tiers.values().find(|(_, alive, _)| *alive > 0) {
             Some(serving) => excess(serving),
-            None => tiers.values().any(excess),
+            // Who may wait takes no chances.
+            None => self.settings.when_unready != WhenUnready::Wait && tiers.values().any(excess),
         };
         if let Ok(picked) = self.set.pick(self.now, None, &[], &mut self.rng) {
             self.set.released(picked.attempt);

@@ -17,7 +17,11 @@ fn somebody_is_usable_unless_all_are_out_for_whatever_reason() {
     story.down("a");
     assert!(usable(&story));
     story.down("b");
-    assert_eq!(story.set.standing(story.now), Standing::Unready { until: None }, "time alone brings nobody back");
+    assert_eq!(
+        story.set.standing(story.now),
+        Standing::Unready { until: None },
+        "time alone brings nobody back"
+    );
     story.up("b");
     assert!(usable(&story));
     story.update(&["a"]);
@@ -32,7 +36,9 @@ fn somebody_is_usable_unless_all_are_out_for_whatever_reason() {
 fn a_circuit_that_may_be_tried_again_counts_until_it_is_tried() {
     let mut story = Story::new(&["a"]);
     story.open("a");
-    let Standing::Unready { until: Some(until) } = story.set.standing(story.now) else { panic!("it is open") };
+    let Standing::Unready { until: Some(until) } = story.set.standing(story.now) else {
+        panic!("it is open")
+    };
     assert!(until > story.now);
     story.now = until;
     assert!(story.set.standing(story.now).is_usable());
