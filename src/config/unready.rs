@@ -28,7 +28,7 @@ pub(super) fn listeners(
                     "is systemd's own socket, which nuncio cannot close, and [upstream.{}] has when_unready = \"unlisten\"",
                     closing.name
                 );
-                let mend = "let nuncio listen itself (address = \"127.0.0.1:5432\"), or write when_unready = \"reset\" there";
+                let mend = "let nuncio listen itself (address = \"127.0.0.1:5432\"), or write when_unready = \"refuse\" or \"reset\" there";
                 reader.problem(place, message, mend);
             }
         }

@@ -350,6 +350,10 @@ impl Upstream {
             Ok(picked) => Ok(self.leased(picked)),
             Err(Unpicked::Nobody(failure) | Unpicked::NotYet(failure)) => Err(failure),
             Err(Unpicked::Full) => {
+                // Those before it may wait for anybody at all.
+                if let Some(failure) = self.awaited(now) {
+                    return Err(failure);
+                }
                 let detail = format!(
                     "the client asks for the endpoint {address}, which is at its limit (limits.connections_per_endpoint)"
                 );
