@@ -459,6 +459,10 @@ sections! {
         allow_users: List<Text> = example(["erp"]);
         /// Groups of this host whose members may connect.
         allow_groups: List<Text> = example(["erp"]);
+        /// Count connections, bytes and time of each local user, see /api/v1/users: of the first 64; others are "other", and who
+        /// cannot be told is "unknown". Over TCP that costs a look-up of some 10 µs a connection, unless `allow_users` needs it
+        /// anyway.
+        meter_users: Flag = default(false);
         /// Permissions of Unix sockets, as in chmod. Without it: "0660".
         mode: Mode = example("0660");
         /// Owner of Unix sockets.

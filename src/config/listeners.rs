@@ -60,6 +60,7 @@ pub(super) fn listener(
             connections,
             connections_per_source: written.connections_per_source.taken(),
             rate: written.rate.taken(),
+            meter_users: written.meter_users.or(false),
         },
         route: route::Settings { upstream, reachable },
         split,
@@ -241,6 +242,11 @@ fn who_may_come(written: &file::Listener, reader: &mut Reader) {
                 "use a listener of its own for the other hosts, or remove one of the two",
             );
         }
+    }
+    if cfg!(not(unix))
+        && let Some(At { value: true, place }) = written.meter_users.given()
+    {
+        reader.problem(place, "this system does not tell who is behind a connection", "remove it");
     }
     let is_unix = |address: &At<ListenAddr>| matches!(address.value, ListenAddr::Unix(_));
     if let (Some(allow), Some(addresses)) = (written.allow.given(), written.address.value())
