@@ -154,6 +154,23 @@ impl Gate {
         Ok(())
     }
 
+    /// The same for whom a proxy brings without a word of where from: it is judged by where the proxy is, and counts there.
+    pub fn admit_hidden(&self, ticket: &mut Ticket) -> Result<(), Failure> {
+        if let SourceKey::Ip(ip) = ticket.source {
+            self.check_network(ip).map_err(|failure| Failure {
+                detail: format!(
+                    "the proxy names no address of its client, so that its own counts: {}",
+                    failure.detail
+                )
+                .into(),
+                ..failure
+            })?;
+        }
+        self.counts.lock().enter_source(self, ticket.source)?;
+        ticket.counts_by_source = true;
+        Ok(())
+    }
+
     fn check_network(&self, ip: IpAddr) -> Result<(), Failure> {
         if self.allow.is_empty() {
             return match ip.is_loopback() {

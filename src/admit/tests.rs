@@ -334,6 +334,40 @@ async fn whom_a_proxy_brings_is_judged_as_if_it_had_come_itself() {
     assert_eq!((inside.open, inside.by_source.len()), (0, 0));
 }
 
+/// A proxy that says of its client only that there is one (PROXY UNKNOWN, a client on a Unix socket of its own) opens no way
+/// around `allow` and the caps: its own address stands for all of them.
+#[tokio::test]
+async fn whom_a_proxy_hides_is_judged_by_where_the_proxy_is() {
+    let gate = |allow: &[&str]| {
+        gate(Settings {
+            allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+            proxies: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+            connections_per_source: Some(1),
+            ..Settings::default()
+        })
+    };
+    let now = Instant::now();
+    for allow in [&[][..], &["192.0.2.0/24"]] {
+        let gate = gate(allow);
+        let mut ticket = gate.admit(&from("10.0.0.1:9").await, now, &mut None).await.unwrap();
+        let refused = gate.admit_hidden(&mut ticket).unwrap_err();
+        assert_eq!(refused.reason, Reason::AdmissionDenied, "{refused}");
+        assert!(
+            refused.detail.contains("names no address of its client") && refused.detail.contains("10.0.0.1")
+        );
+    }
+    let gate = gate(&["10.0.0.1/32"]);
+    let mut first = gate.admit(&from("10.0.0.1:9").await, now, &mut None).await.unwrap();
+    let mut second = gate.admit(&from("10.0.0.1:8").await, now, &mut None).await.unwrap();
+    gate.admit_hidden(&mut first).unwrap();
+    assert_eq!(gate.admit_hidden(&mut second).unwrap_err().reason, Reason::ConnectionLimitReached);
+    drop(first);
+    gate.admit_hidden(&mut second).unwrap();
+    drop(second);
+    let inside = gate.counts.lock();
+    assert_eq!((inside.open, inside.by_source.len()), (0, 0));
+}
+
 #[tokio::test]
 async fn without_networks_of_proxies_only_this_hosts_are_heard() {
     let gate = gate(Settings { proxies: Some(Vec::new()), ..Settings::default() });

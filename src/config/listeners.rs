@@ -36,8 +36,9 @@ pub(super) fn listener(
         reader.warning(&each.place, format!("never comes to pass: `connections` is {connections}"), mend);
     }
     let contexts::Context { kind, proxies, reachable } = context;
-    let of_split = split.as_ref().and_then(|split| split.shares.first()).map(|share| share.upstream.clone());
-    let first = reachable.first().map(|reachable| reachable.upstream.clone()).or(of_split);
+    let shares = split.iter().flat_map(|split| &split.shares);
+    let of_split: Vec<_> = shares.map(|share| share.upstream.clone()).collect();
+    let first = reachable.first().map(|reachable| &reachable.upstream).or(of_split.first()).cloned();
     let upstream = match (first, written.upstream.taken()) {
         (Some(first), _) => first,
         (None, Some(UpstreamOf::Name(name))) => name.as_str().into(),
@@ -62,7 +63,7 @@ pub(super) fn listener(
             rate: written.rate.taken(),
             meter_users: written.meter_users.or(false),
         },
-        route: route::Settings { upstream, reachable },
+        route: route::Settings { upstream, reachable, split: of_split },
         split,
         context: kind,
         preface_timeout: written.preface_timeout.or(Duration::from_secs(10)),
