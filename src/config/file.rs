@@ -451,7 +451,7 @@ sections! {
         /// else is ever dialled.
         upstreams: List<Text> = example(["orders", "mail"]);
         /// With context = "proxy_protocol": networks of the proxies, which alone may connect over TCP; `allow` is for their
-        /// clients then. Without it: proxies on this host only.
+        /// clients then, and for a proxy that says nobody's address (UNKNOWN). Without it: proxies on this host only.
         proxy_from: List<Network> = example(["10.0.0.0/8"]);
         /// Networks that may connect over TCP. Without it: this host only.
         allow: List<Network> = example(["10.0.0.0/8"]);
