@@ -187,6 +187,11 @@ impl Table {
             }
             Some(_) => Who::Other,
         };
+        if who == Who::Other && !known.series.keys().any(|(other, _)| *other == who) {
+            tracing::warn!(
+                "more than {AT_MOST} local users were metered: from now on others are counted as one, '{OTHERS}'"
+            );
+        }
         let make = || Arc::new(UserSeries::new(self.epoch));
         known.series.entry((who, upstream)).or_insert_with(make).clone()
     }
