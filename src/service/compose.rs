@@ -249,7 +249,8 @@ impl Door {
             keeper.abort();
         }
         let behind = self.closes_with();
-        if !behind.is_empty() || self.open_addresses().is_empty() {
+        // Where nobody wants it closed any more, it opens at once, or is to as soon as that is possible.
+        if !behind.is_empty() || self.sockets.relisten().is_err() {
             self.keeper = Some(tokio::spawn(keep(self.sockets.clone(), behind)));
         }
     }

@@ -117,7 +117,7 @@ impl Sockets {
     ///
     /// # Errors
     /// It cannot, for now.
-    fn relisten(&self) -> Result<(), ()> {
+    pub(super) fn relisten(&self) -> Result<(), ()> {
         let mut state = self.state();
         let State::Unlistened { closed, problem, .. } = &mut *state else { return Ok(()) };
         match closed.bind() {
