@@ -22,6 +22,7 @@ use crate::protocol::Protocol;
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
+use crate::upstream::WhenUnready;
 use crate::upstream::balancer::Balance;
 use crate::upstream::breaker::Trials;
 
@@ -157,6 +158,11 @@ sections! {
         leave_timeout: Off<TimeOrZero> = default("off");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
+        /// What clients meet while none of its endpoints can be used: refuse (no, in their own words), reset (their connection
+        /// breaks, for drivers that try their next host only then), unlisten (nobody listens at the listeners that lead only
+        /// here, for clients that try another address: with breaker.trials = "checks" none of them has to find out that it is
+        /// back) or wait (for as long as timeouts.establish, in a queue of limits.pending).
+        when_unready: Choice<WhenUnready> = default("refuse");
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
         /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
         on_truncation: Choice<OnTruncation> = example("close");
@@ -454,7 +460,7 @@ sections! {
         /// else is ever dialled.
         upstreams: List<Text> = example(["orders", "mail"]);
         /// With context = "proxy_protocol": networks of the proxies, which alone may connect over TCP; `allow` is for their
-        /// clients then. Without it: proxies on this host only.
+        /// clients then, and for a proxy that says nobody's address (UNKNOWN). Without it: proxies on this host only.
         proxy_from: List<Network> = example(["10.0.0.0/8"]);
         /// Networks that may connect over TCP. Without it: this host only.
         allow: List<Network> = example(["10.0.0.0/8"]);
@@ -462,6 +468,10 @@ sections! {
         allow_users: List<Text> = example(["erp"]);
         /// Groups of this host whose members may connect.
         allow_groups: List<Text> = example(["erp"]);
+        /// Count connections, bytes and time of each local user, see /api/v1/users: of the first 64; others are "other", and who
+        /// cannot be told is "unknown". Over TCP that costs a look-up of some 10 µs a connection, unless `allow_users` needs it
+        /// anyway.
+        meter_users: Flag = default(false);
         /// Permissions of Unix sockets, as in chmod. Without it: "0660".
         mode: Mode = example("0660");
         /// Owner of Unix sockets.
