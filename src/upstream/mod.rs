@@ -416,32 +416,6 @@ impl Upstream {
         self.updates.load(Ordering::Acquire)
     }
 
-    /// Those members that a connection may use at `now`, and not only as a trial, or could were they not at their limit; and
-    /// how many more each may have.
-    pub fn usable(&self, now: Instant) -> Vec<pool::stock::Member> {
-        let core = self.lock();
-        let usable = core.set.members().filter(|endpoint| endpoint.is_usable(now));
-        usable.map(|endpoint| (endpoint.id, endpoint.room())).collect()
-    }
-
-    /// One of those.
-    pub fn usable_at(&self, id: EndpointId, now: Instant) -> Option<(Arc<EndpointSpec>, u32)> {
-        let core = self.lock();
-        let endpoint = &core.set.endpoints[core.set.place_of(id)?];
-        endpoint.is_usable(now).then(|| (endpoint.spec.clone(), endpoint.room()))
-    }
-
-    /// How many more connections this endpoint may have.
-    pub fn room_at(&self, id: EndpointId) -> u32 {
-        let core = self.lock();
-        core.set.place_of(id).map_or(0, |place| core.set.endpoints[place].room())
-    }
-
-    /// How many more connections all endpoints together may have.
-    pub fn room(&self) -> usize {
-        self.queue.room_left()
-    }
-
     /// What is known of it at `now`.
     pub fn view(&self, now: Instant) -> UpstreamView {
         let (endpoints, panicking, source) = self.ask(|core| {
