@@ -199,6 +199,11 @@ sections! {
         near: Text = example("_agent");
         /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
         ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+        /// With https: PEM file with our certificate for the agent, where it wants one (verify_incoming), and the chain behind it.
+        certificate: FilePath = example("/etc/nuncio/consul-client.pem");
+        /// PEM file with that certificate's private key. Without it: it stands in the same file. All three are read anew for each
+        /// question.
+        key: FilePath = example("/etc/nuncio/consul-client.key");
     }
 
     /// `kubernetes` that is a table.

@@ -19,6 +19,7 @@ use super::share::share;
 use super::{Discover, Origin, Resolver};
 use crate::addr::EndpointAddr;
 use crate::failure::{Failure, Reason, Stage};
+use crate::tls::IdentitySettings;
 use crate::upstream::EndpointSpec;
 
 /// What is asked for, and where.
@@ -38,6 +39,10 @@ pub struct Settings {
     pub near: Option<String>,
     /// What the agent's certificate is checked against; `None`: the system's roots.
     pub ca: Option<PathBuf>,
+    /// What we show the agent, where it wants to know who asks.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key; `None`: it stands beside it.
+    pub key: Option<PathBuf>,
 }
 
 /// How long the agent may keep a query that has nothing new; the set is known to be that old at most.
@@ -55,9 +60,10 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// Follows a service.
 pub(super) fn discover(settings: &Settings, resolver: &Resolver) -> Box<dyn Discover> {
-    let Settings { address, ca, .. } = settings;
+    let Settings { address, ca, certificate, key, .. } = settings.clone();
+    let identity = IdentitySettings { ca, certificate, key, ..IdentitySettings::default() };
     Box::new(Consul {
-        registry: Registry::new("Consul", address.clone(), ca.clone(), resolver),
+        registry: Registry::new("Consul", address, identity, resolver),
         settings: settings.clone(),
         index: Index::default(),
         due: Instant::now(),
@@ -101,8 +107,10 @@ impl Discover for Consul {
 impl Consul {
     async fn ask(&mut self) -> Result<Vec<EndpointSpec>, Failure> {
         let mut headers = Vec::new();
-        if let Some(file) = &self.settings.token_file {
-            headers.push((HeaderName::from_static("x-consul-token"), http::token(file, "")?));
+        if let Some(file) = self.settings.token_file.clone() {
+            let what = format!("token_file {}", file.display());
+            let token = self.registry.read(&what, move || http::token(&file, "")).await?;
+            headers.push((HeaderName::from_static("x-consul-token"), token));
         }
         let limit = if self.index.0.is_some() { WAIT + GRACE } else { GRACE };
         let path = path(&self.settings, self.index);

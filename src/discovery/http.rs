@@ -1,10 +1,13 @@
 //! Questions to a registry over HTTP: one connection each, what it says bounded in size and in time.
 //!
-//! Owns the way there (name, TCP, TLS by a CA of its own) and what every registry can get wrong. Leaves HTTP to hyper, and
+//! Owns the way there (name, TCP, TLS by an identity of its own) and what every registry can get wrong. Leaves HTTP to hyper, and
 //! what is asked and what an answer means to `consul` and `kubernetes`.
 
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,9 +21,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::reading::{Reading, ours};
 use super::{Origin, Resolver};
 use crate::dial;
-use crate::failure::{Failure, Reason, Side, Stage};
+use crate::failure::{Failure, Reason, Stage};
 use crate::tls::{self, ClientTls, Identity, IdentitySettings};
 use crate::upstream::EndpointSpec;
 
@@ -78,16 +82,32 @@ pub(super) struct Registry {
     /// As it is called in what is told of it: "Consul".
     name: &'static str,
     origin: Origin,
-    ca: Option<PathBuf>,
+    /// With https: whom we trust there, and who we are.
+    identity: IdentitySettings,
     resolver: Resolver,
-    /// Made of the CA's file as it was last read.
+    reading: Reading,
+    /// Made of the identity's files as they were last read.
     tls: Option<(u64, Arc<ClientTls>)>,
 }
 
 impl Registry {
-    pub(super) fn new(name: &'static str, origin: Origin, ca: Option<PathBuf>, resolver: &Resolver) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        origin: Origin,
+        identity: IdentitySettings,
+        resolver: &Resolver,
+    ) -> Self {
         resolver.prepare(&origin.server.host);
-        Registry { name, origin, ca, resolver: resolver.clone(), tls: None }
+        Registry { name, origin, identity, resolver: resolver.clone(), reading: Reading::new(), tls: None }
+    }
+
+    /// What files of this host say that it is asked with, as they are now. `what` is told of them if they cannot be read.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        what: &(dyn fmt::Display + Sync),
+        read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.reading.of(what, read).await
     }
 
     /// Asks, over a connection of its own.
@@ -113,7 +133,8 @@ impl Registry {
         if !self.origin.https {
             return exchange(stream, &self.origin, question).await;
         }
-        let tls = self.tls()?;
+        let tls = self.tls().await?;
+        tls.ready(SystemTime::now())?;
         let name = tls.name_for(&EndpointSpec::new(self.origin.server.clone()))?;
         let secured = tls.handshake(&mut stream, at, name, CONNECT).await.map_err(|failure| {
             failure.mend("compare its certificate with `ca`, and with the host that is written; does the port speak TLS?")
@@ -127,22 +148,29 @@ impl Registry {
         }
     }
 
-    /// The CA's file is read each time: those of Kubernetes are replaced while it runs.
-    fn tls(&mut self) -> Result<Arc<ClientTls>, Failure> {
-        let refuse = |problems: Vec<String>| ours(problems.join("; ")).mend("mend the file that `ca` names");
-        let settings = IdentitySettings { ca: self.ca.clone(), ..IdentitySettings::default() };
-        let identity = Identity::load_at("ca", &settings, SystemTime::now()).map_err(refuse)?;
-        if let Some((generation, tls)) = &self.tls
-            && *generation == identity.generation
-        {
-            return Ok(tls.clone());
-        }
-        let tls = ClientTls::new(&tls::Settings::default(), Some(&identity)).map_err(refuse)?;
-        let tls = Arc::new(tls);
-        self.tls = Some((identity.generation, tls.clone()));
-        Ok(tls)
+    /// The files are read each time: those of Kubernetes are replaced while it runs, and so are certificates.
+    async fn tls(&mut self) -> Result<Arc<ClientTls>, Failure> {
+        let (settings, known) = (self.identity.clone(), self.tls.clone());
+        let read = move || {
+            let refuse = |problems: Vec<String>| {
+                ours(problems.join("; ")).mend("mend the files that `ca`, `certificate` and `key` name")
+            };
+            let identity = Identity::load_at("tls", &settings, SystemTime::now()).map_err(refuse)?;
+            match known {
+                Some(known) if known.0 == identity.generation => Ok(known),
+                Some(_) | None => {
+                    let tls = ClientTls::new(&tls::Settings::default(), Some(&identity)).map_err(refuse)?;
+                    Ok((identity.generation, Arc::new(tls)))
+                }
+            }
+        };
+        let (_, tls) = self.tls.insert(self.reading.of(&"`ca`, `certificate` or `key`", read).await?);
+        Ok(tls.clone())
     }
 }
+
+/// No token is longer.
+const LONGEST_TOKEN: u64 = 32 * 1024;
 
 /// A header that authorises, of a file that is read anew each time: tokens are replaced while nuncio runs. Never shown.
 pub(super) fn token(file: &Path, prefix: &str) -> Result<HeaderValue, Failure> {
@@ -150,7 +178,12 @@ pub(super) fn token(file: &Path, prefix: &str) -> Result<HeaderValue, Failure> {
         ours(format!("token_file {}: {problem}", file.display()))
             .mend("put the token into that file, on one line, readable for nuncio")
     };
-    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    let mut text = String::new();
+    let opened = File::open(file).and_then(|file| file.take(LONGEST_TOKEN + 1).read_to_string(&mut text));
+    opened.map_err(|error| refuse(error.to_string()))?;
+    if text.len() as u64 > LONGEST_TOKEN {
+        return Err(refuse(format!("it is larger than {} KiB", LONGEST_TOKEN >> 10)));
+    }
     let text = text.trim();
     if text.is_empty() {
         return Err(refuse("it is empty".to_owned()));
@@ -176,11 +209,6 @@ pub(super) fn encoded(text: &str) -> String {
 /// The registry does not do as it should.
 pub(super) fn theirs(reason: Reason, detail: impl Into<String>) -> Failure {
     Failure::upstream(Stage::Resolve, reason, detail.into())
-}
-
-/// A fault of this host's files.
-pub(super) fn ours(detail: String) -> Failure {
-    Failure::new(Stage::Resolve, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(

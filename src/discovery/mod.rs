@@ -12,6 +12,7 @@ mod http;
 mod known;
 pub mod kubernetes;
 mod origin;
+mod reading;
 mod servers;
 mod share;
 mod srv;

@@ -13,6 +13,8 @@ fn settings() -> Settings {
         token_file: None,
         near: None,
         ca: None,
+        certificate: None,
+        key: None,
     }
 }
 

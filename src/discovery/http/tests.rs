@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::failure::Side;
 
 #[test]
 fn what_is_asked_for_cannot_leave_its_place() {
@@ -49,7 +50,7 @@ async fn registry<F: Future<Output = ()> + Send + 'static>(
         }
     });
     let resolver = Resolver::new(&super::super::DnsSettings::default()).unwrap();
-    Registry::new("Consul", Origin::new(false, address.into()), None, &resolver)
+    Registry::new("Consul", Origin::new(false, address.into()), IdentitySettings::default(), &resolver)
 }
 
 fn question<'a>(limit: Duration, lines: Option<Lines<'a>>) -> Question<'a> {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -23,9 +24,11 @@ use tokio::time::Instant;
 use self::slices::{Event, Page, Slices};
 use super::http::{self, Answer, Lines, Question, Registry, encoded, theirs};
 use super::known::pause;
+use super::reading::ours;
 use super::{Discover, Origin, Resolver, dns_set};
 use crate::addr::{EndpointAddr, Host};
 use crate::failure::{Failure, Reason};
+use crate::tls::IdentitySettings;
 use crate::upstream::EndpointSpec;
 
 /// What is asked for, and where.
@@ -63,11 +66,12 @@ const BREATH: Duration = Duration::from_millis(500);
 /// Follows a Service.
 pub(super) fn discover(settings: &Settings, resolver: &Resolver) -> Box<dyn Discover> {
     let api = Api::of(settings, Path::new(ACCOUNT), |name| std::env::var(name).ok());
-    let registry = Registry::new("Kubernetes", api.origin.clone(), api.ca.clone(), resolver);
+    let identity = IdentitySettings { ca: api.ca.clone(), ..IdentitySettings::default() };
+    let registry = Registry::new("Kubernetes", api.origin.clone(), identity, resolver);
     let (tell, told) = watch::channel(None);
     let follower = Follower {
         registry,
-        api,
+        api: Arc::new(api),
         service: settings.service.clone(),
         port: settings.port.clone(),
         version: None,
@@ -153,7 +157,7 @@ impl Api {
                 Ok(text) => Ok(text.trim().to_owned()),
                 Err(error) => {
                     let detail = format!("{}: {error}", file.display());
-                    Err(http::ours(detail).mend(
+                    Err(ours(detail).mend(
                         "outside of a pod, write `api`, `token_file` and `ca`; in one, let its service account be mounted",
                     ))
                 }
@@ -169,7 +173,7 @@ impl Api {
 
 struct Follower {
     registry: Registry,
-    api: Api,
+    api: Arc<Api>,
     service: String,
     port: Option<String>,
     /// Up to where the slices are known; `None`: they have to be listed.
@@ -211,12 +215,8 @@ impl Follower {
             if let Some(more) = &more {
                 query += &format!("&continue={}", encoded(more));
             }
-            let question = Question {
-                path: self.path(&query)?,
-                headers: self.api.headers()?,
-                limit: ANSWER,
-                lines: None,
-            };
+            let (path, headers) = self.asking(&query).await?;
+            let question = Question { path, headers, limit: ANSWER, lines: None };
             let answer = self.registry.ask(question).await?;
             if answer.status == StatusCode::GONE {
                 // It took so long that the rest of the list is of another time.
@@ -245,7 +245,7 @@ impl Follower {
             "&watch=true&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds={seconds}",
             encoded(version)
         );
-        let (path, headers) = (self.path(&query)?, self.api.headers()?);
+        let (path, headers) = self.asking(&query).await?;
         let Follower { registry, slices, tell, version, port, .. } = self;
         let port = port.as_deref();
         let mut each = |line: Option<&[u8]>| -> Result<ControlFlow<()>, Failure> {
@@ -287,10 +287,15 @@ impl Follower {
         }
     }
 
-    fn path(&self, query: &str) -> Result<String, Failure> {
-        let (namespace, service) = (encoded(&self.api.namespace()?), encoded(&self.service));
+    /// What is asked for, and as whom.
+    async fn asking(&self, query: &str) -> Result<(String, Vec<(HeaderName, HeaderValue)>), Failure> {
+        let api = self.api.clone();
+        let read = move || Ok((api.namespace()?, api.headers()?));
+        let (namespace, headers) = self.registry.read(&"the token or the namespace", read).await?;
+        let (namespace, service) = (encoded(&namespace), encoded(&self.service));
         let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-        Ok(format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}{query}"))
+        let path = format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}{query}");
+        Ok((path, headers))
     }
 
     fn good(&self, answer: &Answer) -> Result<(), Failure> {
