@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::http::{self, Answer, Question, Registry, encoded, theirs};
+use super::reading::ours;
 use super::share::share;
 use super::{Discover, Origin, Resolver};
 use crate::addr::EndpointAddr;
@@ -43,6 +44,21 @@ pub struct Settings {
     pub certificate: Option<PathBuf>,
     /// The certificate's key; `None`: it stands beside it.
     pub key: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Do both ask for the same instances? Not so of another agent, who may be that of another cluster.
+    pub(super) fn names_the_same(&self, other: &Settings) -> bool {
+        let asked = |settings: &Settings| Settings {
+            token_file: None,
+            near: None,
+            ca: None,
+            certificate: None,
+            key: None,
+            ..settings.clone()
+        };
+        asked(self) == asked(other)
+    }
 }
 
 /// How long the agent may keep a query that has nothing new; the set is known to be that old at most.
@@ -85,11 +101,13 @@ impl Discover for Consul {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Vec<EndpointSpec>, Failure>> + Send + '_>> {
         Box::pin(async move {
             tokio::time::sleep_until(self.due).await;
+            let (asked, before) = (Instant::now(), self.index);
             let answer = self.ask().await;
             let rest = match &answer {
                 Ok(_) => {
                     self.failures = 0;
-                    self.index.rest(&mut self.rng)
+                    let is_news = self.index != before || asked.elapsed() > WAIT / 2;
+                    self.index.rest(is_news, &mut self.rng)
                 }
                 Err(failure) => {
                     // Whatever it knew may be gone: a higher index than its own would make it wait for nothing.
@@ -119,8 +137,11 @@ impl Consul {
             let detail = format!("Consul at {}: {}", self.settings.address, failure.detail).into();
             Failure { detail, ..failure }
         };
-        let specs = read(&answer, &self.settings).map_err(told)?;
         let index = answer.headers.get("x-consul-index").and_then(|index| index.to_str().ok()?.parse().ok());
+        let settings = self.settings.clone();
+        // Thousands of instances take their time, which is that of the connections here.
+        let specs = tokio::task::spawn_blocking(move || read(&answer, &settings)).await;
+        let specs = specs.unwrap_or_else(|panicked| Err(ours(panicked.to_string()))).map_err(told)?;
         self.index.advance(index);
         Ok(specs)
     }
@@ -141,9 +162,10 @@ impl Index {
         };
     }
 
-    /// How long until the next query.
-    fn rest(self, rng: &mut Rng) -> Duration {
-        let at_most = if self.0.is_some() { BREATH } else { SOON };
+    /// How long until the next query. An agent, or whoever stands before it, that has nothing new and does not wait for it is
+    /// not asked all the time.
+    fn rest(self, is_news: bool, rng: &mut Rng) -> Duration {
+        let at_most = if self.0.is_some() && is_news { BREATH } else { SOON };
         at_most.mul_f64(0.5 + 0.5 * rng.f64())
     }
 }

@@ -50,9 +50,9 @@ pub(super) struct Question<'a> {
 
 /// A good answer that is read line by line, as it comes.
 pub(super) struct Lines<'a> {
-    /// For so long, nothing of it may come.
-    pub(super) silence: Duration,
-    /// Is given each line; at first, when the answer begins, `None`. May say that it was enough.
+    /// It may go on for so long. That is its end then, and a failure if nothing of it has come.
+    pub(super) at_most: Duration,
+    /// Is given each line; `None`: that was all for now, and at first, the answer begins. May say that it was enough.
     pub(super) each: EachLine<'a>,
 }
 
@@ -281,19 +281,24 @@ async fn whole(response: Response<Incoming>, deadline: Instant, limit: Duration)
     }
 }
 
-/// Until the answer ends, or nothing has come for too long.
-async fn by_line(mut body: Incoming, Lines { silence, each }: Lines<'_>) -> Result<(), Failure> {
+/// Until the answer ends, or has gone on for long enough.
+async fn by_line(mut body: Incoming, Lines { at_most, each }: Lines<'_>) -> Result<(), Failure> {
+    let end = Instant::now() + at_most;
     if each(None)?.is_break() {
         return Ok(());
     }
     let mut begun: Vec<u8> = Vec::new();
+    let mut spoke = false;
     loop {
-        let frame = match tokio::time::timeout(silence, body.frame()).await {
+        let frame = match tokio::time::timeout_at(end, body.frame()).await {
             Ok(None) => return Ok(()),
             Ok(Some(frame)) => frame.map_err(broken)?,
-            Err(_) => return Err(late("nothing more of the answer came", silence)),
+            Err(_) if spoke => return Ok(()),
+            Err(_) => return Err(late("nothing more of the answer came", at_most)),
         };
+        spoke = true;
         let Some(mut data) = frame.data_ref().map(Bytes::as_ref) else { continue };
+        let whole_lines = data.contains(&b'\n');
         while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
             if begun.len() + end > LARGEST {
                 return Err(too_large());
@@ -304,6 +309,9 @@ async fn by_line(mut body: Incoming, Lines { silence, each }: Lines<'_>) -> Resu
             }
             begun.clear();
             data = &data[end + 1..];
+        }
+        if whole_lines && each(None)?.is_break() {
+            return Ok(());
         }
         if begun.len() + data.len() > LARGEST {
             return Err(too_large());

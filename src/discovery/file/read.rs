@@ -156,7 +156,7 @@ impl Table {
         {
             return Err(format!("server_name {name:?} is not a host name or an address"));
         }
-        Ok(EndpointSpec { address, weight, tier, zone: zone.map(Into::into), server_name })
+        Ok(EndpointSpec { weight, tier, zone: zone.map(Into::into), server_name, ..EndpointSpec::new(address) })
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
 
     fn shown(read: Result<Contents, String>) -> Result<Vec<String>, String> {
         let show = |spec: &EndpointSpec| {
-            let EndpointSpec { address, weight, tier, zone, server_name } = spec;
+            let EndpointSpec { address, weight, tier, zone, server_name, .. } = spec;
             let more = [zone.as_deref(), server_name.as_deref()].map(Option::unwrap_or_default).join(" ");
             format!("{address} {weight} {tier} {more}").trim_end().to_owned()
         };

@@ -48,6 +48,14 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
 }
 
+impl Settings {
+    /// Do both ask for the same endpoints?
+    pub(super) fn names_the_same(&self, other: &Settings) -> bool {
+        let asked = |settings: &Settings| Settings { token_file: None, ca: None, ..settings.clone() };
+        asked(self) == asked(other)
+    }
+}
+
 /// Where a pod finds its service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a page of the list may take, and the beginning of a watch.
@@ -57,11 +65,13 @@ const WATCH: Duration = Duration::from_secs(300);
 /// So much longer than that, nothing may come.
 const GRACE: Duration = Duration::from_secs(30);
 /// Slices a page: the API sends large lists in pieces.
-const PAGE: u32 = 500;
+const PAGE: u32 = 100;
 /// So many of them are more than any Service has.
 const PAGES: usize = 200;
-/// The least time from one watch to the next: some proxies end each at once.
+/// The pause between two watches; drawn, since an API server that ends has them all begin anew.
 const BREATH: Duration = Duration::from_millis(500);
+/// A watch that ends sooner was not ended by its time: some proxies end each at once, some servers know no version to watch from.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// Follows a Service.
 pub(super) fn discover(settings: &Settings, resolver: &Resolver) -> Box<dyn Discover> {
@@ -185,17 +195,21 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
-        let mut failures = 0;
+        let (mut failures, mut short) = (0, 0);
         loop {
-            let again = Instant::now() + BREATH;
-            let done = match self.version.clone() {
-                None => self.list().await,
-                Some(version) => self.watch(&version).await.map(|()| again),
+            let begun = Instant::now();
+            let rest = match self.version.clone() {
+                None => self.list().await.map(|()| Duration::ZERO),
+                Some(version) => self.watch(&version).await.map(|()| {
+                    let rest = breath(short, &mut self.rng);
+                    short = if begun.elapsed() < SHORT { short + 1 } else { 0 };
+                    rest
+                }),
             };
-            match done {
-                Ok(again) => {
+            match rest {
+                Ok(rest) => {
                     failures = 0;
-                    tokio::time::sleep_until(again).await;
+                    tokio::time::sleep(rest).await;
                 }
                 Err(failure) => {
                     failures += 1;
@@ -206,8 +220,8 @@ impl Follower {
         }
     }
 
-    /// All slices, page by page; those of before count until the last one has come. Gives when the watch may begin.
-    async fn list(&mut self) -> Result<Instant, Failure> {
+    /// All slices, page by page; those of before count until the last one has come.
+    async fn list(&mut self) -> Result<(), Failure> {
         let mut slices = Slices::default();
         let mut more: Option<String> = None;
         for _ in 0..PAGES {
@@ -232,7 +246,7 @@ impl Follower {
                 self.version = Some(version);
                 self.slices = slices;
                 self.tell.send_replace(Some(members(&self.slices, self.port.as_deref())));
-                return Ok(Instant::now());
+                return Ok(());
             }
         }
         Err(self.odd(&format!("its list of EndpointSlices has no end after {PAGES} pages")))
@@ -249,7 +263,8 @@ impl Follower {
         let Follower { registry, slices, tell, version, port, .. } = self;
         let port = port.as_deref();
         let mut each = |line: Option<&[u8]>| -> Result<ControlFlow<()>, Failure> {
-            // That it watches is news after a failure, and so is that nothing has changed.
+            // That it watches is news after a failure, and so is that nothing has changed. Of many changes that come together,
+            // as of a rollout, what they all come to.
             let Some(line) = line else {
                 tell.send_replace(Some(members(slices, port)));
                 return Ok(ControlFlow::Continue(()));
@@ -257,7 +272,6 @@ impl Follower {
             match slices.event(line) {
                 Ok(Event::At(now)) => {
                     *version = Some(now);
-                    tell.send_replace(Some(members(slices, port)));
                     Ok(ControlFlow::Continue(()))
                 }
                 Ok(Event::Expired) => {
@@ -274,7 +288,7 @@ impl Follower {
                 }
             }
         };
-        let lines = Some(Lines { silence: WATCH + GRACE, each: &mut each });
+        let lines = Some(Lines { at_most: WATCH + GRACE, each: &mut each });
         let answer = registry.ask(Question { path, headers, limit: ANSWER, lines }).await?;
         match answer.status {
             StatusCode::OK => Ok(()),
@@ -318,6 +332,11 @@ impl Follower {
         let detail = format!("Kubernetes at {}: {problem}", self.api.origin);
         theirs(Reason::DestinationUnavailable, detail).mend("is that the address of a Kubernetes API?")
     }
+}
+
+/// The pause after a watch, so many of which were short before.
+fn breath(short: u32, rng: &mut Rng) -> Duration {
+    BREATH.saturating_mul(1 << short.min(3)).mul_f64(0.5 + 0.5 * rng.f64())
 }
 
 fn members(slices: &Slices, port: Option<&str>) -> Result<Vec<EndpointSpec>, Failure> {

@@ -24,7 +24,11 @@ fn listed(slices: &[String]) -> Slices {
 
 fn made(slices: &Slices, port: Option<&str>) -> Vec<String> {
     let specs = slices.endpoints(port, <[IpAddr]>::to_vec).unwrap();
-    let text = |spec: &EndpointSpec| format!("{} {}", spec.address, spec.zone.as_deref().unwrap_or("-"));
+    let text = |spec: &EndpointSpec| {
+        let mut zones = vec![spec.zone.as_deref().unwrap_or("-")];
+        zones.extend(spec.for_zones.iter().map(|zone| &**zone));
+        format!("{} {}", spec.address, zones.join(" "))
+    };
     specs.iter().map(text).collect()
 }
 
@@ -65,12 +69,12 @@ fn with_none_ready_those_that_still_serve_while_they_end_are_used() {
 }
 
 #[test]
-fn a_hint_says_from_which_zone_an_endpoint_is_to_be_used() {
+fn hints_say_from_which_zones_an_endpoint_is_to_be_used() {
     let of =
         |hints: &str| endpoints(&format!(r#"[{{"addresses":["10.0.0.1"],"zone":"a","hints":{hints}}}]"#));
     assert_eq!(of("null"), ["10.0.0.1:5432 a"]);
-    assert_eq!(of(r#"{"forZones":[{"name":"b"}]}"#), ["10.0.0.1:5432 b"]);
-    assert_eq!(of(r#"{"forZones":[{"name":"b"},{"name":"a"}]}"#), ["10.0.0.1:5432 a"]);
+    assert_eq!(of(r#"{"forZones":[{"name":"b"}]}"#), ["10.0.0.1:5432 a b"]);
+    assert_eq!(of(r#"{"forZones":[{"name":"b"},{"name":"c"}]}"#), ["10.0.0.1:5432 a b c"]);
     assert_eq!(of("{}"), ["10.0.0.1:5432 a"]);
 }
 
