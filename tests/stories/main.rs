@@ -83,6 +83,8 @@ mod smtp;
 #[cfg(test)]
 mod sqlserver;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod srv_set;
 #[cfg(test)]
 mod table;
