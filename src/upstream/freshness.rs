@@ -60,8 +60,9 @@ impl Freshness {
         }
     }
 
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing.is_some()
+    /// What keeps it from naming the endpoints.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.failing.as_ref().map(|failing| &*failing.error)
     }
 
     pub(super) fn view(&self, now: Instant) -> SourceView {

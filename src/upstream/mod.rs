@@ -316,7 +316,7 @@ impl Upstream {
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
                 core.budget.deposit(now);
             }
-            picked
+            picked.map_err(|unpicked| core.with_what_the_source_says(unpicked))
         })?;
         Ok(self.leased(picked))
     }

@@ -371,6 +371,11 @@ impl EndpointSet {
         (full, self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX))
     }
 
+    /// Has there been an update at all, since there is a source?
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
     /// Why nobody can be picked.
     fn nobody(&self, now: Instant) -> Failure {
         let unavailable =
@@ -379,8 +384,8 @@ impl EndpointSet {
             return match self.known {
                 true => unavailable("the upstream has no endpoints"),
                 false => {
-                    unavailable("the upstream's endpoints are not known yet: their source has not named any")
-                        .mend("see in /api/v1/upstreams what its source says: nuncio keeps asking, and serves as soon as it answers")
+                    unavailable("the upstream's endpoints are not known yet: their source has not answered")
+                        .mend("mend what keeps it from naming them: nuncio keeps asking, and serves as soon as it does")
                 }
             };
         }

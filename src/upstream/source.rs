@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{EndpointSpec, Upstream};
+use super::freshness::Freshness;
+use super::set::Unpicked;
+use super::{Core, EndpointSpec, Upstream};
 use crate::failure::Failure;
 
 impl Upstream {
@@ -33,7 +35,7 @@ impl Upstream {
             self.heard.send_replace(false);
             self.change(|core| core.set.forget_members());
         }
-        if self.lock().freshness.take().is_some_and(|freshness| freshness.is_failing()) {
+        if self.lock().freshness.take().is_some_and(|freshness| freshness.error().is_some()) {
             self.observer.source(&self.name, None);
         }
     }
@@ -46,5 +48,18 @@ impl Upstream {
             heard.wait_for(|heard| *heard).await.ok();
         };
         self.queue.meanwhile(queued, limit.saturating_sub(queued), word).await;
+    }
+}
+
+impl Core {
+    /// Where nobody is known because of the source: what it says.
+    pub(super) fn with_what_the_source_says(&self, unpicked: Unpicked) -> Unpicked {
+        match (unpicked, self.freshness.as_ref().and_then(Freshness::error)) {
+            (Unpicked::Nobody(failure), Some(error)) if !self.set.is_known() => {
+                let detail = format!("the upstream's endpoints are not known yet: {error}").into();
+                Unpicked::Nobody(Failure { detail, ..failure })
+            }
+            (unpicked, _) => unpicked,
+        }
     }
 }

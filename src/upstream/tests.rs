@@ -219,7 +219,7 @@ async fn who_comes_before_the_first_word_of_a_source_waits_for_it() {
     };
     let begun = tokio::time::Instant::now();
     let (connected, ()) = tokio::join!(connect(), failure);
-    assert!(connected.unwrap_err().detail.contains("not known yet"));
+    assert!(connected.unwrap_err().detail.ends_with("not known yet: silence"));
     assert_eq!(begun.elapsed(), soon);
     upstream.forget_source(false);
     let begun = tokio::time::Instant::now();
