@@ -114,7 +114,8 @@ sections! {
         /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
         kubernetes: OrService<Kubernetes> = example("db");
         /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
-        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`; write it in brackets:
+        /// of [[endpoints]] nobody can see whether the end is missing, so they count only after a second. It is read again
         /// whenever it is written.
         file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres, mysql, sqlserver, smtp, lmtp, imap, pop3, sieve, nntp, ldap, xmpp, redis, amqp or

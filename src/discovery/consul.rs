@@ -20,7 +20,7 @@ use super::share::share;
 use super::{Discover, Origin, Resolver};
 use crate::addr::EndpointAddr;
 use crate::failure::{Failure, Reason, Stage};
-use crate::tls::IdentitySettings;
+use crate::tls::{Identity, IdentitySettings};
 use crate::upstream::EndpointSpec;
 
 /// What is asked for, and where.
@@ -47,6 +47,22 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// With https: whom we trust, and who we are.
+    fn identity(&self) -> IdentitySettings {
+        let Settings { ca, certificate, key, .. } = self.clone();
+        IdentitySettings { ca, certificate, key, ..IdentitySettings::default() }
+    }
+
+    /// What is wrong with its files for TLS, or should not stay so. They may yet come: none of it keeps nuncio from starting.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let found = match (self.address.is_https(), Identity::load("", &self.identity())) {
+            (false, _) => Vec::new(),
+            (true, Ok(identity)) => [identity.warnings, identity.faults].concat(),
+            (true, Err(problems)) => problems,
+        };
+        found.iter().map(|it| it.trim_start_matches(http::OF_NO_NAME).to_owned()).collect()
+    }
+
     /// Do both ask for the same instances? Not so of another agent, who may be that of another cluster.
     pub(super) fn names_the_same(&self, other: &Settings) -> bool {
         let asked = |settings: &Settings| Settings {
@@ -76,10 +92,8 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// Follows a service.
 pub(super) fn discover(settings: &Settings, resolver: &Resolver) -> Box<dyn Discover> {
-    let Settings { address, ca, certificate, key, .. } = settings.clone();
-    let identity = IdentitySettings { ca, certificate, key, ..IdentitySettings::default() };
     Box::new(Consul {
-        registry: Registry::new("Consul", address, identity, resolver),
+        registry: Registry::new("Consul", settings.address.clone(), settings.identity(), resolver),
         settings: settings.clone(),
         index: Index::default(),
         due: Instant::now(),

@@ -153,9 +153,10 @@ impl Registry {
         let (settings, known) = (self.identity.clone(), self.tls.clone());
         let read = move || {
             let refuse = |problems: Vec<String>| {
+                let problems: Vec<_> = problems.iter().map(|it| it.trim_start_matches(OF_NO_NAME)).collect();
                 ours(problems.join("; ")).mend("mend the files that `ca`, `certificate` and `key` name")
             };
-            let identity = Identity::load_at("tls", &settings, SystemTime::now()).map_err(refuse)?;
+            let identity = Identity::load_at("", &settings, SystemTime::now()).map_err(refuse)?;
             match known {
                 Some(known) if known.0 == identity.generation => Ok(known),
                 Some(_) | None => {
@@ -168,6 +169,9 @@ impl Registry {
         Ok(tls.clone())
     }
 }
+
+/// What stands before the problems of an identity that has no table of its own.
+pub(super) const OF_NO_NAME: &str = "identity.: ";
 
 /// No token is longer.
 const LONGEST_TOKEN: u64 = 32 * 1024;

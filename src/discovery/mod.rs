@@ -87,12 +87,24 @@ impl Source {
         }
     }
 
+    /// What is wrong with the files that it is asked with, as far as that can be seen before.
+    pub fn complaints(&self) -> Vec<String> {
+        match self {
+            Source::Consul(settings) => settings.complaints(),
+            Source::Fixed(_) | Source::Dns(_) | Source::Srv(_) | Source::File(_) | Source::Kubernetes(_) => {
+                Vec::new()
+            }
+        }
+    }
+
     /// Does it name the same endpoints as another one, and only ask for them otherwise: as somebody else, in another order?
     /// Then the last that either gave may stay in use. Else it may not, since the file that is in force does not name them.
     pub fn names_the_same(&self, other: &Source) -> bool {
         match (self, other) {
             (Source::Fixed(_), Source::Fixed(_)) => true, // the new ones are known at once
-            (Source::Dns(_), _) | (Source::Srv(_), _) | (Source::File(_), _) | (Source::Fixed(_), _) => self == other,
+            (Source::Dns(_), _) | (Source::Srv(_), _) | (Source::File(_), _) | (Source::Fixed(_), _) => {
+                self == other
+            }
             (Source::Consul(one), Source::Consul(other)) => one.names_the_same(other),
             (Source::Kubernetes(one), Source::Kubernetes(other)) => one.names_the_same(other),
             (Source::Consul(_) | Source::Kubernetes(_), _) => false,

@@ -40,8 +40,9 @@ impl Reading {
         let deadline = Instant::now() + self.patience;
         let late = || {
             let patience = humantime::format_duration(self.patience);
-            ours(format!("{what}: it could not be read within {patience}"))
-                .mend("see whether the disk or the network that it is on hangs; it is read again until it can be")
+            ours(format!("{what}: it could not be read within {patience}")).mend(
+                "see whether the disk or the network that it is on hangs; it is read again until it can be",
+            )
         };
         let free = timeout_at(deadline, self.free.clone().acquire_owned()).await.map_err(|_| late())?;
         let reading = tokio::task::spawn_blocking(move || {

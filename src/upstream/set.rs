@@ -383,10 +383,12 @@ impl EndpointSet {
         if self.members().next().is_none() {
             return match self.known {
                 true => unavailable("the upstream has no endpoints"),
-                false => {
-                    unavailable("the upstream's endpoints are not known yet: their source has not answered")
-                        .mend("mend what keeps it from naming them: nuncio keeps asking, and serves as soon as it does")
-                }
+                false => unavailable(
+                    "the upstream's endpoints are not known yet: their source has not answered",
+                )
+                .mend(
+                    "mend what keeps it from naming them: nuncio keeps asking, and serves as soon as it does",
+                ),
             };
         }
         const NAMED: usize = 4;

@@ -195,7 +195,8 @@ async fn who_comes_before_the_first_word_of_a_source_waits_for_it() {
     let connect = async || {
         let begun = tokio::time::Instant::now();
         let place = upstream.place(long).await?;
-        let lease = upstream.lease(None, &[], begun.elapsed(), long).await.map(|lease| lease.label().to_string());
+        let lease =
+            upstream.lease(None, &[], begun.elapsed(), long).await.map(|lease| lease.label().to_string());
         drop(place);
         lease.map(|label| (label, begun.elapsed()))
     };

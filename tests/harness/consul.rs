@@ -40,7 +40,8 @@ impl Consul {
             "ports": { "https": address.port() }, "verify_incoming_https": true,
             "ca_file": pki.ca(), "cert_file": pki.server.certificate, "key_file": pki.server.key,
         });
-        fs::write(directory.path().join("tls.json"), config.to_string()).expect("its configuration is written");
+        fs::write(directory.path().join("tls.json"), config.to_string())
+            .expect("its configuration is written");
         Consul::with(Some((address, directory)))
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::harness::ambassador::Ambassador;
+use super::harness::ambassador::{Ambassador, run};
 use super::harness::consul::Consul;
 use super::harness::pki::{By, Leaf, Valid};
 use super::harness::{Pki, Upstream, clients, config};
@@ -173,4 +173,34 @@ fn an_agent_that_wants_to_know_its_clients_is_shown_a_certificate() {
     let took = set_is(&ambassador, &[&one, &two]);
     println!("registered: the set had changed after {took:.1?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Before it runs, a person is told that the files for the agent are not there, or fit for nothing. It starts all the same: they may
+/// come.
+#[test]
+fn check_warns_of_certificates_for_the_agent_that_are_not_there() {
+    let pki = Pki::generate();
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("nuncio.toml");
+    let check = |keys: &str| {
+        let source = format!("consul = {{ service = \"orders-db\", {keys} }}");
+        std::fs::write(&file, config::mtls(&pki, &source)).unwrap();
+        let (code, out, err) = run(&["check", "--config", file.to_str().unwrap()], directory.path());
+        (code, out + &err)
+    };
+    let (ca, key) = (pki.ca(), &pki.client.key);
+    let (code, told) = check(&format!(
+        "address = \"https://127.0.0.1:8501\", ca = {ca:?}, certificate = \"none.pem\", key = {key:?}"
+    ));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains("upstream.up: orders-db: certificate") && told.contains("there is no such file"),
+        "{told}"
+    );
+    let (code, told) = check(&format!("certificate = \"none.pem\", key = {key:?}"));
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("says who we are in TLS, and the agent is asked without"), "{told}");
+    let (code, told) = check(&format!("address = \"https://127.0.0.1:8501\", key = {key:?}"));
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("stands without a certificate"), "{told}");
 }

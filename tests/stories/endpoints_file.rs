@@ -105,7 +105,8 @@ fn no_part_of_a_file_that_is_written_in_pieces_is_ever_in_use() {
     let address = |n: usize| servers[n].address().to_string();
     let tables = (1..4).map(|n| format!("[[endpoints]]\naddress = \"{}\"\nweight = 70\n", address(n)));
     let tables: String = tables.collect();
-    let brackets = format!("endpoints = [\n\"{}\",\n\"{}\",\n\"{}\",\n]\n", address(1), address(2), address(3));
+    let brackets =
+        format!("endpoints = [\n\"{}\",\n\"{}\",\n\"{}\",\n]\n", address(1), address(2), address(3));
     // Of tables, no pause may be as long as nuncio waits for more: a busy machine may make one that is.
     let mut undisturbed = false;
     let runs = [(&tables, Duration::from_millis(100)), (&brackets, Duration::from_millis(120))];

@@ -81,9 +81,9 @@ mod six_endpoints;
 #[cfg(test)]
 mod smtp;
 #[cfg(test)]
-mod sqlserver;
-#[cfg(test)]
 mod sources;
+#[cfg(test)]
+mod sqlserver;
 #[cfg(test)]
 mod srv_set;
 #[cfg(test)]

@@ -164,7 +164,11 @@ fn a_set_goes_with_its_source_and_who_comes_before_the_next_one_answers_waits_fo
     });
     let begun = Instant::now();
     assert!(clients::ask(listener, b"ping").is_err());
-    assert!(begun.elapsed() < Duration::from_secs(2), "nobody waits for what has failed: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "nobody waits for what has failed: {:?}",
+        begun.elapsed()
+    );
     let record = ambassador.wait_records(8).pop().unwrap();
     let detail = record["detail"].as_str().unwrap();
     assert!(detail.contains("not known yet: ") && detail.contains("No cluster leader"), "{record}");

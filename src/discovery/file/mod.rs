@@ -156,7 +156,8 @@ impl File {
 
     async fn stamp(&self) -> Result<Stamp, Failure> {
         let path = self.path.clone();
-        let look = move || std::fs::metadata(path).map(|it| Stamp::of(&it)).map_err(|error| unreadable(&error));
+        let look =
+            move || std::fs::metadata(path).map(|it| Stamp::of(&it)).map_err(|error| unreadable(&error));
         self.reading.of(&"the file", look).await
     }
 

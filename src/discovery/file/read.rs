@@ -49,7 +49,8 @@ impl Notation {
                 format!("line {line}:{column}: {}", error.message())
             })?,
         };
-        let open_ended = self == Notation::Toml && text.lines().any(|line| line.trim_start().starts_with("[["));
+        let open_ended =
+            self == Notation::Toml && text.lines().any(|line| line.trim_start().starts_with("[["));
         if open_ended && !text.ends_with('\n') {
             return Err("its last line has no end: has its writer not finished?".to_owned());
         }
@@ -156,7 +157,13 @@ impl Table {
         {
             return Err(format!("server_name {name:?} is not a host name or an address"));
         }
-        Ok(EndpointSpec { weight, tier, zone: zone.map(Into::into), server_name, ..EndpointSpec::new(address) })
+        Ok(EndpointSpec {
+            weight,
+            tier,
+            zone: zone.map(Into::into),
+            server_name,
+            ..EndpointSpec::new(address)
+        })
     }
 }
 

@@ -142,7 +142,11 @@ async fn lines_are_given_as_they_come() {
     let mut seen = Vec::new();
     let mut each = |line: Option<&[u8]>| {
         seen.push(line.map(|line| String::from_utf8(line.to_vec()).unwrap()));
-        Ok(if seen.iter().flatten().count() == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if seen.iter().flatten().count() == 4 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     };
     registry.ask(question(LONG, Some(Lines { at_most: LONG, each: &mut each }))).await.map(drop).unwrap();
     assert_eq!(seen[0], None);

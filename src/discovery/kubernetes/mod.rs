@@ -388,4 +388,16 @@ mod tests {
         assert_eq!((api.token_file.clone(), api.ca.clone()), (None, None));
         assert_eq!(api.namespace().unwrap(), "default");
     }
+
+    /// An API server that ends has hundreds of watches begin anew, and one that knows no version to watch from ends each at once.
+    #[test]
+    fn watches_that_ended_together_do_not_begin_together_nor_all_the_time() {
+        let rests = |short| (0..100).map(move |seed| breath(short, &mut Rng::with_seed(seed)));
+        for (short, least, most) in [(0, 250, 500), (1, 500, 1000), (3, 2000, 4000), (1000, 2000, 4000)] {
+            let all: Vec<_> = rests(short).map(|rest| rest.as_millis()).collect();
+            assert!(all.iter().all(|rest| (least..=most).contains(rest)), "{short}: {all:?}");
+            let half = all.iter().filter(|rest| **rest < (least + most) / 2).count();
+            assert!((25..75).contains(&half), "{short}: {half}");
+        }
+    }
 }

@@ -278,9 +278,11 @@ impl Port {
 impl Slice {
     /// How much memory it takes, about: texts, and what they are in.
     fn weight(&self) -> usize {
-        let ports = self.ports.iter().flatten().map(|port| {
-            size_of::<Port>() + length(port.name.as_ref()) + length(port.protocol.as_ref())
-        });
+        let ports = self
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| size_of::<Port>() + length(port.name.as_ref()) + length(port.protocol.as_ref()));
         let endpoints = self.endpoints.iter().flatten().map(Endpoint::weight);
         let Meta { name, resource_version } = &self.metadata;
         let texts = 2 * name.len() + resource_version.len() + self.address_type.len();

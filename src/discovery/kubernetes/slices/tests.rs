@@ -145,3 +145,30 @@ fn events_change_the_slices_and_move_the_version_on() {
     assert_eq!(made(&known, None), ["10.0.0.3:5432 -"]);
     assert!(known.event(b"half an ev").is_err());
 }
+
+/// An API that names other slices all the time, or one without end, is no reason to fill this host's memory; those that go make room.
+#[test]
+fn slices_are_taken_as_long_as_they_fit_into_memory() {
+    let mut known = Slices::default();
+    let event = |kind: &str, name: &str, uid: usize| {
+        let endpoint =
+            format!(r#"[{{"addresses":["10.0.0.1"],"targetRef":{{"uid":"{}"}}}}]"#, "u".repeat(uid));
+        format!(r#"{{"type":"{kind}","object":{}}}"#, slice(name, 1, "IPv4", &endpoint, PG))
+    };
+    let mib = 1 << 20;
+    for n in 0..100 {
+        known.event(event("ADDED", &format!("s{n}"), mib).as_bytes()).unwrap();
+        known.event(event("DELETED", &format!("s{n}"), mib).as_bytes()).unwrap();
+        known.event(event("MODIFIED", "s", mib).as_bytes()).unwrap();
+    }
+    let mut taken = 0;
+    let told = loop {
+        match known.event(event("ADDED", &format!("t{taken}"), mib).as_bytes()) {
+            Ok(_) => taken += 1,
+            Err(told) => break told,
+        }
+    };
+    assert!((28..32).contains(&taken), "{taken}");
+    assert!(told.contains("more than 32 MiB"), "{told}");
+    assert!(Slices::default().event(event("ADDED", "huge", 40 * mib).as_bytes()).is_err());
+}
