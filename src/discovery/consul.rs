@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::http::{self, Answer, Question, Registry, encoded, theirs};
 use super::reading::ours;
 use super::share::share;
-use super::{Discover, Origin, Resolver};
+use super::{Discover, Origin, Resolver, token};
 use crate::addr::EndpointAddr;
 use crate::failure::{Failure, Reason, Stage};
 use crate::tls::{Identity, IdentitySettings};
@@ -141,7 +141,7 @@ impl Consul {
         let mut headers = Vec::new();
         if let Some(file) = self.settings.token_file.clone() {
             let what = format!("token_file {}", file.display());
-            let token = self.registry.read(&what, move || http::token(&file, "")).await?;
+            let token = self.registry.read(&what, move || token::header(&file, "")).await?;
             headers.push((HeaderName::from_static("x-consul-token"), token));
         }
         let limit = if self.index.0.is_some() { WAIT + GRACE } else { GRACE };

@@ -4,10 +4,7 @@
 //! what is asked and what an answer means to `consul` and `kubernetes`.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -172,31 +169,6 @@ impl Registry {
 
 /// What stands before the problems of an identity that has no table of its own.
 pub(super) const OF_NO_NAME: &str = "identity.: ";
-
-/// No token is longer.
-const LONGEST_TOKEN: u64 = 32 * 1024;
-
-/// A header that authorises, of a file that is read anew each time: tokens are replaced while nuncio runs. Never shown.
-pub(super) fn token(file: &Path, prefix: &str) -> Result<HeaderValue, Failure> {
-    let refuse = |problem: String| {
-        ours(format!("token_file {}: {problem}", file.display()))
-            .mend("put the token into that file, on one line, readable for nuncio")
-    };
-    let mut text = String::new();
-    let opened = File::open(file).and_then(|file| file.take(LONGEST_TOKEN + 1).read_to_string(&mut text));
-    opened.map_err(|error| refuse(error.to_string()))?;
-    if text.len() as u64 > LONGEST_TOKEN {
-        return Err(refuse(format!("it is larger than {} KiB", LONGEST_TOKEN >> 10)));
-    }
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(refuse("it is empty".to_owned()));
-    }
-    let mut value = HeaderValue::from_str(&format!("{prefix}{text}"))
-        .map_err(|_| refuse("what is in it cannot be a token".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
 
 /// For a part of a path or a query: all but letters, digits and `-._~` in percent signs (RFC 3986, 2.3).
 pub(super) fn encoded(text: &str) -> String {

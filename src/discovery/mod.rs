@@ -16,6 +16,7 @@ mod reading;
 mod servers;
 mod share;
 mod srv;
+mod token;
 
 use std::fmt;
 use std::future::Future;

@@ -100,7 +100,6 @@ fn is_first(tier: &u16) -> bool {
     *tier == 0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_empty(zones: &Arc<[Arc<str>]>) -> bool {
     zones.is_empty()
 }

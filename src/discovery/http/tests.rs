@@ -13,19 +13,6 @@ fn what_is_asked_for_cannot_leave_its_place() {
 }
 
 #[test]
-fn a_token_is_read_from_its_file_and_shown_nowhere() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    assert!(token(file.path(), "").unwrap_err().detail.contains("it is empty"));
-    std::fs::write(file.path(), "s3cret\n").unwrap();
-    let value = token(file.path(), "Bearer ").unwrap();
-    assert_eq!(value.as_bytes(), b"Bearer s3cret");
-    assert!(!format!("{value:?}").contains("s3cret"));
-    std::fs::write(file.path(), "s3\ncret").unwrap();
-    let failure = token(file.path(), "").unwrap_err();
-    assert!(!failure.to_string().contains("s3"), "{failure}");
-}
-
-#[test]
 fn words_are_printable_and_few() {
     let body = "rpc error:\n\u{1b}[31m é ".repeat(100).into_bytes();
     let answer = Answer { status: StatusCode::OK, headers: HeaderMap::new(), body };

@@ -22,10 +22,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::slices::{Event, Page, Slices};
-use super::http::{self, Answer, Lines, Question, Registry, encoded, theirs};
+use super::http::{Answer, Lines, Question, Registry, encoded, theirs};
 use super::known::pause;
 use super::reading::ours;
-use super::{Discover, Origin, Resolver, dns_set};
+use super::{Discover, Origin, Resolver, dns_set, token};
 use crate::addr::{EndpointAddr, Host};
 use crate::failure::{Failure, Reason};
 use crate::tls::IdentitySettings;
@@ -176,7 +176,7 @@ impl Api {
     }
 
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Failure> {
-        let token = self.token_file.as_ref().map(|file| http::token(file, "Bearer ")).transpose()?;
+        let token = self.token_file.as_ref().map(|file| token::header(file, "Bearer ")).transpose()?;
         Ok(token.into_iter().map(|token| (AUTHORIZATION, token)).collect())
     }
 }
