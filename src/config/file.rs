@@ -115,7 +115,8 @@ sections! {
         /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
         kubernetes: OrService<Kubernetes> = example("db");
         /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
-        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`; write it in brackets:
+        /// of [[endpoints]] nobody can see whether the end is missing, so they count only after a second. It is read again
         /// whenever it is written.
         file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres, mysql, sqlserver, smtp, lmtp, imap, pop3, sieve, nntp, ldap, xmpp, redis, amqp or
@@ -205,6 +206,11 @@ sections! {
         near: Text = example("_agent");
         /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
         ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+        /// With https: PEM file with our certificate for the agent, where it wants one (verify_incoming), and the chain behind it.
+        certificate: FilePath = example("/etc/nuncio/consul-client.pem");
+        /// PEM file with that certificate's private key. Without it: it stands in the same file. All three are read anew for each
+        /// question.
+        key: FilePath = example("/etc/nuncio/consul-client.key");
     }
 
     /// `kubernetes` that is a table.

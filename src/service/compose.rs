@@ -19,6 +19,7 @@ use crate::addr::{ListenAddr, ListenerName, UpstreamName};
 use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
+use crate::discovery::Source;
 use crate::establish::{Target, warm};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
@@ -168,8 +169,21 @@ impl Running {
             if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
                 target.upstream.forget_health();
             }
-            if replaced.written.source != written.source {
-                target.upstream.forget_source();
+            let (before, now) = (&replaced.written, &written);
+            // Some sources' endpoints carry the name that their certificates have to have.
+            let same_name = before.tls.server_name == now.tls.server_name;
+            match &now.source {
+                // Known already: no connection has to wait for them.
+                Source::Fixed(specs) => {
+                    target.upstream.forget_source(true);
+                    target.upstream.update(specs.clone(), Instant::now());
+                }
+                source if source.names_the_same(&before.source) && same_name => {
+                    if *source != before.source {
+                        target.upstream.forget_source(true);
+                    }
+                }
+                _ => target.upstream.forget_source(false),
             }
         }
         let protocol = target.protocol;

@@ -137,7 +137,11 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         let found = tls::exposed(login.password_file.as_ref()?)?;
         Some(format!("{table}: password_file {found}"))
     });
-    exposed.collect()
+    let of_sources = config.upstreams.iter().flat_map(|(name, written)| {
+        let of = written.source.to_string();
+        written.source.complaints().into_iter().map(move |found| format!("upstream.{name}: {of}: {found}"))
+    });
+    exposed.chain(of_sources).collect()
 }
 
 /// Who we are elsewhere, with the table that says so.

@@ -18,6 +18,7 @@ pub mod pool;
 pub mod queue;
 pub mod sessions;
 pub mod set;
+mod source;
 pub mod unready;
 pub mod view;
 
@@ -124,6 +125,8 @@ pub struct EndpointSpec {
     pub tier: u16,
     /// Where it stands, as its source calls the place.
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients it is for, where its source says that; then it does not matter where it stands.
+    pub for_zones: Arc<[Arc<str>]>,
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
@@ -131,7 +134,15 @@ pub struct EndpointSpec {
 impl EndpointSpec {
     /// A primary of weight 1 with nothing of its own.
     pub fn new(address: EndpointAddr) -> Self {
-        EndpointSpec { address, weight: 1, tier: 0, zone: None, server_name: None }
+        EndpointSpec { address, weight: 1, tier: 0, zone: None, for_zones: Arc::default(), server_name: None }
+    }
+
+    /// Is it one of those that are for clients in this zone?
+    pub fn is_for(&self, zone: &str) -> bool {
+        match &*self.for_zones {
+            [] => self.zone.as_deref() == Some(zone),
+            zones => zones.iter().any(|of| **of == *zone),
+        }
     }
 
     /// Does it wait for others to fail?
@@ -162,6 +173,8 @@ pub struct Upstream {
     sessions: Arc<Sessions>,
     ends: ends::Ends,
     observer: Arc<dyn Observer>,
+    /// Its source has said something, be it that it fails: there is no use in waiting for its first word.
+    heard: tokio::sync::watch::Sender<bool>,
 }
 
 /// What the lock guards.
@@ -196,6 +209,7 @@ impl Upstream {
             sessions: Arc::default(),
             ends: ends::Ends::default(),
             observer,
+            heard: tokio::sync::watch::Sender::new(false),
         })
     }
 
@@ -243,34 +257,19 @@ impl Upstream {
             core.set.endpoints.iter().map(|endpoint| endpoint.id).collect()
         });
         self.ends.forget(|endpoint| known.contains(&endpoint));
+        self.heard.send_replace(true);
     }
 
-    /// What the source of the set says. What went wrong leaves the members as they are.
-    pub fn learn(&self, answer: Result<Vec<EndpointSpec>, Failure>, now: Instant) {
-        let news = {
-            let mut core = self.lock();
-            core.freshness
-                .get_or_insert_default()
-                .learn(answer.as_ref().err().map(|failure| &*failure.detail), now)
-        };
-        if let Some(failing) = news {
-            self.observer.source(&self.name, failing.as_deref());
-        }
-        if let Ok(specs) = answer {
-            self.update(specs, now);
-        }
-    }
-
-    /// Another source begins: what was known of the one before counts no more. Its members stay until that one has answered.
-    pub fn forget_source(&self) {
-        if self.lock().freshness.take().is_some_and(|freshness| freshness.is_failing()) {
-            self.observer.source(&self.name, None);
-        }
-    }
-
-    /// Waits in the queue for a place, `limit` at most. The place is held until the connection has ended.
+    /// Waits in the queue for a place, `limit` at most, and with it for the first word of a source that has not said any yet: it
+    /// may come in a moment. The place is held until the connection has ended.
     pub async fn place(&self, limit: Duration) -> Result<Place, Failure> {
-        self.queue.place(limit, || self.awaited(Instant::now())).await
+        let asked = Instant::now();
+        let place = self.queue.place(limit, || self.awaited(Instant::now())).await?;
+        if !*self.heard.borrow() {
+            // Few connections come so early, and all have this future.
+            Box::pin(self.first_word(asked.elapsed(), limit)).await;
+        }
+        Ok(place)
     }
 
     /// The endpoint for the next attempt of a connection that has tried `tried` before. When all that are ready were tried
@@ -290,6 +289,11 @@ impl Upstream {
         let asking = Asking { upstream: self, source, tried };
         match self.queue.nobody_before().then(|| asking.pick()) {
             Some(Ok(lease)) => Ok(lease),
+            // Its source became another one since it got its place.
+            Some(Err(Unpicked::Nobody(_))) if !*self.heard.borrow() => {
+                Box::pin(self.first_word(queued, limit)).await;
+                self.pick(Instant::now(), source, tried)
+            }
             Some(Err(Unpicked::Nobody(failure))) => Err(failure),
             // Few connections wait, and all have this future.
             Some(Err(Unpicked::Full | Unpicked::NotYet(_))) | None => {
@@ -326,7 +330,7 @@ impl Upstream {
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full | Unpicked::NotYet(_))) {
                 core.budget.deposit(now);
             }
-            picked
+            picked.map_err(|unpicked| core.with_what_the_source_says(unpicked))
         })?;
         Ok(self.leased(picked))
     }

@@ -157,6 +157,21 @@ impl Queue {
         }
     }
 
+    /// Waits for something that all wait for, as long as there is room to wait and time is left of `queue_timeout` after
+    /// `queued`, and of `limit`.
+    pub(super) async fn meanwhile(
+        &self,
+        queued: Duration,
+        limit: Duration,
+        something: impl Future<Output = ()>,
+    ) {
+        let limits = self.places.terms().limits;
+        if let Some(_waiting) = Waiting::enter(&self.waiting, limits.pending) {
+            let left = limits.queue_timeout.saturating_sub(queued).min(limit);
+            tokio::time::timeout(left, something).await.ok();
+        }
+    }
+
     /// Does nobody wait for an endpoint? Otherwise whoever comes goes behind.
     pub(super) fn nobody_before(&self) -> bool {
         self.line.waiting.load(Ordering::SeqCst) == 0

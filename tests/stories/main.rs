@@ -82,6 +82,8 @@ mod six_endpoints;
 #[cfg(test)]
 mod smtp;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod sqlserver;
 #[cfg(test)]
 mod srv_set;
