@@ -33,6 +33,7 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
     if !unreadable {
         across::names(&identities, &upstreams, &listeners, reader);
     }
+    across::state_files(&listeners, reader);
     across::addresses(&admin, &upstreams, &listeners, reader);
 
     // A short drain is not to become one that ends connections from its first moment on.
