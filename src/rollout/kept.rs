@@ -53,13 +53,15 @@ impl Rollout {
         Some(Kept { split: self.shares.clone(), phase: self.phase.clone(), trial: self.trial()? })
     }
 
-    /// Whether it stays what it is with these settings, and how far it is: the same upstreams, and the same one on trial.
+    /// Whether it stays what it is with these settings, and how far it is: the same upstreams, and the same one on trial or the same
+    /// weights.
     pub fn outlives(&self, settings: &Settings) -> bool {
         let canary = |settings: &Settings| settings.progressive.as_ref().map(|them| them.canary.clone());
-        *settings == self.settings
-            || canary(settings).is_some()
-                && canary(settings) == canary(&self.settings)
-                && same_upstreams(&settings.shares, &self.shares)
+        match (canary(settings), canary(&self.settings)) {
+            (Some(one), Some(other)) => one == other && same_upstreams(&settings.shares, &self.shares),
+            (None, None) => settings.shares == self.settings.shares,
+            _ => false,
+        }
     }
 
     /// Goes on with other settings, which it [outlives](Self::outlives): a canary's share stays as near as the new steps have it.

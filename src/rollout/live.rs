@@ -222,7 +222,7 @@ fn begin(
                 listener,
                 why,
                 split,
-                "the rollout was rolled back before, and stays so until it is begun again"
+                "the rollout was rolled back before, and stays so until DELETE /api/v1/listeners/{listener}/split begins it again"
             )
         }
     }

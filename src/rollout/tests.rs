@@ -482,6 +482,25 @@ fn finished(now: Instant) -> Rollout {
     rollout
 }
 
+/// Weights by hand hold for as long as the file's own are the same.
+#[test]
+fn weights_set_by_hand_give_way_to_other_weights_in_the_file() {
+    let fixed = |weights: [u32; 2], sticky| {
+        let [stable, canary] = weights;
+        Settings { shares: shares(&[("stable", stable), ("canary", canary)]), sticky, progressive: None }
+    };
+    let now = Instant::now();
+    let mut rollout = Rollout::new(fixed([9, 1], false), now);
+    rollout.set(&[("canary".to_owned(), 1)]).unwrap();
+    assert!(rollout.outlives(&fixed([9, 1], true)) && !rollout.outlives(&fixed([8, 1], false)));
+    rollout.reconfigure(fixed([9, 1], true), now);
+    assert_eq!(
+        (rollout.shown().phase, rollout.shown().split),
+        (Phase::ByHand, shares(&[("stable", 0), ("canary", 1)]))
+    );
+    assert_eq!(rollout.kept(), None, "there is no rollout to go on with");
+}
+
 /// In the middle of a step: it begins again, and with it what is counted in it.
 #[test]
 fn a_restart_goes_on_with_the_step_that_was_under_way() {
