@@ -5,34 +5,27 @@
 //! became of connections is told. Leaves to `route` whose turn it is to be asked for, to `connection` what became of them, to
 //! `service` who looks after it, and to `tally` what is a difference.
 
+mod judge;
 mod kept;
 mod live;
+mod share;
 mod state_file;
 mod tally;
 mod view;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::addr::UpstreamName;
-use tally::{Rate, Tally, Timed, is_worse};
+use tally::{Tally, Timed};
 
 pub use kept::Kept;
 pub use live::Split;
+pub use share::{MAX_WEIGHT, Share, choose};
 pub use state_file::read;
 pub use view::{Progress, RolloutView, Trial};
-
-/// One of the upstreams, and its share.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
-    /// Which.
-    pub upstream: UpstreamName,
-    /// Beside the others' weights; 0: no new connections.
-    pub weight: u32,
-}
 
 /// How a listener's connections are divided.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +66,8 @@ pub struct End {
     pub failed: bool,
     /// From its being established to the server's first byte; `None`: there was none.
     pub first_byte: Option<Duration>,
+    /// When it was accepted; `None`: just now.
+    pub accepted: Option<Instant>,
 }
 
 /// Where it stands.
@@ -129,21 +124,6 @@ pub struct Rollout {
     before: Tally,
     /// Connections of the canary since it began, and those of them that failed.
     met: (u64, u64),
-}
-
-/// Whose turn it is. `key`: the source's, or a random one. A weight that grows takes from the others, and moves nobody else
-/// (weighted rendezvous hashing). `None`: nobody has a weight.
-pub fn choose(shares: &[Share], key: u64) -> Option<&UpstreamName> {
-    let score = |share: &Share| {
-        // Fixed keys: a fleet of ambassadors must agree.
-        let mut hasher = DefaultHasher::new();
-        (key, &*share.upstream).hash(&mut hasher);
-        // Uniform in (0, 1).
-        let uniform = ((hasher.finish() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        -f64::from(share.weight) / uniform.ln()
-    };
-    let with_weight = shares.iter().filter(|share| share.weight > 0);
-    with_weight.max_by(|one, other| score(one).total_cmp(&score(other))).map(|share| &share.upstream)
 }
 
 impl Rollout {
@@ -223,7 +203,7 @@ impl Rollout {
 
     /// A connection that was sent to `upstream` has ended, or never came to be.
     pub fn ended(&mut self, upstream: &str, end: End) -> Option<News> {
-        let End { established, failed, first_byte } = end;
+        let End { established, failed, first_byte, accepted } = end;
         if !established && !failed {
             return None;
         }
@@ -235,6 +215,7 @@ impl Rollout {
             // Its servers are perhaps taken away now: that is nothing to measure the canary by.
             return None;
         }
+        let is_of_before = established && accepted.is_some_and(|accepted| accepted < self.since);
         let tally = match established {
             true => self.tally(upstream)?,
             false => self.met(upstream)?,
@@ -242,15 +223,9 @@ impl Rollout {
         if let Some(took) = first_byte {
             tally.time(Timed::FirstByte, took);
         }
-        let is_of_before = established && tally.failed >= tally.connections;
-        if failed && is_of_before && !is_canary {
-            // Of an earlier step: neither.
-            return None;
-        }
         tally.connections += u64::from(!established);
+        tally.of_before += u64::from(is_of_before);
         tally.failed += u64::from(failed);
-        // One may have been counted in the step before.
-        tally.connections = tally.connections.max(tally.failed);
         // That it fails is seen with the very connection; the times are looked at with every tick.
         let why = self.fails_more().filter(|_| failed && self.is_canary(upstream))?;
         Some(self.roll_back(why))
@@ -329,60 +304,6 @@ impl Rollout {
         News::RolledBack(why)
     }
 
-    /// In how far more of the canary's connections fail than may; `None`: that cannot be said.
-    fn fails_more(&self) -> Option<String> {
-        let allowed = self.settings.progressive.as_ref()?.failures;
-        let (canary, now) = (self.canary.failures(), self.stable.failures());
-        let stable = now.and(self.before.failures());
-        // Where all begin to fail at once, the steps before say nothing.
-        let usual = stable.with_credit(self.canary_has_all());
-        if canary.share() <= now.share() + allowed || !is_worse(canary, usual, allowed) {
-            return None;
-        }
-        let Rate { bad, of } = canary;
-        let left = match (self.canary.given_up, self.bound(Timed::Establish)) {
-            (1.., Some(bound)) => format!(
-                "; {} of them were given up by clients that had waited longer than {:.1} ms",
-                self.canary.given_up,
-                ms(bound)
-            ),
-            _ => String::new(),
-        };
-        Some(format!(
-            "{bad} of {of} connections failed ({:.1} %), where the stable one's {:.1} % and {:.1} % more are allowed{left}",
-            canary.share() * 100.0,
-            stable.share() * 100.0,
-            allowed * 100.0
-        ))
-    }
-
-    /// The stable one's times: of this step, or else of the one before; `None`: it was not measured often enough.
-    fn usual(&self, what: Timed) -> Option<&Tally> {
-        [&self.stable, &self.before].into_iter().find(|tally| tally.knows(what))
-    }
-
-    /// What the canary's p99 may be.
-    fn bound(&self, what: Timed) -> Option<Duration> {
-        let slower = self.settings.progressive.as_ref()?.slower;
-        Some(self.usual(what)?.bound(what, slower))
-    }
-
-    /// In how far the canary is slower than it may be.
-    fn is_slower(&self) -> Option<String> {
-        Timed::ALL.into_iter().find_map(|what| {
-            let (usual, bound) = (self.usual(what)?, self.bound(what)?);
-            self.canary.is_slower(what, bound, usual).then(|| {
-                format!(
-                    "its p99 {} is {:.1} ms, where the stable one's is {:.1} ms and at most {:.1} ms are allowed",
-                    what.in_words(),
-                    ms(self.canary.p99(what)),
-                    ms(usual.p99(what)),
-                    ms(bound)
-                )
-            })
-        })
-    }
-
     fn begin_step(&mut self, step: usize, now: Instant) {
         let percent = self
             .settings
@@ -407,13 +328,6 @@ impl Rollout {
             share.weight = if share.upstream == progressive.canary { percent } else { 100 - percent };
         }
     }
-}
-
-/// As a share of an endpoint.
-pub const MAX_WEIGHT: u32 = 1000;
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 #[cfg(test)]

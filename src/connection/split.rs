@@ -49,7 +49,9 @@ pub(super) fn given_up(listener: &Listener, upstream: &str, waited: Duration) {
 /// It is over; of those only that had something to carry, and none that only cancels.
 pub(super) fn ended(listener: &Listener, upstream: Option<&UpstreamName>, seen: &Seen, ending: &Ending) {
     if let Some((split, upstream)) = listener.split.as_ref().zip(upstream) {
-        split.ended(upstream, end(seen, ending), Instant::now());
+        let now = Instant::now();
+        let end = End { accepted: now.checked_sub(seen.lasted), ..end(seen, ending) };
+        split.ended(upstream, end, now);
     }
 }
 
@@ -65,6 +67,7 @@ fn end(seen: &Seen, ending: &Ending) -> End {
         established: seen.established,
         failed: is_bad || silent && ending.closed_by == Some(Side::Upstream),
         first_byte: seen.first_byte.or(silent.then_some(seen.lasted)),
+        accepted: None,
     }
 }
 

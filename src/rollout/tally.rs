@@ -9,7 +9,9 @@ use hdrhistogram::Histogram;
 pub(super) struct Tally {
     /// Established, or failed before.
     pub(super) connections: u64,
-    /// Those of them that failed, at any time.
+    /// Established in an earlier step, and ended in this one: how many last is as good as how many fail.
+    pub(super) of_before: u64,
+    /// Those of both that failed, at any time.
     pub(super) failed: u64,
     /// Those of the failed that their clients left, having waited for longer than may be.
     pub(super) given_up: u64,
@@ -59,7 +61,7 @@ impl Tally {
             histogram.auto(true);
             histogram
         };
-        Tally { connections: 0, failed: 0, given_up: 0, times: [empty(), empty()] }
+        Tally { connections: 0, of_before: 0, failed: 0, given_up: 0, times: [empty(), empty()] }
     }
 
     pub(super) fn time(&mut self, what: Timed, took: Duration) {
@@ -95,7 +97,7 @@ impl Tally {
     }
 
     pub(super) fn failures(&self) -> Rate {
-        Rate { bad: self.failed, of: self.connections }
+        Rate { bad: self.failed, of: (self.connections + self.of_before).max(self.failed) }
     }
 }
 

@@ -26,7 +26,7 @@ fn progressive() -> Settings {
 fn works(rollout: &mut Rollout, upstream: &str, establish: u64, first_byte: u64) -> Option<News> {
     rollout.established(upstream, Some(Duration::from_millis(establish)));
     let first_byte = Some(Duration::from_millis(first_byte));
-    rollout.ended(upstream, End { established: true, failed: false, first_byte })
+    rollout.ended(upstream, End { established: true, first_byte, ..End::default() })
 }
 
 impl Rollout {
@@ -170,10 +170,42 @@ fn what_was_established_in_an_earlier_step_may_fail_in_this_one() {
     (0..200).for_each(|_| assert_eq!(works(&mut rollout, "stable", 3, 3), None));
     (0..50).for_each(|_| rollout.established("canary", Some(Duration::from_millis(3))));
     assert_eq!(rollout.tick(start + Duration::from_secs(60)), Some(News::Step(25)));
-    let broken = End { established: true, failed: true, first_byte: None };
+    let broken = End { established: true, failed: true, accepted: Some(start), first_byte: None };
     let why = (1..=50).find_map(|number| Some((number, rollout.ended("canary", broken)?)));
     let Some((2, News::RolledBack(why))) = why else { panic!("{why:?}") };
     assert!(why.contains("50 connections met it, 2 of them failed"), "{why}");
+}
+
+/// Sessions of hours, one in ten of which breaks in the end: the few that are new in a step are not what those of earlier steps are
+/// counted against. Of a bad canary it is more than one in ten, and that is seen however many of the stable one's break meanwhile.
+#[test]
+fn sessions_of_earlier_steps_count_among_those_that_end_well() {
+    let rolled_back = |of_canary: f64| {
+        let one = |seed: &u64| {
+            let (start, mut rng) = (Instant::now(), fastrand::Rng::with_seed(*seed));
+            let mut rollout = Rollout::new(progressive(), start);
+            (0..60).for_each(|_| rollout.established("canary", None));
+            assert_eq!(rollout.tick(start + Duration::from_secs(60)), Some(News::Step(25)));
+            (0..10).for_each(|_| rollout.established("canary", None));
+            (0..30).for_each(|_| rollout.established("stable", None));
+            let is_over = (0..600).any(|number| {
+                let (upstream, breaks) =
+                    if number % 10 == 0 { ("canary", of_canary) } else { ("stable", 0.1) };
+                let end = End {
+                    established: true,
+                    failed: rng.f64() < breaks,
+                    accepted: Some(start),
+                    first_byte: None,
+                };
+                rollout.ended(upstream, end).is_some()
+            });
+            assert_eq!(rollout.canary.connections, 10, "they are no reason to go on to the next step");
+            is_over
+        };
+        (0..100).filter(one).count()
+    };
+    let (good, bad) = (rolled_back(0.1), rolled_back(0.5));
+    assert!(good <= 2 && bad >= 95, "{good} of 100 good ones, {bad} of 100 bad ones");
 }
 
 /// In the last step the stable one gets nothing any more: it is compared with what it has shown before, and what becomes of its old
@@ -207,7 +239,7 @@ fn the_last_step_is_measured_by_what_the_stable_one_has_shown() {
     assert_eq!(news, None);
     // All of the old sessions break, and then the canary.
     let mut rollout = begun(0);
-    let broken = End { established: true, failed: true, first_byte: None };
+    let broken = End { established: true, failed: true, accepted: Some(start), first_byte: None };
     (0..1_000).for_each(|_| drop(rollout.ended("stable", broken)));
     let met = (1..500).find(|_| fails(&mut rollout, "canary").is_some());
     assert!(met.is_some_and(|met| met < 400), "{met:?}");
@@ -236,7 +268,7 @@ fn rolled_back_by_chance(
                     rollout.established(upstream, Some(establish));
                     rollout.ended(
                         upstream,
-                        End { established: true, failed: false, first_byte: Some(first_byte) },
+                        End { established: true, first_byte: Some(first_byte), ..End::default() },
                     )
                 }
             };
