@@ -31,6 +31,7 @@ const PATHS: &str = "\
 /api/v1/status                what is running
 /api/v1/listeners             listeners, and how their connections are divided
 /api/v1/upstreams             upstreams, endpoints, health and circuits
+/api/v1/users                 what each local user did, where listeners meter them
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
 /api/v1/connections/{id}      one connection, open or lately ended
 /api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
@@ -106,6 +107,7 @@ impl Site {
                 | "/api/v1/status"
                 | "/api/v1/listeners"
                 | "/api/v1/upstreams"
+                | "/api/v1/users"
                 | "/api/v1/connections"
         );
         if !known && id.is_none() {
@@ -142,6 +144,7 @@ impl Site {
             "/api/v1/status" => json(&self.face.status(), query.pretty),
             "/api/v1/listeners" => json(&self.face.listeners(), query.pretty),
             "/api/v1/upstreams" => json(&self.face.upstreams(), query.pretty),
+            "/api/v1/users" => json(&self.face.users(), query.pretty),
             "/api/v1/connections" => {
                 let all = self.face.connections();
                 let mut fitting: Vec<_> = all.iter().filter(|view| query.fits(view)).collect();

@@ -75,6 +75,7 @@ mod protocols;
 mod real_servers;
 #[cfg(test)]
 mod refused;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod six_endpoints;
@@ -88,7 +89,9 @@ mod srv_set;
 mod table;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
 mod warm;
+#[cfg(test)]
 mod way_out;
 #[cfg(test)]
 mod windows;
