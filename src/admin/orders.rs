@@ -4,7 +4,6 @@
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::guard::{self, Reached};
 use super::site::{Refusal, decoded};
 use super::{Face, Undivided};
 use crate::rollout::RolloutView;
@@ -35,13 +34,8 @@ pub(super) fn read(path: &str) -> Option<Result<Ordered, Refusal>> {
     Some(ordered)
 }
 
-/// Carries it out, if it may be given: what the endpoints of that name are then.
-pub(super) fn carry_out(
-    ordered: &Ordered,
-    reached: Reached,
-    face: &dyn Face,
-) -> Result<Vec<EndpointView>, Refusal> {
-    guard::may_write(reached)?;
+/// Carries it out: what the endpoints of that name are then.
+pub(super) fn carry_out(ordered: &Ordered, face: &dyn Face) -> Result<Vec<EndpointView>, Refusal> {
     let Ordered { upstream, endpoint, order } = ordered;
     face.operate(upstream, endpoint, *order).map_err(|words| (StatusCode::NOT_FOUND, words))
 }
@@ -61,14 +55,8 @@ struct Wanted {
     weight: u32,
 }
 
-/// Divides a listener's connections as `body` says, if it may: how they are divided then.
-pub(super) fn divide(
-    listener: &str,
-    body: &[u8],
-    reached: Reached,
-    face: &dyn Face,
-) -> Result<RolloutView, Refusal> {
-    guard::may_write(reached)?;
+/// Divides a listener's connections as `body` says: how they are divided then.
+pub(super) fn divide(listener: &str, body: &[u8], face: &dyn Face) -> Result<RolloutView, Refusal> {
     let wanted: Vec<Wanted> = serde_json::from_slice(body).map_err(|error| {
         let words = format!(
             "that is no split: {error}. It is for example [{{\"upstream\": \"stable\", \"weight\": 90}}, {{\"upstream\": \"canary\", \"weight\": 10}}]"

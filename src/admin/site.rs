@@ -1,17 +1,22 @@
 //! What can be asked, and the answers. No I/O: a request in, a response out.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Face;
-use super::guard::{self, Reached};
+use super::guard::{self, Denied, Reached};
 use super::orders;
+use super::token::Wrong;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::metrics;
@@ -35,7 +40,7 @@ const PATHS: &str = "\
 /api/v1/connections/{id}      one connection, open or lately ended
 /api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
 
-Through the Unix socket also:
+Orders, through the Unix socket, or over TCP with the token (Authorization: Bearer TOKEN):
 POST /api/v1/upstreams/{name}/endpoints/{address}/{order}
       drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
 PUT /api/v1/listeners/{name}/split
@@ -46,6 +51,7 @@ PUT /api/v1/listeners/{name}/split
 pub(super) struct Site {
     face: Arc<dyn Face>,
     drain: Watch,
+    wrong: Mutex<Wrong>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -62,7 +68,7 @@ struct Connections<'a> {
 
 impl Site {
     pub(super) fn new(face: Arc<dyn Face>, drain: Watch) -> Site {
-        Site { face, drain }
+        Site { face, drain, wrong: Mutex::default() }
     }
 
     /// Answers any request.
@@ -78,17 +84,23 @@ impl Site {
             if *request.method() != Method::POST {
                 return Ok(wrong_method("POST", "this is an order: POST\n"));
             }
-            let now_are = orders::carry_out(&ordered?, reached, &*self.face)?;
+            if let Err(denied) = self.may_write(request.headers(), reached) {
+                return Ok(denied);
+            }
+            let now_are = orders::carry_out(&ordered?, &*self.face)?;
             return Ok(json(&now_are, false));
         }
         if let Some(listener) = orders::split_of(path) {
             if *request.method() != Method::PUT {
                 return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
             }
+            if let Err(denied) = self.may_write(request.headers(), reached) {
+                return Ok(denied);
+            }
             let too_much =
                 || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
             let body = request.body().as_ref().ok_or_else(too_much)?;
-            return Ok(json(&orders::divide(&listener?, body, reached, &*self.face)?, false));
+            return Ok(json(&orders::divide(&listener?, body, &*self.face)?, false));
         }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(
@@ -144,6 +156,42 @@ impl Site {
             }
             _ => respond(StatusCode::OK, TEXT, format!("nuncio {}\n\n{PATHS}", env!("CARGO_PKG_VERSION"))),
         })
+    }
+
+    /// May it be changed? Else what the client is told.
+    fn may_write(&self, headers: &HeaderMap, reached: Reached) -> Result<(), Answer> {
+        let denied = match guard::may_write(headers, reached, self.face.token().as_deref()) {
+            Ok(()) => return Ok(()),
+            Err(denied) => denied,
+        };
+        let (error, mend, challenge) = match denied {
+            Denied::OnlyReads => {
+                let words = "over TCP the admin is for reading: give this order through its Unix socket \
+                             (admin.address = \"unix:/run/nuncio/admin.sock\"), or let orders over TCP carry a token \
+                             (admin.token_file)\n";
+                return Err(respond(StatusCode::FORBIDDEN, TEXT, words));
+            }
+            Denied::NoToken => (
+                "an order over TCP needs the token",
+                "send the header `Authorization: Bearer TOKEN` with what is in admin.token_file, or use the Unix socket",
+                "Bearer realm=\"nuncio\"",
+            ),
+            Denied::WrongToken => (
+                "that is not the token",
+                "send what is in admin.token_file; one that was replaced counts from the next reload on (SIGHUP)",
+                "Bearer realm=\"nuncio\", error=\"invalid_token\"",
+            ),
+        };
+        if denied == Denied::WrongToken {
+            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(times) = wrong.count(Instant::now()) {
+                tracing::warn!(times, "an order over TCP came with a wrong token, and was not carried out");
+            }
+        }
+        let mut answer = json(&serde_json::json!({ "error": error, "mend": mend }), false);
+        *answer.status_mut() = StatusCode::UNAUTHORIZED;
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        Err(answer)
     }
 
     /// The newest connection of a client's address, as its own socket has it.

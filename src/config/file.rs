@@ -55,6 +55,9 @@ sections! {
     struct Admin {
         /// IP:PORT on loopback, unix:/PATH or systemd:NAME; or a list of them.
         address: OneOrMany<Listen> = example("127.0.0.1:9746");
+        /// Where the token stands with which orders are taken over TCP (Authorization: Bearer TOKEN). Read at each reload.
+        /// Without it only Unix sockets take orders, from whom their mode lets in.
+        token_file: FilePath = example("/etc/nuncio/admin.token");
     }
 
     /// `[log]`

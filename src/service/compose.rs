@@ -15,6 +15,7 @@ use super::plan::{Ready, ReadyDoor};
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
@@ -34,6 +35,7 @@ pub(super) struct Parts {
     pub(super) identities: BTreeMap<String, Arc<Identity>>,
     pub(super) upstreams: BTreeMap<UpstreamName, Running>,
     pub(super) doors: BTreeMap<ListenerName, Door>,
+    pub(super) token: Option<Arc<Token>>,
 }
 
 /// An upstream and the tasks that keep it up to date.
@@ -60,8 +62,9 @@ pub(super) struct Door {
 impl Ready {
     /// Puts it into effect. Cannot fail.
     pub(super) fn install(self, parts: &mut Parts, foundation: &Arc<Foundation>) {
-        let Ready { identities, targets, doors } = self;
+        let Ready { identities, targets, doors, token } = self;
         parts.identities = identities;
+        parts.token = token;
 
         let mut before = std::mem::take(&mut parts.upstreams);
         for (name, written, target, kept) in targets {

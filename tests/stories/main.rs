@@ -86,6 +86,8 @@ mod sqlserver;
 mod srv_set;
 #[cfg(test)]
 mod table;
+#[cfg(all(test, unix))]
+mod token;
 #[cfg(test)]
 mod upstreams;
 mod warm;

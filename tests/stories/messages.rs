@@ -132,7 +132,7 @@ nuncio: UPSTREAM: 'db' has no port
 [2]
 
 $ nuncio bridge 127.0.0.1:5432 db:5433 --tls on --protocol kafka --pin abc --allow lan --admin 0.0.0.0:80
-nuncio: --admin: other hosts could reach 0.0.0.0:80, and this version has no token to tell them apart
+nuncio: --admin: other hosts could reach 0.0.0.0:80: all of them could read, and what is sent there goes in plaintext
   mend: write "127.0.0.1:80" or "unix:/run/nuncio/admin.sock"
 nuncio: --protocol: "kafka" is not among them: a client asks any broker for the addresses of all, and goes there itself
   mend: one listener a broker, and the listeners' addresses as the brokers' advertised.listeners

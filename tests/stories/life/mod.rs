@@ -15,6 +15,7 @@ mod limits;
 mod listen;
 #[cfg(unix)]
 mod log;
+mod places;
 #[cfg(unix)]
 mod reload;
 mod start;
