@@ -140,6 +140,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "admin",
             "config",
             "context",
+            "dial",
             "discovery",
             "establish",
             "failure",

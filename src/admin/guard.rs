@@ -46,6 +46,10 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, reached: Reached) -> Result<
     }
 }
 
+/// Shown to whoever carries an order out: it was asked whether that may be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MayWrite(());
+
 /// Why an order is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
@@ -57,16 +61,50 @@ pub(super) enum Denied {
     WrongToken,
 }
 
+impl Denied {
+    /// What is wrong, and what would mend it.
+    pub(super) fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Denied::OnlyReads => (
+                "over TCP the admin is for reading",
+                "give this order through its Unix socket (admin.address = \"unix:/run/nuncio/admin.sock\"), or let \
+                 orders over TCP carry a token (admin.token_file)",
+            ),
+            Denied::NoToken => (
+                "an order over TCP needs the token",
+                "send the header `Authorization: Bearer TOKEN` with what is in admin.token_file, or use the Unix socket",
+            ),
+            Denied::WrongToken => (
+                "that is not the token",
+                "send what is in admin.token_file; one that was replaced counts from the next reload on (SIGHUP)",
+            ),
+        }
+    }
+
+    /// `WWW-Authenticate` (RFC 6750, section 3), where a token would help.
+    pub(super) fn challenge(self) -> Option<&'static str> {
+        match self {
+            Denied::OnlyReads => None,
+            Denied::NoToken => Some("Bearer realm=\"nuncio\""),
+            Denied::WrongToken => Some("Bearer realm=\"nuncio\", error=\"invalid_token\""),
+        }
+    }
+}
+
 /// May this change anything?
-pub(super) fn may_write(headers: &HeaderMap, reached: Reached, token: Option<&Token>) -> Result<(), Denied> {
+pub(super) fn may_write(
+    headers: &HeaderMap,
+    reached: Reached,
+    token: Option<&Token>,
+) -> Result<MayWrite, Denied> {
     if reached == Reached::Unix {
-        return Ok(());
+        return Ok(MayWrite(()));
     }
     let token = token.ok_or(Denied::OnlyReads)?;
     let mut shown = headers.get_all(AUTHORIZATION).iter();
     match (shown.next(), shown.next()) {
         (None, _) => Err(Denied::NoToken),
-        (Some(shown), None) if bearer(shown).is_some_and(|shown| token.is(shown)) => Ok(()),
+        (Some(shown), None) if bearer(shown).is_some_and(|shown| token.is(shown)) => Ok(MayWrite(())),
         _ => Err(Denied::WrongToken),
     }
 }
@@ -105,14 +143,14 @@ mod tests {
             for value in shown {
                 headers.append(AUTHORIZATION, value.parse().unwrap());
             }
-            assert_eq!(may_write(&headers, Reached::Unix, Some(&token)), Ok(()));
-            assert_eq!(may_write(&headers, Reached::Unix, None), Ok(()));
+            assert_eq!(may_write(&headers, Reached::Unix, Some(&token)), Ok(MayWrite(())));
+            assert_eq!(may_write(&headers, Reached::Unix, None), Ok(MayWrite(())));
             assert_eq!(may_write(&headers, Reached::Tcp, None), Err(Denied::OnlyReads));
             may_write(&headers, Reached::Tcp, Some(&token))
         };
         assert_eq!(may(&[]), Err(Denied::NoToken));
-        assert_eq!(may(&["Bearer 0123456789abcdef"]), Ok(()));
-        assert_eq!(may(&["bearer   0123456789abcdef"]), Ok(()));
+        assert_eq!(may(&["Bearer 0123456789abcdef"]), Ok(MayWrite(())));
+        assert_eq!(may(&["bearer   0123456789abcdef"]), Ok(MayWrite(())));
         for wrong in [
             "",
             "Bearer",

@@ -4,6 +4,7 @@
 use hyper::StatusCode;
 use serde::Deserialize;
 
+use super::guard::MayWrite;
 use super::site::{Refusal, decoded};
 use super::{Face, Undivided};
 use crate::rollout::RolloutView;
@@ -35,7 +36,11 @@ pub(super) fn read(path: &str) -> Option<Result<Ordered, Refusal>> {
 }
 
 /// Carries it out: what the endpoints of that name are then.
-pub(super) fn carry_out(ordered: &Ordered, face: &dyn Face) -> Result<Vec<EndpointView>, Refusal> {
+pub(super) fn carry_out(
+    ordered: &Ordered,
+    _: &MayWrite,
+    face: &dyn Face,
+) -> Result<Vec<EndpointView>, Refusal> {
     let Ordered { upstream, endpoint, order } = ordered;
     face.operate(upstream, endpoint, *order).map_err(|words| (StatusCode::NOT_FOUND, words))
 }
@@ -56,7 +61,12 @@ struct Wanted {
 }
 
 /// Divides a listener's connections as `body` says: how they are divided then.
-pub(super) fn divide(listener: &str, body: &[u8], face: &dyn Face) -> Result<RolloutView, Refusal> {
+pub(super) fn divide(
+    listener: &str,
+    body: &[u8],
+    _: &MayWrite,
+    face: &dyn Face,
+) -> Result<RolloutView, Refusal> {
     let wanted: Vec<Wanted> = serde_json::from_slice(body).map_err(|error| {
         let words = format!(
             "that is no split: {error}. It is for example [{{\"upstream\": \"stable\", \"weight\": 90}}, {{\"upstream\": \"canary\", \"weight\": 10}}]"

@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Face;
-use super::guard::{self, Denied, Reached};
+use super::guard::{self, Denied, MayWrite, Reached};
 use super::orders;
 use super::token::Wrong;
 use crate::addr::ClientAddr;
@@ -84,23 +84,25 @@ impl Site {
             if *request.method() != Method::POST {
                 return Ok(wrong_method("POST", "this is an order: POST\n"));
             }
-            if let Err(denied) = self.may_write(request.headers(), reached) {
-                return Ok(denied);
-            }
-            let now_are = orders::carry_out(&ordered?, &*self.face)?;
+            let may = match self.may_write(request.headers(), reached) {
+                Ok(may) => may,
+                Err(denied) => return Ok(denied),
+            };
+            let now_are = orders::carry_out(&ordered?, &may, &*self.face)?;
             return Ok(json(&now_are, false));
         }
         if let Some(listener) = orders::split_of(path) {
             if *request.method() != Method::PUT {
                 return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
             }
-            if let Err(denied) = self.may_write(request.headers(), reached) {
-                return Ok(denied);
-            }
+            let may = match self.may_write(request.headers(), reached) {
+                Ok(may) => may,
+                Err(denied) => return Ok(denied),
+            };
             let too_much =
                 || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
             let body = request.body().as_ref().ok_or_else(too_much)?;
-            return Ok(json(&orders::divide(&listener?, body, &*self.face)?, false));
+            return Ok(json(&orders::divide(&listener?, body, &may, &*self.face)?, false));
         }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(
@@ -159,28 +161,10 @@ impl Site {
     }
 
     /// May it be changed? Else what the client is told.
-    fn may_write(&self, headers: &HeaderMap, reached: Reached) -> Result<(), Answer> {
+    fn may_write(&self, headers: &HeaderMap, reached: Reached) -> Result<MayWrite, Answer> {
         let denied = match guard::may_write(headers, reached, self.face.token().as_deref()) {
-            Ok(()) => return Ok(()),
+            Ok(may) => return Ok(may),
             Err(denied) => denied,
-        };
-        let (error, mend, challenge) = match denied {
-            Denied::OnlyReads => {
-                let words = "over TCP the admin is for reading: give this order through its Unix socket \
-                             (admin.address = \"unix:/run/nuncio/admin.sock\"), or let orders over TCP carry a token \
-                             (admin.token_file)\n";
-                return Err(respond(StatusCode::FORBIDDEN, TEXT, words));
-            }
-            Denied::NoToken => (
-                "an order over TCP needs the token",
-                "send the header `Authorization: Bearer TOKEN` with what is in admin.token_file, or use the Unix socket",
-                "Bearer realm=\"nuncio\"",
-            ),
-            Denied::WrongToken => (
-                "that is not the token",
-                "send what is in admin.token_file; one that was replaced counts from the next reload on (SIGHUP)",
-                "Bearer realm=\"nuncio\", error=\"invalid_token\"",
-            ),
         };
         if denied == Denied::WrongToken {
             let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +172,11 @@ impl Site {
                 tracing::warn!(times, "an order over TCP came with a wrong token, and was not carried out");
             }
         }
-        let mut answer = json(&serde_json::json!({ "error": error, "mend": mend }), false);
+        let (words, mend) = denied.told();
+        let Some(challenge) = denied.challenge() else {
+            return Err(respond(StatusCode::FORBIDDEN, TEXT, format!("{words}: {mend}\n")));
+        };
+        let mut answer = json(&serde_json::json!({ "error": words, "mend": mend }), false);
         *answer.status_mut() = StatusCode::UNAUTHORIZED;
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         Err(answer)

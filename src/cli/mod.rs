@@ -69,6 +69,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = with_hint(error);
             // clap's own code for usage is 2, and 0 for --help and --version. A closed pipe is no failure of ours.
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             error.print().ok();
@@ -83,6 +84,22 @@ pub fn main() -> ExitCode {
         Command::Protocols(flags) => protocols::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
     }
+}
+
+/// Whoever gives the configuration without its flag is told the flag.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let reads_a_file =
+        std::env::args_os().nth(1).is_some_and(|command| command == "check" || command == "run");
+    if let (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+        && reads_a_file
+        && !word.starts_with('-')
+    {
+        let hint = format!("the configuration is named with a flag: --config {word}").into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
+    }
+    error
 }
 
 /// Wrong usage, as clap has it.

@@ -343,7 +343,8 @@ sections! {
         zero_byte: Count<0, 1000> = default(1);
         /// See `slow_first_byte`.
         slow: Count<0, 1000> = default(1);
-        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129.
+        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129,
+        /// SMTP's 421 in place of a greeting.
         overloaded: Count<0, 1000> = default(1);
     }
 

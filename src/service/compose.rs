@@ -168,7 +168,7 @@ impl Running {
             target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
             let asks_the_same = replaced.written.health.url == written.health.url
                 && replaced.written.health.login == written.health.login;
-            if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
+            if replaced.checked_by() != written.checked_by() || !asks_the_same {
                 target.upstream.forget_health();
             }
             if replaced.written.source != written.source {
@@ -184,7 +184,7 @@ impl Running {
             written.tls.server_name.clone(),
         );
         let mut tasks = vec![tokio::spawn(follow)];
-        let kind = checked_by(&written, &target);
+        let kind = written.checked_by();
         if kind != health::Kind::Off {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
             let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
@@ -197,7 +197,7 @@ impl Running {
     }
 
     fn checked_by(&self) -> health::Kind {
-        checked_by(&self.written, &self.target)
+        self.written.checked_by()
     }
 
     fn stop(&self) {
@@ -320,13 +320,4 @@ impl health::Probe for Counted {
     fn told(&self, spec: &EndpointSpec, passed: bool) {
         self.metrics.health_check(self.target.upstream.name(), &spec.address.to_string(), passed);
     }
-}
-
-/// What the endpoints' active checks do.
-fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    let may_break_off = !target.protocol.blocks_hosts() || target.login.is_some();
-    written.health.kind.unwrap_or_else(|| match may_break_off {
-        true => health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp),
-        false => health::Kind::Off,
-    })
 }
