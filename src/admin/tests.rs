@@ -340,26 +340,24 @@ async fn more_clients_than_places_wait_and_are_served_when_one_leaves() {
     assert!(second.await.unwrap().starts_with("HTTP/1.1 200 "));
 }
 
+/// By its age, and before that where somebody else wants its place.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_and_frees_its_place() {
-    let limits = Limits {
-        connections: 1,
-        grace: Duration::from_secs(60),
-        age: Duration::from_millis(100),
-        farewell: Duration::from_millis(100),
-        ..Limits::default()
-    };
-    let house = house(&[]);
-    let client = ClientAddr::Tcp("127.0.0.1:5".parse().unwrap());
-    let open = || Record::open(&house.journal, &"orders".into(), &client, Instant::now());
-    let records: Vec<_> = (0..1000).map(|_| open()).collect();
-    let (_admin, address, _drain) = start(limits, house);
-    let mut deaf = TcpStream::connect(address).await.unwrap();
-    // More than any socket buffer holds.
-    let request = "GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
-    deaf.write_all(request.as_bytes()).await.unwrap();
-    assert!(ask(address, "GET /healthz", "").await.starts_with("HTTP/1.1 200 "));
-    drop((records, deaf));
+    let (moment, minute) = (Duration::from_millis(100), Duration::from_secs(60));
+    for (grace, age) in [(minute, moment), (moment, minute)] {
+        let limits = Limits { connections: 1, grace, age, farewell: moment, ..Limits::default() };
+        let house = house(&[]);
+        let client = ClientAddr::Tcp("127.0.0.1:5".parse().unwrap());
+        let open = || Record::open(&house.journal, &"orders".into(), &client, Instant::now());
+        let records: Vec<_> = (0..1000).map(|_| open()).collect();
+        let (_admin, address, _drain) = start(limits, house);
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        // More than any socket buffer holds.
+        let request = "GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+        deaf.write_all(request.as_bytes()).await.unwrap();
+        assert!(ask(address, "GET /healthz", "").await.starts_with("HTTP/1.1 200 "));
+        drop((records, deaf));
+    }
 }
 
 #[tokio::test]

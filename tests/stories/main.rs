@@ -8,6 +8,8 @@ pub mod harness;
 mod again;
 #[cfg(test)]
 mod ambassador;
+#[cfg(all(test, unix))]
+mod asked;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]

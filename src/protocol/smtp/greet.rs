@@ -104,7 +104,7 @@ impl Greeter for Reading {
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         let mut rest = heard;
         self.is_answering |= !heard.is_empty();
-        while !rest.is_empty() && !self.is_done() {
+        while !rest.is_empty() && !self.is_through() {
             let reply = *self.current.get_or_insert_with(|| self.awaited.pop_front().unwrap_or(Reply::Other));
             let (count, seen) = self.reader.read(rest);
             let (of_reply, behind) = rest.split_at(count);
@@ -141,11 +141,7 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        self.why.overload.is_none()
-            && (self.is_lost
-                || self.is_past
-                    && self.current != Some(Reply::Hello)
-                    && !self.awaited.contains(&Reply::Hello))
+        self.is_through() && self.why.overload.is_none()
     }
 
     fn may_refuse(&self) -> bool {
@@ -240,6 +236,12 @@ impl Reading {
             is_lost: false,
             why: WhyEnded::default(),
         }
+    }
+
+    /// There is nothing left to be changed.
+    fn is_through(&self) -> bool {
+        self.is_lost
+            || self.is_past && self.current != Some(Reply::Hello) && !self.awaited.contains(&Reply::Hello)
     }
 
     fn hear_client(&mut self, byte: u8) {
