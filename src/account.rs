@@ -20,6 +20,21 @@ pub struct Login {
 }
 
 impl Login {
+    /// As [`Login::password`], for those who share their thread with connections: a file on the network may hang for as long as
+    /// it likes. The caller bounds the time.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub async fn password_aside(&self) -> Result<Zeroizing<Vec<u8>>, String> {
+        // Nothing is read.
+        if self.password_file.is_none() {
+            return self.password();
+        }
+        let login = self.clone();
+        let read = tokio::task::spawn_blocking(move || login.password()).await;
+        read.unwrap_or_else(|panicked| Err(format!("password_file: {panicked}")))
+    }
+
     /// What the file has, without the line's end that editors leave there.
     ///
     /// # Errors
@@ -52,5 +67,32 @@ pub fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     match secret.len() as u64 > LONGEST {
         true => Err("has more than 1024 bytes".to_owned()),
         false => Ok(secret),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A file on a network that is away is as a pipe that nobody writes to. Its login waits; what shares its thread does not.
+    #[tokio::test]
+    async fn a_password_that_hangs_holds_up_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let login = Login { user: "erp".into(), password_file: Some(path.clone()) };
+        let (go_on, goes_on) = mpsc::channel();
+        let writes = std::thread::spawn(move || {
+            let went_on = goes_on.recv_timeout(Duration::from_secs(5));
+            std::fs::write(path, if went_on.is_ok() { "secret\n" } else { "nobody went on\n" })
+        });
+        let read = tokio::spawn(async move { login.password_aside().await });
+        tokio::task::yield_now().await;
+        go_on.send(()).ok();
+        assert_eq!(&**read.await.unwrap().unwrap(), b"secret");
+        writes.join().unwrap().unwrap();
     }
 }

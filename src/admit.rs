@@ -38,6 +38,8 @@ pub struct Settings {
     pub connections_per_source: Option<u32>,
     /// New connections a second, as a token bucket of one second's size.
     pub rate: Option<u32>,
+    /// Count what each local user does.
+    pub meter_users: bool,
 }
 
 /// The door of one listener.
@@ -50,6 +52,7 @@ pub struct Gate {
     connections: u32,
     connections_per_source: u32,
     rate: Option<u32>,
+    meters_users: bool,
     directory: Directory,
     counts: Arc<Counts>,
 }
@@ -57,7 +60,6 @@ pub struct Gate {
 /// A connection that was let in. It counts against the caps until it is dropped.
 #[derive(Debug)]
 pub struct Ticket {
-    user: Option<u32>,
     source: SourceKey,
     /// Does it count against those of its source? What a proxy itself brings does not, until it says for whom.
     counts_by_source: bool,
@@ -65,11 +67,6 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The client's user, where it was told or had to be found out.
-    pub fn user(&self) -> Option<u32> {
-        self.user
-    }
-
     /// What the client shares with others of the same source: its user where known, else its address.
     pub fn source(&self) -> SourceKey {
         self.source
@@ -107,32 +104,44 @@ impl Gate {
             connections: settings.connections.unwrap_or(u32::MAX),
             connections_per_source: settings.connections_per_source.unwrap_or(u32::MAX),
             rate: settings.rate,
+            meters_users: settings.meter_users,
             counts,
         })
+    }
+
+    /// Is what each local user does to be counted?
+    pub fn meters_users(&self) -> bool {
+        self.meters_users
     }
 
     /// Lets the client in or says why not. Who may not come at all is told apart first, so that strangers use up neither
     /// the rate nor the places of those who may.
     ///
     /// It waits only where the user databases have to be asked, and then not for long; whoever needs no asking is
-    /// judged within the first poll, and without an allocation.
-    pub async fn admit(&self, accepted: &Accepted, now: Instant) -> Result<Ticket, Failure> {
+    /// judged within the first poll, and without an allocation. `user`: the client's, where it was told, had to be found out
+    /// or is metered; also of one who is not let in.
+    pub async fn admit(
+        &self,
+        accepted: &Accepted,
+        now: Instant,
+        user: &mut Option<u32>,
+    ) -> Result<Ticket, Failure> {
         if let ClientAddr::Tcp(peer) = &accepted.client {
             match &self.proxies {
                 // The address that it comes from is the one by which it would have left. That it is of this host all the same
                 // the kernel knows.
                 None if self.allow.is_empty() && is_redirected_here(accepted) => {
-                    owner(accepted, *peer)?;
+                    *user = Some(owner(accepted, *peer)?);
                 }
                 None => self.check_network(peer.ip().to_canonical())?,
                 Some(proxies) => check_proxy(proxies, peer.ip().to_canonical())?,
             }
         }
-        let user = self.check_user(accepted).await?;
-        let source = user.map_or_else(|| accepted.client.source_key(), |uid| SourceKey::User(Some(uid)));
+        let judged_by = self.check_user(accepted, user).await?;
+        let source = judged_by.map_or_else(|| accepted.client.source_key(), |uid| SourceKey::User(Some(uid)));
         let counts_by_source = self.proxies.is_none();
         self.counts.lock().enter(self, counts_by_source.then_some(source), now)?;
-        Ok(Ticket { user, source, counts_by_source, counts: self.counts.clone() })
+        Ok(Ticket { source, counts_by_source, counts: self.counts.clone() })
     }
 
     /// Judges who is behind a proxy as if it had come itself; `None`: the proxy speaks for itself.
@@ -142,6 +151,23 @@ impl Gate {
         let source = SourceKey::Ip(ip);
         self.counts.lock().enter_source(self, source)?;
         (ticket.source, ticket.counts_by_source) = (source, true);
+        Ok(())
+    }
+
+    /// The same for whom a proxy brings without a word of where from: it is judged by where the proxy is, and counts there.
+    pub fn admit_hidden(&self, ticket: &mut Ticket) -> Result<(), Failure> {
+        if let SourceKey::Ip(ip) = ticket.source {
+            self.check_network(ip).map_err(|failure| Failure {
+                detail: format!(
+                    "the proxy names no address of its client, so that its own counts: {}",
+                    failure.detail
+                )
+                .into(),
+                ..failure
+            })?;
+        }
+        self.counts.lock().enter_source(self, ticket.source)?;
+        ticket.counts_by_source = true;
         Ok(())
     }
 
@@ -161,15 +187,29 @@ impl Gate {
         }
     }
 
-    async fn check_user(&self, accepted: &Accepted) -> Result<Option<u32>, Failure> {
+    /// The user by whom the client is judged and its connections are capped; `None`: it is by its address.
+    async fn check_user(&self, accepted: &Accepted, user: &mut Option<u32>) -> Result<Option<u32>, Failure> {
         let anybody = self.users.is_empty() && self.groups.is_empty();
         let uid = match (&accepted.client, &accepted.local) {
-            (ClientAddr::Unix { uid }, _) if anybody => return Ok(*uid),
-            _ if anybody => return Ok(None),
+            (ClientAddr::Unix { uid }, _) if anybody => {
+                *user = *uid;
+                return Ok(*uid);
+            }
+            (ClientAddr::Tcp(peer), _) if anybody => {
+                // To be counted is no reason to be turned away, nor to share a cap with others.
+                if self.meters_users && user.is_none() {
+                    *user = owner(accepted, *peer).ok();
+                }
+                return Ok(None);
+            }
             (ClientAddr::Unix { uid: Some(uid) }, _) => *uid,
-            (ClientAddr::Tcp(peer), ListenAddr::Tcp(_)) => owner(accepted, *peer)?,
+            (ClientAddr::Tcp(peer), ListenAddr::Tcp(_)) => match *user {
+                Some(uid) => uid,
+                None => owner(accepted, *peer)?,
+            },
             _ => return Err(denied("the system does not tell which user the client is")),
         };
+        *user = Some(uid);
         if self.users.contains(&uid) || self.has_group(accepted) {
             return Ok(Some(uid));
         }

@@ -140,10 +140,8 @@ async fn begin(
     record: &mut Record,
 ) -> Result<Box<Served>, Box<Ending>> {
     let accepted = context::as_connected(accepted, listener);
-    let admitted = admit(&accepted, listener).await;
-    if let Ok(ticket) = &admitted {
-        record.draft().user = ticket.user();
-    }
+    record.draft().metered = listener.gate.meters_users();
+    let admitted = admit(&accepted, listener, &mut record.draft().user).await;
     let mut speech = Speech::new(listener);
     let mut client = match (moved, &admitted, speech.has_words()) {
         // Turning a flood away without a word costs as little as can be.
@@ -282,8 +280,8 @@ fn unopened_means(
 }
 
 /// Who may come, and when nobody may any more.
-async fn admit(accepted: &Accepted, listener: &Listener) -> Result<Ticket, Failure> {
-    let ticket = listener.gate.admit(accepted, Instant::now()).await?;
+async fn admit(accepted: &Accepted, listener: &Listener, user: &mut Option<u32>) -> Result<Ticket, Failure> {
+    let ticket = listener.gate.admit(accepted, Instant::now(), user).await?;
     if listener.drain.is_draining() {
         return Err(draining(Stage::Admit));
     }

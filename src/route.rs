@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub use hosts::{HostPattern, Reachable};
 
-use crate::addr::{Host, SourceKey, UpstreamName};
+use crate::addr::{EndpointAddr, Host, SourceKey, UpstreamName};
 use crate::context::Context;
 use crate::failure::{Failure, Reason, Side, Stage};
 
@@ -21,6 +21,8 @@ pub struct Settings {
     pub upstream: UpstreamName,
     /// Where its clients ask for destinations: the upstreams that they may reach. Empty: all go to `upstream`.
     pub reachable: Vec<Reachable>,
+    /// The upstreams among which its clients are divided. Empty: they are not.
+    pub split: Vec<UpstreamName>,
 }
 
 /// Where a connection goes.
@@ -33,11 +35,19 @@ pub struct Route {
 }
 
 /// Decides where a client's connection goes. `client`: whom `admit` took it for, which may be a user behind an address that
-/// it shares with others. `context`: what it asks for, which can only narrow what the file allows.
+/// it shares with others. `context`: what it asks for, which can only narrow what the file allows. `has`: does the upstream of
+/// that name have that endpoint now?
+///
+/// Of a split it says only what the client asks for: whose turn it is otherwise, `rollout` knows.
 ///
 /// # Errors
 /// The file has no upstream for what it asks for.
-pub fn decide(settings: &Settings, client: SourceKey, context: &Context) -> Result<Route, Failure> {
+pub fn decide(
+    settings: &Settings,
+    client: SourceKey,
+    context: &Context,
+    has: impl Fn(&str, &EndpointAddr) -> bool,
+) -> Result<Route, Failure> {
     // DefaultHasher::new() has fixed keys: the hash must not differ between two ambassadors of one fleet. It is no defence
     // against chosen collisions, which could only send a client to an endpoint that it may use anyway.
     let mut hasher = DefaultHasher::new();
@@ -45,26 +55,47 @@ pub fn decide(settings: &Settings, client: SourceKey, context: &Context) -> Resu
         Some(user) => user.hash(&mut hasher),
         None => client.hash(&mut hasher),
     }
-    Ok(Route { upstream: upstream(settings, context)?.clone(), source: hasher.finish() })
+    Ok(Route { upstream: upstream(settings, context, has)?.clone(), source: hasher.finish() })
 }
 
-fn upstream<'a>(settings: &'a Settings, context: &Context) -> Result<&'a UpstreamName, Failure> {
+fn upstream<'a>(
+    settings: &'a Settings,
+    context: &Context,
+    has: impl Fn(&str, &EndpointAddr) -> bool,
+) -> Result<&'a UpstreamName, Failure> {
     let wish = context.options.upstream.as_deref();
     let is_wished = |name: &str| wish.is_none_or(|wish| wish == name);
     let no = |reason, detail: String| Failure::new(Stage::Route, reason, Side::Client, detail);
+    let mut named = (settings.reachable.iter().map(|reachable| &reachable.upstream))
+        .chain(&settings.split)
+        .chain([&settings.upstream]);
     if let Some(wish) = wish
-        && *settings.upstream != *wish
-        && !settings.reachable.iter().any(|reachable| *reachable.upstream == *wish)
+        && !named.any(|name| **name == *wish)
     {
         let detail = format!(
             "the client asks for the upstream '{}', which is none of its listener's",
             wish.escape_debug()
         );
-        return Err(no(Reason::DestinationNotFound, detail)
-            .mend("name it among the listener's `upstreams`, or let the client not ask for it"));
+        return Err(no(Reason::DestinationNotFound, detail).mend(
+            "name it among the listener's `upstreams` or in its `split`, or let the client not ask for it",
+        ));
     }
     if settings.reachable.is_empty() {
-        return Ok(&settings.upstream);
+        let mut among = settings.split.iter().filter(|name| is_wished(name));
+        return match &context.options.endpoint {
+            // Where nothing is divided, the upstream says itself that it has no such endpoint.
+            _ if settings.split.is_empty() => Ok(&settings.upstream),
+            None => Ok(among.next().unwrap_or(&settings.upstream)),
+            Some(endpoint) => among.find(|name| has(name, endpoint)).ok_or_else(|| {
+                let whose = match wish {
+                    None => "none of the listener's upstreams has".to_owned(),
+                    Some(wish) => format!("the upstream '{wish}' has not got"),
+                };
+                let detail = format!("the client asks for the endpoint {endpoint}, which {whose}");
+                no(Reason::DestinationNotFound, detail)
+                    .mend("ask for one of those in /api/v1/upstreams, spelt as there")
+            }),
+        };
     }
     let Some(destination) = &context.destination else {
         return Err(no(Reason::DestinationNotFound, "nothing says where the connection wants to go".into()));
@@ -94,11 +125,16 @@ mod tests {
             upstream: (*upstream).into(),
             hosts: vec![host.parse().unwrap()],
         });
-        Settings { upstream: "orders".into(), reachable: reachable.collect() }
+        Settings { upstream: "orders".into(), reachable: reachable.collect(), split: Vec::new() }
+    }
+
+    /// No upstream has the endpoint.
+    fn nowhere(_: &str, _: &EndpointAddr) -> bool {
+        false
     }
 
     fn by_key(client: SourceKey) -> Route {
-        decide(&settings(&[]), client, &Context::default()).unwrap()
+        decide(&settings(&[]), client, &Context::default(), nowhere).unwrap()
     }
 
     fn route(client: &str) -> Route {
@@ -112,7 +148,7 @@ mod tests {
             Context { destination: Some(destination.parse().unwrap()), options, ..Context::default() };
         let settings =
             settings(&[("orders", "*.example.com"), ("mail", "mail.example.com"), ("net", "10.0.0.0/8")]);
-        match decide(&settings, SourceKey::User(None), &context) {
+        match decide(&settings, SourceKey::User(None), &context, nowhere) {
             Ok(route) => Ok(route.upstream.to_string()),
             Err(failure) => Err(failure.reason),
         }
@@ -135,8 +171,51 @@ mod tests {
         assert_eq!(asks("mail.example.com:25", Some("other")), Err(Reason::DestinationNotFound));
         let options = Options { upstream: Some("other".into()), ..Options::default() };
         let context = Context { options, ..Context::default() };
-        let refused = decide(&settings(&[]), SourceKey::User(None), &context).unwrap_err();
+        let refused = decide(&settings(&[]), SourceKey::User(None), &context, nowhere).unwrap_err();
         assert_eq!(refused.reason, Reason::DestinationNotFound);
+    }
+
+    /// Of a split a client may name each upstream, and each endpoint of any; what none of them has is refused, and never somebody
+    /// else's in its stead.
+    #[test]
+    fn an_upstream_or_endpoint_of_a_split_that_is_asked_for_is_had_or_refused() {
+        let split = ["stable", "canary"].map(UpstreamName::from).into();
+        let settings = Settings { upstream: "stable".into(), reachable: Vec::new(), split };
+        let has = |upstream: &str, endpoint: &EndpointAddr| match &*endpoint.to_string() {
+            "old:1" => upstream == "stable",
+            "new:1" => upstream == "canary",
+            "both:1" => true,
+            _ => false,
+        };
+        let no = |says| Err((Reason::DestinationNotFound, says));
+        for (upstream, endpoint, leads) in [
+            (None, None, Ok("stable")),
+            (Some("stable"), None, Ok("stable")),
+            (Some("canary"), None, Ok("canary")),
+            (Some("other"), None, no("'other', which is none of its listener's")),
+            (None, Some("old:1"), Ok("stable")),
+            (None, Some("new:1"), Ok("canary")),
+            (None, Some("both:1"), Ok("stable")),
+            (None, Some("none:1"), no("none:1, which none of the listener's upstreams has")),
+            (Some("canary"), Some("both:1"), Ok("canary")),
+            (Some("canary"), Some("new:1"), Ok("canary")),
+            (Some("canary"), Some("old:1"), no("old:1, which the upstream 'canary' has not got")),
+            (Some("other"), Some("new:1"), no("'other', which is none of its listener's")),
+        ] {
+            let endpoint = endpoint.map(|endpoint| endpoint.parse().unwrap());
+            let options = Options { upstream: upstream.map(Into::into), endpoint, ..Options::default() };
+            let context = Context { options, ..Context::default() };
+            match (decide(&settings, SourceKey::User(None), &context, has), leads) {
+                (Ok(route), Ok(upstream)) => assert_eq!(&*route.upstream, upstream, "{context:?}"),
+                (Err(failure), Err((reason, says))) => {
+                    assert!(
+                        failure.reason == reason && failure.detail.contains(says),
+                        "{context:?}: {failure}"
+                    );
+                }
+                (decided, leads) => panic!("{context:?}: {decided:?} instead of {leads:?}"),
+            }
+        }
     }
 
     #[test]
@@ -154,7 +233,7 @@ mod tests {
         assert_ne!(user(1000), user(1001));
         let named = |user: &str| {
             let context = Context { user: Some(user.into()), ..Context::default() };
-            decide(&settings(&[]), SourceKey::User(None), &context).unwrap().source
+            decide(&settings(&[]), SourceKey::User(None), &context, nowhere).unwrap().source
         };
         assert_eq!(named("erp"), named("erp"));
         assert_ne!(named("erp"), named("crm"));

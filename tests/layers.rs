@@ -52,7 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("refuse", &["context", "converse", "failure", "protocol", "relay"]),
     // What is told.
-    ("metrics", &["addr", "failure", "rollout", "upstream"]),
+    ("metrics", &["addr", "failure", "rollout", "socket", "upstream"]),
     ("record", &["addr", "context", "failure", "metrics", "relay", "socket", "tls", "trail"]),
     ("admin", &["accept", "account", "addr", "drain", "metrics", "record", "rollout", "upstream"]),
     // The walk, and what is written in the file for it.

@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use crate::accept::{self, Socket};
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::drain::Watch;
+use crate::metrics::UserView;
 use crate::record::{ConnectionId, ConnectionView};
 use crate::rollout::RolloutView;
 use crate::upstream::{EndpointView, Order, UpstreamView};
@@ -88,6 +89,8 @@ pub trait Face: Send + Sync {
     fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided>;
     /// The metrics as OpenMetrics text.
     fn metrics(&self) -> String;
+    /// What each local user did, where users are metered.
+    fn users(&self) -> Vec<UserView>;
     /// The open connections, newest first.
     fn connections(&self) -> Vec<ConnectionView>;
     /// One connection, open or lately ended.

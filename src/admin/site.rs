@@ -36,6 +36,7 @@ const PATHS: &str = "\
 /api/v1/status                what is running
 /api/v1/listeners             listeners, and how their connections are divided
 /api/v1/upstreams             upstreams, endpoints, health and circuits
+/api/v1/users                 what each local user did, where listeners meter them
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
 /api/v1/connections/{id}      one connection, open or lately ended
 /api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
@@ -86,7 +87,7 @@ impl Site {
             }
             let may = match self.may_write(request.headers(), reached) {
                 Ok(may) => may,
-                Err(denied) => return Ok(denied),
+                Err(denied) => return Ok(*denied),
             };
             let now_are = orders::carry_out(&ordered?, &may, &*self.face)?;
             return Ok(json(&now_are, false));
@@ -97,7 +98,7 @@ impl Site {
             }
             let may = match self.may_write(request.headers(), reached) {
                 Ok(may) => may,
-                Err(denied) => return Ok(denied),
+                Err(denied) => return Ok(*denied),
             };
             let too_much =
                 || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
@@ -113,6 +114,7 @@ impl Site {
                 | "/api/v1/status"
                 | "/api/v1/listeners"
                 | "/api/v1/upstreams"
+                | "/api/v1/users"
                 | "/api/v1/connections"
         );
         if !known && id.is_none() {
@@ -149,6 +151,7 @@ impl Site {
             "/api/v1/status" => json(&self.face.status(), query.pretty),
             "/api/v1/listeners" => json(&self.face.listeners(), query.pretty),
             "/api/v1/upstreams" => json(&self.face.upstreams(), query.pretty),
+            "/api/v1/users" => json(&self.face.users(), query.pretty),
             "/api/v1/connections" => {
                 let all = self.face.connections();
                 let mut fitting: Vec<_> = all.iter().filter(|view| query.fits(view)).collect();
@@ -161,7 +164,7 @@ impl Site {
     }
 
     /// May it be changed? Else what the client is told.
-    fn may_write(&self, headers: &HeaderMap, reached: Reached) -> Result<MayWrite, Answer> {
+    fn may_write(&self, headers: &HeaderMap, reached: Reached) -> Result<MayWrite, Box<Answer>> {
         let denied = match guard::may_write(headers, reached, self.face.token().as_deref()) {
             Ok(may) => return Ok(may),
             Err(denied) => denied,
@@ -174,12 +177,12 @@ impl Site {
         }
         let (words, mend) = denied.told();
         let Some(challenge) = denied.challenge() else {
-            return Err(respond(StatusCode::FORBIDDEN, TEXT, format!("{words}: {mend}\n")));
+            return Err(Box::new(respond(StatusCode::FORBIDDEN, TEXT, format!("{words}: {mend}\n"))));
         };
         let mut answer = json(&serde_json::json!({ "error": words, "mend": mend }), false);
         *answer.status_mut() = StatusCode::UNAUTHORIZED;
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-        Err(answer)
+        Err(Box::new(answer))
     }
 
     /// The newest connection of a client's address, as its own socket has it.

@@ -55,6 +55,9 @@ impl Face for House {
     fn metrics(&self) -> String {
         self.metrics.encode(&self.upstreams(), &[])
     }
+    fn users(&self) -> Vec<UserView> {
+        self.metrics.users()
+    }
     fn connections(&self) -> Vec<ConnectionView> {
         self.journal.live()
     }
@@ -123,6 +126,7 @@ async fn every_page_answers_and_none_may_be_cached() {
         ("/metrics".to_owned(), "text/plain; version=0.0.4", "# TYPE nuncio_connections_total counter"),
         ("/api/v1/status".to_owned(), "application/json", r#"{"version":"1"}"#),
         ("/api/v1/upstreams?pretty".to_owned(), "application/json", "  \"name\": \"orders\""),
+        ("/api/v1/users".to_owned(), "application/json", "[]\n"),
         ("/api/v1/connections".to_owned(), "application/json", r#"{"total":0,"connections":[]}"#),
         (format!("/api/v1/connections/{id}"), "application/json", r#""outcome":"success""#),
     ] {

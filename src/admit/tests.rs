@@ -35,7 +35,10 @@ async fn from(address: &str) -> Accepted {
 }
 
 async fn verdict(gate: &Gate, address: &str) -> Result<(), Reason> {
-    gate.admit(&from(address).await, Instant::now()).await.map(drop).map_err(|failure| failure.reason)
+    gate.admit(&from(address).await, Instant::now(), &mut None)
+        .await
+        .map(drop)
+        .map_err(|failure| failure.reason)
 }
 
 #[tokio::test]
@@ -66,14 +69,14 @@ async fn places_come_free_with_their_tickets_and_a_reload_does_not_forget_them()
     let settings = Settings { connections: Some(2), ..Settings::default() };
     let gate = gate(settings.clone());
     let now = Instant::now();
-    let first = gate.admit(&from("127.0.0.1:1").await, now).await.unwrap();
+    let first = gate.admit(&from("127.0.0.1:1").await, now, &mut None).await.unwrap();
     let gate = gate.renewed(&settings).unwrap();
-    let second = gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
-    let refused = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap_err();
+    let second = gate.admit(&from("127.0.0.1:2").await, now, &mut None).await.unwrap();
+    let refused = gate.admit(&from("127.0.0.1:3").await, now, &mut None).await.unwrap_err();
     assert_eq!((refused.stage, refused.reason), (Stage::Admit, Reason::ConnectionLimitReached));
     assert!(refused.detail.contains("may be: 2 (`connections`)"), "{refused}");
     drop(first);
-    let third = gate.admit(&from("127.0.0.1:3").await, now).await.unwrap();
+    let third = gate.admit(&from("127.0.0.1:3").await, now, &mut None).await.unwrap();
     drop((second, third));
     assert!(gate.counts.lock().by_source.is_empty() && gate.counts.lock().open == 0);
 }
@@ -82,13 +85,13 @@ async fn places_come_free_with_their_tickets_and_a_reload_does_not_forget_them()
 async fn a_source_that_has_its_share_leaves_room_for_others() {
     let gate = gate(Settings { connections_per_source: Some(1), ..Settings::default() });
     let now = Instant::now();
-    let held = gate.admit(&from("127.0.0.1:1").await, now).await.unwrap();
-    let refused = gate.admit(&from("[::ffff:127.0.0.1]:2").await, now).await.unwrap_err();
+    let held = gate.admit(&from("127.0.0.1:1").await, now, &mut None).await.unwrap();
+    let refused = gate.admit(&from("[::ffff:127.0.0.1]:2").await, now, &mut None).await.unwrap_err();
     assert_eq!((refused.reason, refused.side), (Reason::ConnectionLimitReached, Side::Client));
     assert!(refused.detail.contains("connections_per_source"), "{refused}");
-    gate.admit(&from("127.0.0.2:1").await, now).await.unwrap();
+    gate.admit(&from("127.0.0.2:1").await, now, &mut None).await.unwrap();
     drop(held);
-    gate.admit(&from("127.0.0.1:2").await, now).await.unwrap();
+    gate.admit(&from("127.0.0.1:2").await, now, &mut None).await.unwrap();
 }
 
 #[tokio::test]
@@ -100,7 +103,7 @@ async fn connections_come_no_faster_than_the_rate_after_a_burst_of_one_second() 
         let now = start + Duration::from_millis(after_ms);
         let mut count = 0;
         for _ in 0..asked {
-            count += usize::from(gate.admit(&accepted, now).await.is_ok());
+            count += usize::from(gate.admit(&accepted, now, &mut None).await.is_ok());
         }
         count
     };
@@ -109,7 +112,7 @@ async fn connections_come_no_faster_than_the_rate_after_a_burst_of_one_second() 
     assert_eq!(let_in(0, 10).await, 0); // who came long ago, and had to wait for its user to be known
     assert_eq!(let_in(750, 10).await, 2);
     assert_eq!(let_in(60_000, 10).await, 4);
-    let refused = gate.admit(&accepted, start + Duration::from_secs(60)).await.unwrap_err();
+    let refused = gate.admit(&accepted, start + Duration::from_secs(60), &mut None).await.unwrap_err();
     assert_eq!(refused.reason, Reason::ConnectionLimitReached);
     assert!(refused.detail.contains("`rate`"), "{refused}");
 }
@@ -166,13 +169,40 @@ mod users {
         let name = name.split(' ').next().unwrap();
         let (_client, accepted) = loopback().await;
         let now = Instant::now();
-        let ticket = only_users(&[NOBODY_IS, name]).admit(&accepted, now).await.unwrap();
-        assert_eq!((ticket.user(), ticket.source()), (Some(uid), SourceKey::User(Some(uid))));
+        let mut user = None;
+        let ticket = only_users(&[NOBODY_IS, name]).admit(&accepted, now, &mut user).await.unwrap();
+        assert_eq!((user, ticket.source()), (Some(uid), SourceKey::User(Some(uid))));
 
-        let refused = only_users(&[NOBODY_IS]).admit(&accepted, now).await.unwrap_err();
+        let mut user = None;
+        let refused = only_users(&[NOBODY_IS]).admit(&accepted, now, &mut user).await.unwrap_err();
+        assert_eq!(user, Some(uid));
         assert_eq!((refused.reason, refused.side), (Reason::AdmissionDenied, Side::Client));
         assert!(refused.detail.contains(&format!("(uid {uid})")), "{refused}");
         assert!(refused.next_step().contains("allow_users"), "{refused}");
+    }
+
+    /// To be counted changes nothing else: a client is capped by its address as before, and comes in though nobody can tell
+    /// who it is. One that is turned away is counted too.
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn a_metered_client_is_known_by_its_user_and_judged_as_if_it_were_not() {
+        let (uid, _) = ourselves().await;
+        let metered = |connections| {
+            let allow = ["127.0.0.0/8", "10.0.0.0/8"].map(|net| net.parse().unwrap()).into();
+            gate(Settings { allow, meter_users: true, connections, ..Settings::default() })
+        };
+        let asked = async |gate: &Gate, accepted: &Accepted| {
+            let mut user = None;
+            let admitted = gate.admit(accepted, Instant::now(), &mut user).await;
+            (user, admitted.map(|ticket| ticket.source()).map_err(|failure| failure.reason))
+        };
+        let (_client, ours) = loopback().await;
+        let by_address = |ip: &str| Ok(SourceKey::Ip(ip.parse().unwrap()));
+        assert_eq!(asked(&metered(None), &ours).await, (Some(uid), by_address("127.0.0.1")));
+        let full = Err(Reason::ConnectionLimitReached);
+        assert_eq!(asked(&metered(Some(0)), &ours).await, (Some(uid), full));
+        assert_eq!(asked(&metered(None), &from("10.0.0.1:9").await).await, (None, by_address("10.0.0.1")));
+        assert_eq!(asked(&gate(Settings::default()), &ours).await, (None, by_address("127.0.0.1")));
     }
 
     #[tokio::test]
@@ -181,8 +211,9 @@ mod users {
         let (uid, _) = ourselves().await;
         let group = users::groups_of(uid).unwrap()[0].to_string();
         let (_client, accepted) = loopback().await;
-        only_groups(&[group]).admit(&accepted, Instant::now()).await.unwrap();
-        let refused = only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now()).await.unwrap_err();
+        only_groups(&[group]).admit(&accepted, Instant::now(), &mut None).await.unwrap();
+        let refused =
+            only_groups(&[NOBODY_IS.into()]).admit(&accepted, Instant::now(), &mut None).await.unwrap_err();
         assert_eq!(refused.reason, Reason::AdmissionDenied);
     }
 
@@ -193,19 +224,19 @@ mod users {
         let (client, mut accepted) = loopback().await;
         drop(client);
         tokio::io::AsyncReadExt::read(&mut accepted.stream, &mut [0; 1]).await.unwrap();
-        let refused = gate.admit(&accepted, Instant::now()).await.unwrap_err();
+        let refused = gate.admit(&accepted, Instant::now(), &mut None).await.unwrap_err();
         assert_eq!(refused.reason, Reason::AdmissionDenied, "{refused}");
 
         let (_client, accepted) = unix().await;
         let unknown = Accepted { client: ClientAddr::Unix { uid: None }, ..accepted };
-        assert!(gate.admit(&unknown, Instant::now()).await.is_err());
+        assert!(gate.admit(&unknown, Instant::now(), &mut None).await.is_err());
     }
 
     #[tokio::test]
     async fn a_client_from_another_host_has_no_user() {
         let allow = vec!["10.0.0.0/8".parse().unwrap()];
         let gate = gate(Settings { allow, allow_users: vec!["0".into()], ..Settings::default() });
-        let refused = gate.admit(&from("10.0.0.1:9").await, Instant::now()).await.unwrap_err();
+        let refused = gate.admit(&from("10.0.0.1:9").await, Instant::now(), &mut None).await.unwrap_err();
         assert!(refused.detail.contains("not on loopback"), "{refused}");
     }
 
@@ -220,15 +251,15 @@ mod users {
             (Gate { directory, ..gate }, hold)
         };
         let (gate, _hold) = hanging(only_users(&[&uid.to_string()]));
-        gate.admit(&accepted, now).await.unwrap();
+        gate.admit(&accepted, now, &mut None).await.unwrap();
 
         let (gate, _hold) = hanging(only_groups(&[NOBODY_IS.into()]));
-        let refused = gate.admit(&accepted, now).await.unwrap_err();
+        let refused = gate.admit(&accepted, now, &mut None).await.unwrap_err();
         assert_eq!((refused.reason, refused.side), (Reason::AdmissionDenied, Side::Ambassador));
         assert!(refused.detail.contains("user databases did not tell"), "{refused}");
 
         let (gate, _hold) = hanging(only_users(&[NOBODY_IS]));
-        let refused = gate.admit(&accepted, now).await.unwrap_err();
+        let refused = gate.admit(&accepted, now, &mut None).await.unwrap_err();
         assert!(refused.detail.contains(&format!("user uid {uid} may not use")), "{refused}");
     }
 
@@ -238,7 +269,7 @@ mod users {
         let (directory, hold) = directory::tests::hanging();
         let gate = Arc::new(Gate { directory, ..only_groups(&[NOBODY_IS.into()]) });
         let (_client, accepted) = unix().await;
-        let waits = tokio::spawn(async move { gate.admit(&accepted, Instant::now()).await });
+        let waits = tokio::spawn(async move { gate.admit(&accepted, Instant::now(), &mut None).await });
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -252,11 +283,13 @@ mod users {
         let (uid, gid) = ourselves().await;
         let (_client, accepted) = unix().await;
         let now = Instant::now();
-        assert_eq!(gate(Settings::default()).admit(&accepted, now).await.unwrap().user(), Some(uid));
-        only_users(&[&uid.to_string()]).admit(&accepted, now).await.unwrap();
-        only_groups(&[gid.to_string()]).admit(&accepted, now).await.unwrap();
-        assert!(only_users(&[NOBODY_IS]).admit(&accepted, now).await.is_err());
-        assert!(only_groups(&[NOBODY_IS.into()]).admit(&accepted, now).await.is_err());
+        let mut user = None;
+        gate(Settings::default()).admit(&accepted, now, &mut user).await.unwrap();
+        assert_eq!(user, Some(uid));
+        only_users(&[&uid.to_string()]).admit(&accepted, now, &mut None).await.unwrap();
+        only_groups(&[gid.to_string()]).admit(&accepted, now, &mut None).await.unwrap();
+        assert!(only_users(&[NOBODY_IS]).admit(&accepted, now, &mut None).await.is_err());
+        assert!(only_groups(&[NOBODY_IS.into()]).admit(&accepted, now, &mut None).await.is_err());
     }
 
     #[test]
@@ -282,7 +315,7 @@ async fn whom_a_proxy_brings_is_judged_as_if_it_had_come_itself() {
     let now = Instant::now();
     let mut tickets = Vec::new();
     for _ in 0..3 {
-        tickets.push(gate.admit(&from("10.0.0.1:9").await, now).await.unwrap());
+        tickets.push(gate.admit(&from("10.0.0.1:9").await, now, &mut None).await.unwrap());
     }
     let [first, second, third] = &mut tickets[..] else { unreachable!() };
     let behind = |ticket: &mut Ticket, ip: &str| gate.admit_behind(ticket, Some(ip.parse().unwrap()));
@@ -294,9 +327,43 @@ async fn whom_a_proxy_brings_is_judged_as_if_it_had_come_itself() {
     // The proxy for itself: a check of its own.
     gate.admit_behind(second, None).unwrap();
     tickets.remove(0);
-    let mut again = gate.admit(&from("10.0.0.1:9").await, now).await.unwrap();
+    let mut again = gate.admit(&from("10.0.0.1:9").await, now, &mut None).await.unwrap();
     behind(&mut again, "192.0.2.1").unwrap();
     drop((again, tickets));
+    let inside = gate.counts.lock();
+    assert_eq!((inside.open, inside.by_source.len()), (0, 0));
+}
+
+/// A proxy that says of its client only that there is one (PROXY UNKNOWN, a client on a Unix socket of its own) opens no way
+/// around `allow` and the caps: its own address stands for all of them.
+#[tokio::test]
+async fn whom_a_proxy_hides_is_judged_by_where_the_proxy_is() {
+    let gate = |allow: &[&str]| {
+        gate(Settings {
+            allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+            proxies: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+            connections_per_source: Some(1),
+            ..Settings::default()
+        })
+    };
+    let now = Instant::now();
+    for allow in [&[][..], &["192.0.2.0/24"]] {
+        let gate = gate(allow);
+        let mut ticket = gate.admit(&from("10.0.0.1:9").await, now, &mut None).await.unwrap();
+        let refused = gate.admit_hidden(&mut ticket).unwrap_err();
+        assert_eq!(refused.reason, Reason::AdmissionDenied, "{refused}");
+        assert!(
+            refused.detail.contains("names no address of its client") && refused.detail.contains("10.0.0.1")
+        );
+    }
+    let gate = gate(&["10.0.0.1/32"]);
+    let mut first = gate.admit(&from("10.0.0.1:9").await, now, &mut None).await.unwrap();
+    let mut second = gate.admit(&from("10.0.0.1:8").await, now, &mut None).await.unwrap();
+    gate.admit_hidden(&mut first).unwrap();
+    assert_eq!(gate.admit_hidden(&mut second).unwrap_err().reason, Reason::ConnectionLimitReached);
+    drop(first);
+    gate.admit_hidden(&mut second).unwrap();
+    drop(second);
     let inside = gate.counts.lock();
     assert_eq!((inside.open, inside.by_source.len()), (0, 0));
 }

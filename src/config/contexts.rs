@@ -135,6 +135,10 @@ fn goes_with(written: &file::Listener, kind: Kind, place: &Place, reader: &mut R
                 );
             }
         }
+        if let Some(At { value: true, place }) = written.meter_users.given() {
+            let message = "counts users, and of a client behind a proxy nobody can tell which it is";
+            reader.problem(place, message, "remove it, or meter where the clients themselves connect");
+        }
         if written.allow.is_absent() && written.proxy_from.given().is_some() {
             let message = "clients of other hosts are behind the proxies, and without `allow` only this host's may come";
             reader.warning(place, message, "add for example: allow = [\"10.0.0.0/8\"]");

@@ -455,7 +455,7 @@ sections! {
         /// else is ever dialled.
         upstreams: List<Text> = example(["orders", "mail"]);
         /// With context = "proxy_protocol": networks of the proxies, which alone may connect over TCP; `allow` is for their
-        /// clients then. Without it: proxies on this host only.
+        /// clients then, and for a proxy that says nobody's address (UNKNOWN). Without it: proxies on this host only.
         proxy_from: List<Network> = example(["10.0.0.0/8"]);
         /// Networks that may connect over TCP. Without it: this host only.
         allow: List<Network> = example(["10.0.0.0/8"]);
@@ -463,6 +463,10 @@ sections! {
         allow_users: List<Text> = example(["erp"]);
         /// Groups of this host whose members may connect.
         allow_groups: List<Text> = example(["erp"]);
+        /// Count connections, bytes and time of each local user, see /api/v1/users: of the first 64; others are "other", and who
+        /// cannot be told is "unknown". Over TCP that costs a look-up of some 10 µs a connection, unless `allow_users` needs it
+        /// anyway.
+        meter_users: Flag = default(false);
         /// Permissions of Unix sockets, as in chmod. Without it: "0660".
         mode: Mode = example("0660");
         /// Owner of Unix sockets.

@@ -36,8 +36,9 @@ pub(super) fn listener(
         reader.warning(&each.place, format!("never comes to pass: `connections` is {connections}"), mend);
     }
     let contexts::Context { kind, proxies, reachable } = context;
-    let of_split = split.as_ref().and_then(|split| split.shares.first()).map(|share| share.upstream.clone());
-    let first = reachable.first().map(|reachable| reachable.upstream.clone()).or(of_split);
+    let shares = split.iter().flat_map(|split| &split.shares);
+    let of_split: Vec<_> = shares.map(|share| share.upstream.clone()).collect();
+    let first = reachable.first().map(|reachable| &reachable.upstream).or(of_split.first()).cloned();
     let upstream = match (first, written.upstream.taken()) {
         (Some(first), _) => first,
         (None, Some(UpstreamOf::Name(name))) => name.as_str().into(),
@@ -60,8 +61,9 @@ pub(super) fn listener(
             connections,
             connections_per_source: written.connections_per_source.taken(),
             rate: written.rate.taken(),
+            meter_users: written.meter_users.or(false),
         },
-        route: route::Settings { upstream, reachable },
+        route: route::Settings { upstream, reachable, split: of_split },
         split,
         context: kind,
         preface_timeout: written.preface_timeout.or(Duration::from_secs(10)),
@@ -241,6 +243,11 @@ fn who_may_come(written: &file::Listener, reader: &mut Reader) {
                 "use a listener of its own for the other hosts, or remove one of the two",
             );
         }
+    }
+    if cfg!(not(unix))
+        && let Some(At { value: true, place }) = written.meter_users.given()
+    {
+        reader.problem(place, "this system does not tell who is behind a connection", "remove it");
     }
     let is_unix = |address: &At<ListenAddr>| matches!(address.value, ListenAddr::Unix(_));
     if let (Some(allow), Some(addresses)) = (written.allow.given(), written.address.value())

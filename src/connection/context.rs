@@ -114,8 +114,11 @@ pub(super) async fn hear(
     let Some(asking) = &mut speech.asking else { return Ok(Context::default()) };
     let context = preface::hear(client, asking, Stage::Admit, listener.preface_timeout).await?;
     if listener.context == Kind::ProxyProtocol {
-        let behind = context.source.map(|source| source.ip());
-        listener.gate.admit_behind(ticket, behind).map_err(Unopened::Failed)?;
+        let admitted = match context.hides_source {
+            true => listener.gate.admit_hidden(ticket),
+            false => listener.gate.admit_behind(ticket, context.source.map(|source| source.ip())),
+        };
+        admitted.map_err(Unopened::Failed)?;
     }
     Ok(context)
 }
@@ -137,7 +140,11 @@ pub(super) fn decide<'a>(
     ticket: &Ticket,
     asked: &Context,
 ) -> Result<(Route, &'a Arc<Target>), Failure> {
-    let route = split::drawn(route::decide(&listener.route, ticket.source(), asked)?, asked, listener);
+    let has = |upstream: &str, endpoint: &EndpointAddr| {
+        listener.targets.get(upstream).is_some_and(|target| target.upstream.has(endpoint))
+    };
+    let route = route::decide(&listener.route, ticket.source(), asked, has)?;
+    let route = split::drawn(route, asked, listener);
     let target = listener.targets.get(&route.upstream).ok_or_else(|| no_such_upstream(&route))?;
     Ok((route, target))
 }

@@ -13,9 +13,11 @@ use crate::record::{Ending, Seen};
 use crate::rollout::{End, Split};
 use crate::route::Route;
 
-/// The route with the upstream whose turn it is, where several have theirs and the client has not named one.
+/// The route with the upstream whose turn it is, where several have theirs and the client has named neither one of them nor an
+/// endpoint.
 pub(super) fn drawn(route: Route, asked: &Context, listener: &Listener) -> Route {
-    let split = listener.split.as_ref().filter(|_| asked.options.upstream.is_none());
+    let names_none = asked.options.upstream.is_none() && asked.options.endpoint.is_none();
+    let split = listener.split.as_ref().filter(|_| names_none);
     match split.and_then(|split| split.choose(route.source)) {
         Some(upstream) => Route { upstream, ..route },
         None => route,

@@ -74,6 +74,8 @@ impl Kind {
 pub struct Context {
     /// Who is behind the proxy that connected.
     pub source: Option<SocketAddr>,
+    /// Somebody is behind it of whom it names no address: it speaks for itself in nothing but that.
+    pub hides_source: bool,
     /// Where the connection wants to go.
     pub destination: Option<EndpointAddr>,
     /// The name that the client asked the proxy before us for.

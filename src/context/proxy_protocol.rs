@@ -134,7 +134,7 @@ impl Header {
             }
             _ => return Err(wrong()),
         };
-        Ok(Some(Context { source: source.map(SocketAddr::from), ..Context::default() }))
+        Ok(Some(behind(source.map(SocketAddr::from))))
     }
 
     fn binary(&self) -> Result<Option<Context>, Failure> {
@@ -166,11 +166,14 @@ impl Header {
             return Err(wrong(format!("has {length} bytes, too few for its family's addresses")));
         }
         let Some(rest) = self.bytes.get(FIXED..FIXED + length) else { return Ok(None) };
+        if is_local {
+            return Ok(Some(Context::default()));
+        }
         // Of a family that is not told, the addresses have no known length either.
-        let Some(size) = addresses.filter(|_| !is_local) else { return Ok(Some(Context::default())) };
-        let (addresses, behind) = rest.split_at(size);
-        let mut context = Context { source: source(addresses), ..Context::default() };
-        self.tell(behind, FIXED + size, &mut context)?;
+        let Some(size) = addresses else { return Ok(Some(behind(None))) };
+        let (addresses, rest) = rest.split_at(size);
+        let mut context = behind(source(addresses));
+        self.tell(rest, FIXED + size, &mut context)?;
         Ok(Some(context))
     }
 
@@ -214,6 +217,11 @@ impl Header {
             _ => Err(wrong(format!("has {} bytes behind its last value", rest.len()))),
         }
     }
+}
+
+/// Somebody behind the proxy, from there if that is told.
+fn behind(source: Option<SocketAddr>) -> Context {
+    Context { source, hides_source: source.is_none(), ..Context::default() }
 }
 
 /// The client's address; `None` where it came over a Unix socket.

@@ -40,8 +40,9 @@ const LONGEST_HEAD: usize = 16 * 1024;
 const QUOTED: usize = 200;
 
 /// What the account's file has.
-fn password(login: &Login) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    login.password().map_err(|problem| ours(problem).mend("mend proxy.password_file, or its permissions"))
+async fn password(login: &Login) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let read = login.password_aside().await;
+    read.map_err(|problem| ours(problem).mend("mend proxy.password_file, or its permissions"))
 }
 
 impl Through {
@@ -59,7 +60,7 @@ impl Through {
     async fn connect(&self, stream: &mut TcpStream, to: &EndpointAddr) -> Result<(), Failure> {
         let mut request = Zeroizing::new(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes());
         if let Some(login) = &self.login {
-            let credentials = Zeroizing::new([login.user.as_bytes(), b":", &password(login)?].concat());
+            let credentials = Zeroizing::new([login.user.as_bytes(), b":", &password(login).await?].concat());
             let encoded = Zeroizing::new(data_encoding::BASE64.encode(&credentials));
             request.extend_from_slice(b"Proxy-Authorization: Basic ");
             request.extend_from_slice(encoded.as_bytes());
@@ -122,7 +123,7 @@ impl Through {
         match (version, method, &self.login) {
             (5, NO_LOGIN, _) => {}
             (5, LOGIN, Some(login)) => {
-                let password = password(login)?;
+                let password = password(login).await?;
                 let (user, longest) = (login.user.as_bytes(), usize::from(u8::MAX));
                 if user.len() > longest || password.len() > longest {
                     return Err(ours("SOCKS5 takes no user and no password of more than 255 bytes".into()));

@@ -31,7 +31,9 @@ const OTHER_FAMILY: Duration = Duration::from_millis(500);
 
 /// Looks a name up, within the time that the settings allow.
 pub(super) async fn addresses(servers: &Servers, name: &str) -> Result<Found, Failure> {
-    if let Some(found) = in_hosts_file(name) {
+    // It is read anew, and connections share this thread.
+    let asked = name.to_owned();
+    if let Ok(Some(found)) = tokio::task::spawn_blocking(move || in_hosts_file(&asked)).await {
         return Ok(found);
     }
     let system = servers.system()?;

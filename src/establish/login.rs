@@ -19,7 +19,7 @@ pub(super) async fn check(
     deadline: Instant,
 ) -> Result<(), Failure> {
     // Before the dial, and each time: a new password counts at once, and none stays in memory.
-    let password = login.password().map_err(ours)?;
+    let password = login.password_aside().await.map_err(ours)?;
     let credentials = Credentials { user: login.user.clone(), password };
     let Reached { mut stream, negotiated, secured, .. } =
         try_endpoint(target, spec, deadline, &mut Trail::default()).await?;

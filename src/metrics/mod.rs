@@ -13,6 +13,7 @@ mod series;
 mod tests;
 mod text;
 mod upstream;
+mod users;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -32,18 +33,21 @@ use self::labels::{
 use self::process::Process;
 use crate::addr::{ListenerName, UpstreamName};
 use crate::rollout::{Phase, RolloutView, Share};
+use crate::socket::users::name_of;
 use crate::upstream::UpstreamView;
 
 pub use self::percentiles::Quantiles;
 pub use self::series::{End, Open, Series};
 pub use self::text::{OPENMETRICS, PLAIN, plain, wants_openmetrics};
 pub use self::upstream::{Percentiles, Timed, UpstreamSeries};
+pub use self::users::{UserSeries, UserView};
 
 /// Everything that is counted in this process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     series: Arc<series::Table>,
+    users: Arc<users::Table>,
     upstreams: Mutex<HashMap<UpstreamName, Arc<UpstreamSeries>>>,
     durations: Family<OfConnection, Histogram, fn() -> Histogram>,
     stages: Family<OfStage, Histogram, fn() -> Histogram>,
@@ -75,6 +79,7 @@ impl Metrics {
         let mut metrics = Metrics {
             registry: Registry::default(),
             series,
+            users: Arc::new(users::Table::new(name_of)),
             upstreams: Mutex::default(),
             durations: Family::new_with_constructor(of_connections),
             stages: Family::new_with_constructor(of_stages),
@@ -97,6 +102,7 @@ impl Metrics {
     fn register(&mut self) {
         let to = &mut self.registry;
         to.register_collector(Box::new(series::Collected(self.series.clone())));
+        to.register_collector(Box::new(users::Collected(self.users.clone())));
         to.register(
             "nuncio_connection_duration_seconds",
             "From accept to the end of the connection",
@@ -156,17 +162,27 @@ impl Metrics {
         upstream: Option<&UpstreamName>,
         endpoint: Option<&Arc<str>>,
     ) -> Arc<Series> {
-        static NONE: OnceLock<Arc<str>> = OnceLock::new();
-        let none = || NONE.get_or_init(|| "".into()).clone();
         let key = (
             listener.clone(),
-            upstream.cloned().unwrap_or_else(none),
-            endpoint.cloned().unwrap_or_else(none),
+            upstream.cloned().unwrap_or_else(nothing),
+            endpoint.cloned().unwrap_or_else(nothing),
         );
         self.series.get(key, |(listener, named, _)| {
             let labels = OfConnection { listener: listener.clone(), upstream: named.clone() };
             (self.durations.get_or_create_owned(&labels), upstream.map(|name| self.upstream(name)))
         })
+    }
+
+    /// The counters of a local user at an upstream; the user is none that could not be told. To be looked up once a connection,
+    /// and held.
+    pub fn user(&self, uid: Option<u32>, upstream: Option<&UpstreamName>) -> Arc<UserSeries> {
+        self.users.get(uid, upstream.cloned().unwrap_or_else(nothing))
+    }
+
+    /// What each local user did, where users are metered; open connections included.
+    pub fn users(&self) -> Vec<UserView> {
+        self.settle();
+        self.users.views()
     }
 
     /// The counters of an upstream.
@@ -282,6 +298,12 @@ impl Metrics {
             }
         }
     }
+}
+
+/// The name of what a connection has not got.
+fn nothing() -> Arc<str> {
+    static NOTHING: OnceLock<Arc<str>> = OnceLock::new();
+    NOTHING.get_or_init(|| "".into()).clone()
 }
 
 /// In the order of the gauge's values.

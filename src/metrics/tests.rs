@@ -39,6 +39,13 @@ fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
     }
 }
 
+/// Waits until the user databases have been asked.
+fn wait_for_its_name(metrics: &Metrics) {
+    while !metrics.encode(&[], &[]).contains("nuncio_user_connections_open{") {
+        std::thread::yield_now();
+    }
+}
+
 /// Every metric has had something to count.
 fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
     let metrics = Metrics::new();
@@ -57,6 +64,11 @@ fn busy() -> (Arc<Metrics>, Vec<UpstreamView>) {
     metrics.health_check("orders", "db1:5432", true);
     metrics.breaker_transition("orders", "db1:5432", "open", "enforced");
     metrics.certificates([("corp", "CN=\"a\", O=b\\c\nd", UNIX_EPOCH + Duration::from_secs(2_000_000_000))]);
+    // Nobody has this number: it is called by it.
+    let user = metrics.user(Some(3_999_999_999), Some(&upstream));
+    user.moved(1, 2);
+    user.ended(Outcome::Failed, Duration::from_millis(1500));
+    wait_for_its_name(&metrics);
     metrics.reload(true);
     metrics.reload(false);
     (metrics, vec![view(&[("db1:5432", "up", "open"), ("db2:5432", "down", "half-open")])])
@@ -85,6 +97,12 @@ fn the_names_are_those_that_dashboards_hold_on_to() {
         r#"nuncio_health_checks_total{upstream="orders",endpoint="db1:5432",result="success"} 1"#,
         r#"nuncio_certificate_expiry_timestamp_seconds{identity="corp",subject="CN=\"a\", O=b\\c\nd"} 2000000000"#,
         r#"nuncio_config_reloads_total{result="success"} 1"#,
+        r#"nuncio_user_connections_total{user="3999999999",upstream="orders",outcome="failed"} 1"#,
+        r#"nuncio_user_connections_total{user="3999999999",upstream="orders",outcome="refused"} 0"#,
+        r#"nuncio_user_connections_open{user="3999999999",upstream="orders"} 0"#,
+        r#"nuncio_user_connection_seconds_total{user="3999999999",upstream="orders"} 1.5"#,
+        r#"nuncio_user_bytes_total{user="3999999999",upstream="orders",direction="sent"} 1"#,
+        r#"nuncio_user_bytes_total{user="3999999999",upstream="orders",direction="received"} 2"#,
         concat!(r#"nuncio_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
     ] {
         assert!(text.lines().any(|line| line == sample), "{sample} is not in\n{text}");

@@ -79,7 +79,8 @@ impl Surroundings {
 
 impl ContextView {
     fn new(kind: Kind, context: &Context, peer: &ClientAddr) -> ContextView {
-        let Context { source, destination, authority, unique_id, user, options } = context.clone();
+        let Context { source, hides_source: _, destination, authority, unique_id, user, options } =
+            context.clone();
         let Options { attempts, deadline, upstream, endpoint, correlation, traceparent } = options;
         ContextView {
             kind: kind.label(),

@@ -9,7 +9,7 @@ use super::ConnectionId;
 use super::context::Surroundings;
 use super::view::{AttemptView, ConnectionView, Millis, State, Timestamp, TlsView};
 use crate::addr::{ClientAddr, ListenerName, UpstreamName};
-use crate::metrics::{Series, Timed};
+use crate::metrics::{Series, Timed, UserSeries};
 use crate::relay::Flow;
 use crate::trail::{Attempt, Times};
 
@@ -43,8 +43,10 @@ pub(super) struct Relaying {
     pub(super) attempts: Attempts,
     pub(super) times: Times<Took>,
     pub(super) tls: Option<Arc<TlsView>>,
-    pub(super) user: Option<u32>,
+    pub(super) user: Option<User>,
     pub(super) series: Arc<Series>,
+    /// Where its user is metered.
+    pub(super) metered: Option<Arc<UserSeries>>,
 }
 
 /// The attempts at a connection. Most have one, which worked, at the endpoint that the record has anyway.
@@ -90,14 +92,32 @@ impl From<Took> for Duration {
     }
 }
 
+/// A user's number, in four bytes where there may be none: all ones are nobody's, chown(2) reads them as "leave it".
+#[derive(Clone, Copy, Debug)]
+pub(super) struct User(NonZeroU32);
+
+impl User {
+    pub(super) fn new(uid: u32) -> Option<User> {
+        NonZeroU32::new(!uid).map(User)
+    }
+
+    fn uid(self) -> u32 {
+        !self.0.get()
+    }
+}
+
 impl Entry {
     /// Gives the counters what has been moved since last time. The counters only ever rise, whoever calls this and when.
-    pub(super) fn settle(&self, series: &Series) {
+    pub(super) fn settle(&self, known: &Relaying) {
+        let Relaying { series, metered, .. } = known;
         let new = |counted: &AtomicU64, now: u64| now.saturating_sub(counted.fetch_max(now, Relaxed));
         let sent = new(&self.counted.sent, self.flow.sent());
         let received = new(&self.counted.received, self.flow.received());
         if sent | received != 0 {
             series.moved(sent, received);
+            if let Some(metered) = metered {
+                metered.moved(sent, received);
+            }
         }
         let Some(upstream) = &series.upstream else { return };
         if let Some(took) = self.flow.first_byte()
@@ -123,7 +143,7 @@ impl Entry {
             opened: Timestamp(self.opened),
             listener: self.listener.clone(),
             client: self.client().clone(),
-            uid: known.and_then(|known| known.user),
+            uid: known.and_then(|known| known.user).map(User::uid),
             pid: process.map(|(pid, _)| *pid),
             process: process.and_then(|(_, name)| name.clone()),
             context: surroundings.and_then(|surroundings| surroundings.context.clone()),

@@ -208,7 +208,7 @@ impl Live for Journal {
     fn settle(&self) {
         for entry in self.entries() {
             if let Some(relaying) = entry.relaying.get() {
-                entry.settle(&relaying.series);
+                entry.settle(relaying);
             }
         }
     }

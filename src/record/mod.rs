@@ -26,7 +26,7 @@ use crate::tls;
 use crate::trail::{Attempt, Times};
 
 use self::context::Surroundings;
-use self::entry::{Attempts, Counted, Entry, Relaying, Took};
+use self::entry::{Attempts, Counted, Entry, Relaying, Took, User};
 
 pub use self::context::ContextView;
 pub use self::id::ConnectionId;
@@ -74,6 +74,8 @@ pub struct Draft {
     pub tls: Option<tls::Summary>,
     /// The user that the client's process runs as.
     pub user: Option<u32>,
+    /// Is it counted for that user?
+    pub metered: bool,
 }
 
 /// What has become of a connection so far.
@@ -207,6 +209,9 @@ impl Record {
             upstream.established(self.entry.accepted.elapsed());
         }
         self.open = Some(relaying.series.opened());
+        if let Some(metered) = &relaying.metered {
+            metered.opened(self.entry.accepted);
+        }
         // It was empty just now, and only this record sets it.
         drop(self.entry.relaying.set(relaying));
     }
@@ -218,9 +223,10 @@ impl Record {
 
     /// Moves what was filled in to where it takes less room, and counts the steps.
     fn known(&mut self) -> Relaying {
-        let Draft { upstream, endpoint, attempts, times, tls, user } =
+        let Draft { upstream, endpoint, attempts, times, tls, user, metered } =
             self.draft.take().map(|draft| *draft).unwrap_or_default();
         let series = self.journal.metrics.series(&self.entry.listener, upstream.as_ref(), endpoint.as_ref());
+        let metered = metered.then(|| self.journal.metrics.user(user, upstream.as_ref()));
         if let Some(upstream) = &series.upstream {
             for (stage, took) in steps(&times) {
                 upstream.stage(stage, took);
@@ -232,8 +238,9 @@ impl Record {
             endpoint,
             times: times.map(Took::from),
             tls: tls.map(|summary| self.journal.smaller(summary)),
-            user,
+            user: user.and_then(User::new),
             series,
+            metered,
         }
     }
 
@@ -251,13 +258,18 @@ impl Record {
                 &made
             }
         };
-        entry.settle(&known.series);
+        entry.settle(known);
         // Who leaves gives no reason, but leaves somewhere.
         let left = (ending.outcome == Outcome::Cancelled).then_some(self.stage);
         let stage = ending.failure.as_ref().map(|failure| failure.stage).or(left);
         let cause = ending.failure.as_ref().map(|failure| (failure.reason, failure.side));
         known.series.ended(End { outcome: ending.outcome, stage, cause }, duration);
-        self.open = None;
+        let was_open = self.open.take().is_some();
+        match &known.metered {
+            Some(metered) if was_open => metered.closed(ending.outcome, entry.accepted),
+            Some(metered) => metered.ended(ending.outcome, duration),
+            None => {}
+        }
         let quiet = ending.quiet && !entry.surroundings.get().is_some_and(|surroundings| surroundings.asks());
         let mut view = entry.view(Some(known), duration);
         let AtEnd { tcp, client_tls } = self.at_end.take().map(|at_end| *at_end).unwrap_or_default();

@@ -428,6 +428,7 @@ fn what_was_told_before_the_first_byte_stands_in_the_line() {
     .unwrap();
     let context = Context {
         source: Some("192.0.2.7:40000".parse().unwrap()),
+        hides_source: false,
         destination: Some("db.example.com:5432".parse().unwrap()),
         authority: Some("a \"b\"".into()),
         unique_id: Some("dead".into()),

@@ -25,7 +25,7 @@ use crate::config::{self, Config};
 use crate::discovery::Resolver;
 use crate::drain::{Drain, Watch};
 use crate::establish::OwnListeners;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, UserView};
 use crate::record::{ConnectionId, ConnectionView, Journal};
 use crate::rollout::RolloutView;
 use crate::upstream::breaker::Mode;
@@ -318,6 +318,10 @@ impl admin::Face for Service {
         let splits: Vec<_> = self.current().parts.doors.values().filter_map(Door::split).collect();
         let splits = splits.iter().map(|split| (split.listener().clone(), split.view())).collect::<Vec<_>>();
         self.foundation.metrics.encode(&self.upstreams(), &splits)
+    }
+
+    fn users(&self) -> Vec<UserView> {
+        self.foundation.metrics.users()
     }
 
     fn connections(&self) -> Vec<ConnectionView> {

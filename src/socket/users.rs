@@ -46,12 +46,19 @@ pub fn groups_of(uid: u32) -> Result<Vec<u32>, String> {
     }
 }
 
+/// What a user is called; `None`: nothing, or nobody knows.
+#[cfg(unix)]
+pub fn name_of(uid: u32) -> Option<String> {
+    let user = sys::user_by_id(uid).ok()??;
+    Some(user.name.to_string_lossy().into_owned())
+}
+
 /// For a person: `erp (uid 1001)`, or `uid 1001` where it has no name.
 #[cfg(unix)]
 pub fn describe(uid: u32) -> String {
-    match sys::user_by_id(uid) {
-        Ok(Some(user)) => format!("{} (uid {uid})", user.name.to_string_lossy()),
-        _ => format!("uid {uid}"),
+    match name_of(uid) {
+        Some(name) => format!("{name} (uid {uid})"),
+        None => format!("uid {uid}"),
     }
 }
 
@@ -83,6 +90,12 @@ pub fn group_id(written: &str) -> Result<u32, String> {
 #[cfg(not(unix))]
 pub fn groups_of(_: u32) -> Result<Vec<u32>, String> {
     Ok(Vec::new())
+}
+
+/// Users have no numbers here.
+#[cfg(not(unix))]
+pub fn name_of(_: u32) -> Option<String> {
+    None
 }
 
 /// For a person.

@@ -200,6 +200,11 @@ impl Upstream {
         &self.sessions
     }
 
+    /// Is it one of its endpoints, usable or not?
+    pub fn has(&self, address: &EndpointAddr) -> bool {
+        self.lock().set.members().any(|member| member.spec.address == *address)
+    }
+
     /// The endpoint, if there is one only.
     pub fn only_endpoint(&self) -> Option<Whereabouts> {
         let core = self.lock();

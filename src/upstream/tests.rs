@@ -184,4 +184,6 @@ fn an_endpoint_that_is_named_is_picked_alone_and_only_when_anybody_could_have_it
     );
     let unknown = named("db3:5432").err().unwrap();
     assert_eq!((unknown.reason, unknown.side), (Reason::DestinationNotFound, Side::Client));
+    let has = |address: &str| upstream.has(&address.parse().unwrap());
+    assert!(has("db1:5432") && has("db2:5432") && !has("db3:5432"));
 }

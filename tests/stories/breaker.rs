@@ -72,12 +72,12 @@ fn an_endpoint_that_ends_its_sessions_without_a_byte_loses_its_turn_where_that_c
         let config = pki.server_config();
         let silent = Peer::start(move |stream| {
             let Some(mut tls) = handshake(&config, stream) else { return };
-            std::thread::sleep(Duration::from_millis(300)); // longer than early_close
+            std::thread::sleep(Duration::from_millis(300));
             tls.conn.send_close_notify();
             tls.flush().ok(); // an error: the client was faster
         });
         let keys = format!(
-            "{UNCHECKED}[upstream.up.breaker]\nearly_close = \"100ms\"\nzero_byte = {zero_byte}\nconsecutive = 2\n\
+            "{UNCHECKED}[upstream.up.breaker]\nearly_close = \"0s\"\nzero_byte = {zero_byte}\nconsecutive = 2\n\
              open_for = \"1h\"\nmax_open = \"1h\"\n"
         );
         let file = config::mtls(&pki, &(config::endpoints(&[silent.address()]) + &keys));
@@ -131,7 +131,7 @@ fn an_endpoint_that_does_worse_than_the_others_loses_its_turn() {
         std::iter::once(limping.address()).chain(others.iter().map(Upstream::address)).collect();
     let keys = format!(
         "balance = \"round_robin\"\n{UNCHECKED}[upstream.up.breaker]\noutlier = 1.9\noutlier_endpoints = 4\nminimum = 10\n\
-         open_for = \"1h\"\nmax_open = \"1h\"\n"
+         window = \"10m\"\nopen_for = \"1h\"\nmax_open = \"1h\"\n"
     );
     let nuncio = Ambassador::start(&config::mtls(&pki, &(config::endpoints(&addresses) + &keys)));
     eventually("its circuit opens", PATIENCE, || {

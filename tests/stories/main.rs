@@ -77,6 +77,7 @@ mod protocols;
 mod real_servers;
 #[cfg(test)]
 mod refused;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod six_endpoints;
@@ -92,7 +93,9 @@ mod table;
 mod token;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
 mod warm;
+#[cfg(test)]
 mod way_out;
 #[cfg(test)]
 mod windows;

@@ -162,6 +162,7 @@ fn long_windows_program_says_what_windows_has_not_got() {
         ("address = \"systemd:x\"", "listener.in.address", "mend: write 127.0.0.1:PORT"),
         (&format!("{listening}\nallow_users = [\"erp\"]"), "listener.in.allow_users", "mend: remove it"),
         (&format!("{listening}\nallow_groups = [\"7\"]"), "listener.in.allow_groups", "mend: remove it"),
+        (&format!("{listening}\nmeter_users = true"), "listener.in.meter_users", "mend: remove it\n"),
         (&format!("{listening}\nmode = \"0600\""), "listener.in.mode", "mend: remove it\n"),
         (
             &format!("{listening}\n[admin]\naddress = \"unix:/run/a.sock\""),

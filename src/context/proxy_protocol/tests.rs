@@ -50,7 +50,11 @@ fn the_client_is_told_by_either_version_and_what_follows_is_left() {
         (header(0x20, 0x11, &TCP4, &[(9, b"x")]), None),
         (header(0x20, 0xff, b"x", &[]), None),
     ] {
-        assert_eq!(told(&bytes).source, source.map(|source| source.parse().unwrap()), "{bytes:?}");
+        let context = told(&bytes);
+        assert_eq!(context.source, source.map(|source| source.parse().unwrap()), "{bytes:?}");
+        // A proxy that speaks for itself brings nobody whom it could hide.
+        let is_local = bytes.get(12) == Some(&0x20);
+        assert_eq!(context.hides_source, source.is_none() && !is_local, "{bytes:?}");
     }
 }
 

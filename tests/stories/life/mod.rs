@@ -15,6 +15,8 @@ mod limits;
 mod listen;
 #[cfg(unix)]
 mod log;
+#[cfg(target_os = "linux")]
+mod metering;
 mod places;
 #[cfg(unix)]
 mod reload;
