@@ -4,7 +4,7 @@
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::guard::{self, Reached};
+use super::guard::MayWrite;
 use super::site::{Refusal, decoded};
 use super::{Face, Undivided};
 use crate::rollout::RolloutView;
@@ -35,13 +35,12 @@ pub(super) fn read(path: &str) -> Option<Result<Ordered, Refusal>> {
     Some(ordered)
 }
 
-/// Carries it out, if it may be given: what the endpoints of that name are then.
+/// Carries it out: what the endpoints of that name are then.
 pub(super) fn carry_out(
     ordered: &Ordered,
-    reached: Reached,
+    _: &MayWrite,
     face: &dyn Face,
 ) -> Result<Vec<EndpointView>, Refusal> {
-    guard::may_write(reached)?;
     let Ordered { upstream, endpoint, order } = ordered;
     face.operate(upstream, endpoint, *order).map_err(|words| (StatusCode::NOT_FOUND, words))
 }
@@ -61,14 +60,13 @@ struct Wanted {
     weight: u32,
 }
 
-/// Divides a listener's connections as `body` says, or else as the file does, if it may: how they are divided then.
+/// Divides a listener's connections as `body` says, or else as the file does: how they are divided then.
 pub(super) fn divide(
     listener: &str,
     body: Option<&[u8]>,
-    reached: Reached,
+    _: &MayWrite,
     face: &dyn Face,
 ) -> Result<RolloutView, Refusal> {
-    guard::may_write(reached)?;
     let wanted = body.map(wanted).transpose()?;
     face.divide(listener, wanted.as_deref()).map_err(|problem| match problem {
         Undivided::Unknown(words) => (StatusCode::NOT_FOUND, words),

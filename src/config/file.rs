@@ -56,6 +56,9 @@ sections! {
     struct Admin {
         /// IP:PORT on loopback, unix:/PATH or systemd:NAME; or a list of them.
         address: OneOrMany<Listen> = example("127.0.0.1:9746");
+        /// Where the token stands with which orders are taken over TCP (Authorization: Bearer TOKEN). Read at each reload.
+        /// Without it only Unix sockets take orders, from whom their mode lets in.
+        token_file: FilePath = example("/etc/nuncio/admin.token");
     }
 
     /// `[log]`
@@ -352,7 +355,8 @@ sections! {
         zero_byte: Count<0, 1000> = default(1);
         /// See `slow_first_byte`.
         slow: Count<0, 1000> = default(1);
-        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129.
+        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129,
+        /// SMTP's 421 in place of a greeting.
         overloaded: Count<0, 1000> = default(1);
     }
 

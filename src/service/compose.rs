@@ -16,6 +16,7 @@ use super::plan::{Ready, ReadyDoor};
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
@@ -35,6 +36,7 @@ pub(super) struct Parts {
     pub(super) identities: BTreeMap<String, Arc<Identity>>,
     pub(super) upstreams: BTreeMap<UpstreamName, Running>,
     pub(super) doors: BTreeMap<ListenerName, Door>,
+    pub(super) token: Option<Arc<Token>>,
 }
 
 /// An upstream and the tasks that keep it up to date.
@@ -60,8 +62,9 @@ pub(super) struct Door {
 impl Ready {
     /// Puts it into effect. Cannot fail.
     pub(super) fn install(self, parts: &mut Parts, foundation: &Arc<Foundation>) {
-        let Ready { identities, targets, doors } = self;
+        let Ready { identities, targets, doors, token } = self;
         parts.identities = identities;
+        parts.token = token;
 
         let mut before = std::mem::take(&mut parts.upstreams);
         for (name, written, target, kept) in targets {
@@ -170,7 +173,7 @@ impl Running {
             target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
             let asks_the_same = replaced.written.health.url == written.health.url
                 && replaced.written.health.login == written.health.login;
-            if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
+            if replaced.checked_by() != written.checked_by() || !asks_the_same {
                 target.upstream.forget_health();
             }
             let (before, now) = (&replaced.written, &written);
@@ -199,7 +202,7 @@ impl Running {
             written.tls.server_name.clone(),
         );
         let mut tasks = vec![tokio::spawn(follow)];
-        let kind = checked_by(&written, &target);
+        let kind = written.checked_by();
         if kind != health::Kind::Off {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
             let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
@@ -212,7 +215,7 @@ impl Running {
     }
 
     fn checked_by(&self) -> health::Kind {
-        checked_by(&self.written, &self.target)
+        self.written.checked_by()
     }
 
     fn stop(&self) {
@@ -378,13 +381,4 @@ impl health::Probe for Counted {
     fn told(&self, spec: &EndpointSpec, passed: bool) {
         self.metrics.health_check(self.target.upstream.name(), &spec.address.to_string(), passed);
     }
-}
-
-/// What the endpoints' active checks do.
-fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    let may_break_off = !target.protocol.blocks_hosts() || target.login.is_some();
-    written.health.kind.unwrap_or_else(|| match may_break_off {
-        true => health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp),
-        false => health::Kind::Off,
-    })
 }

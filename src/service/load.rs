@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::account::Login;
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
@@ -150,7 +151,14 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
              the rollout again; mend: create it for the user that nuncio runs as (systemd: StateDirectory=nuncio is /var/lib/nuncio)"
         ))
     });
-    exposed.chain(of_sources).chain(homeless).collect()
+    let of_admin = config.admin.token_file.as_deref().and_then(tls::exposed);
+    let of_admin = of_admin.map(|found| format!("admin: token_file {found}"));
+    exposed.chain(of_admin).chain(of_sources).chain(homeless).collect()
+}
+
+/// What orders to the admin have to carry over TCP.
+pub(super) fn token(config: &Config) -> Result<Option<Arc<Token>>, String> {
+    config.admin.token_file.as_deref().map(|file| Token::load(file).map(Arc::new)).transpose()
 }
 
 /// Who we are elsewhere, with the table that says so.
@@ -180,6 +188,7 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
             problems.push(format!("{table}: {problem}"));
         }
     }
+    problems.extend(token(config).err());
     for (name, written) in &config.listeners {
         if let Err(problem) = Gate::new(&written.admit) {
             problems.push(format!("listener.{name}: {problem}"));

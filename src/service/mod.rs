@@ -244,6 +244,10 @@ impl admin::Face for Service {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
+    fn token(&self) -> Option<Arc<admin::Token>> {
+        self.current().parts.token.clone()
+    }
+
     fn listeners(&self) -> Vec<serde_json::Value> {
         let listener = |(name, door): (&ListenerName, &Door)| {
             let made = door.tls.as_ref().and_then(|tls| tls.self_made()).map(|made| made.fingerprint());
@@ -428,8 +432,8 @@ fn build(file: &Path, known: &Known) -> Result<(Config, Plan), Vec<String>> {
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut keys = Vec::new();
-    if old.admin != new.admin {
-        keys.push("[admin]");
+    if old.admin.addresses != new.admin.addresses {
+        keys.push("admin.address");
     }
     if old.runtime != new.runtime {
         keys.push("[runtime]");

@@ -13,6 +13,7 @@ use super::compose::Parts;
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Unbound};
 use crate::addr::{ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{self, Resolver};
@@ -52,6 +53,7 @@ pub(super) struct Plan {
     identities: BTreeMap<String, Arc<Identity>>,
     targets: Vec<PlannedTarget>,
     doors: Vec<PlannedDoor>,
+    token: Option<Arc<Token>>,
     problems: Vec<String>,
 }
 
@@ -79,6 +81,7 @@ pub(super) struct Ready {
     pub(super) targets: Vec<PlannedTarget>,
     /// Without an acceptor: the sockets stay as they are.
     pub(super) doors: Vec<ReadyDoor>,
+    pub(super) token: Option<Arc<Token>>,
 }
 
 pub(super) struct ReadyDoor {
@@ -123,6 +126,10 @@ impl Plan {
         }
         let mut problems = Vec::new();
         let identities = load_identities(config, known, &mut problems);
+        let token = load::token(config).unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
         let mut targets = Vec::new();
         for (name, written) in &config.upstreams {
             match build_target(name, written, &identities, known) {
@@ -158,7 +165,7 @@ impl Plan {
                 kept: kept_rollout(written, known),
             });
         }
-        Plan { identities, targets, doors, problems }
+        Plan { identities, targets, doors, token, problems }
     }
 
     /// Opens the sockets, which takes no time.
@@ -166,7 +173,7 @@ impl Plan {
     /// # Errors
     /// Every problem of the plan, not only the first; nothing has changed then.
     pub(super) fn bind(self, old: &Parts) -> Result<Ready, Vec<String>> {
-        let Plan { identities, targets, doors: planned, mut problems } = self;
+        let Plan { identities, targets, doors: planned, token, mut problems } = self;
         let mut doors = Vec::new();
         for PlannedDoor { name, written, gate, tls, unbound, kept } in planned {
             match (gate, unbound.map(|unbound| unbound.bind(&old.sockets_for(&name))).transpose()) {
@@ -178,7 +185,7 @@ impl Plan {
             }
         }
         match problems.is_empty() {
-            true => Ok(Ready { identities, targets, doors }),
+            true => Ok(Ready { identities, targets, doors, token }),
             false => Err(problems),
         }
     }

@@ -8,6 +8,8 @@ pub mod harness;
 mod again;
 #[cfg(test)]
 mod ambassador;
+#[cfg(all(test, unix))]
+mod asked;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
@@ -89,6 +91,8 @@ mod sqlserver;
 mod srv_set;
 #[cfg(test)]
 mod table;
+#[cfg(all(test, unix))]
+mod token;
 #[cfg(test)]
 mod unready;
 #[cfg(test)]
