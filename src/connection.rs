@@ -27,7 +27,7 @@ use crate::preface::{self, Unopened};
 use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
-use crate::relay::{self, Carried, Ended, Flow, Greeting, How};
+use crate::relay::{self, Carried, Ended, Flow, Greeting, How, Leg as _};
 use crate::rollout::Split;
 use crate::route;
 use crate::socket::{self, Gone, Stream};
@@ -525,7 +525,7 @@ fn ending(verdict: Verdict, record: &Record) -> Box<Ending> {
     Box::new(Ending { outcome, failure, closed_by, quiet })
 }
 
-/// No; see [`Speech::refuse`].
+/// No, see [`Speech::refuse`]; or a reset, where nobody could be had and that is wanted then.
 async fn refuse(
     client: &mut Stream,
     speech: &mut Speech,
@@ -534,12 +534,16 @@ async fn refuse(
     failure: Failure,
     record: &mut Record,
 ) -> Box<Ending> {
-    secure::before_a_word(client, listener);
-    let offer = secure::offer(client, listener);
-    let id = record.id();
-    let draft = record.draft();
-    let tried = (draft.endpoint.as_deref(), draft.attempts.len());
-    speech.refuse(client, offer, heard, &failure, id, tried).await;
+    if before::breaks_off(&failure, listener, record.upstream()) {
+        client.reset_on_close();
+    } else {
+        secure::before_a_word(client, listener);
+        let offer = secure::offer(client, listener);
+        let id = record.id();
+        let draft = record.draft();
+        let tried = (draft.endpoint.as_deref(), draft.attempts.len());
+        speech.refuse(client, offer, heard, &failure, id, tried).await;
+    }
     let outcome = outcome(&failure);
     Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
 }

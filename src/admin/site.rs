@@ -29,7 +29,7 @@ const PATHS: &str = "\
 /readyz                       it can serve connections, or every reason why not
 /metrics                      for Prometheus
 /api/v1/status                what is running
-/api/v1/listeners             listeners, and how their connections are divided
+/api/v1/listeners             listeners, whether they are open, and how their connections are divided
 /api/v1/upstreams             upstreams, endpoints, health and circuits
 /api/v1/users                 what each local user did, where listeners meter them
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=

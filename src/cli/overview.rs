@@ -9,7 +9,7 @@ use crate::discovery::Source;
 use crate::protocol::Protocol;
 use crate::rollout::Share;
 use crate::tls::{self, Date, Identity, PeerFacts};
-use crate::upstream::EndpointSpec;
+use crate::upstream::{EndpointSpec, WhenUnready};
 
 /// All of it. Its JSON is part of the face: every field is always there.
 #[derive(Default, Serialize)]
@@ -61,6 +61,8 @@ struct Upstream {
     trusts: Option<&'static str>,
     server_name: Option<String>,
     identity: Option<String>,
+    /// `refuse`, `reset`, `unlisten` or `wait`.
+    when_unready: &'static str,
 }
 
 #[derive(Serialize)]
@@ -206,6 +208,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         trusts,
         server_name: server_name.clone(),
         identity: written.identity.clone(),
+        when_unready: written.set.when_unready.label(),
     }
 }
 
@@ -297,6 +300,14 @@ impl Upstream {
         rows.row("tls", format!("{begins}{by}{name}"));
         if let Some(identity) = &self.identity {
             rows.row("identity", identity);
+        }
+        if self.when_unready != WhenUnready::default().label() {
+            let meets = match self.when_unready {
+                "reset" => "connections are reset",
+                "unlisten" => "nobody listens at the listeners that lead only here",
+                _ => "clients wait, for as long as timeouts.establish",
+            };
+            rows.row("unready", format!("{}: while no endpoint can be used, {meets}", self.when_unready));
         }
         rows.into_text()
     }

@@ -22,6 +22,7 @@ use crate::protocol::Protocol;
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
+use crate::upstream::WhenUnready;
 use crate::upstream::balancer::Balance;
 use crate::upstream::breaker::Trials;
 
@@ -158,6 +159,11 @@ sections! {
         leave_timeout: Off<TimeOrZero> = default("off");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
+        /// What clients meet while none of its endpoints can be used: refuse (no, in their own words), reset (their connection
+        /// breaks, for drivers that try their next host only then), unlisten (nobody listens at the listeners that lead only
+        /// here, for clients that try another address: with breaker.trials = "checks" none of them has to find out that it is
+        /// back) or wait (for as long as timeouts.establish, in a queue of limits.pending).
+        when_unready: Choice<WhenUnready> = default("refuse");
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
         /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
         on_truncation: Choice<OnTruncation> = example("close");

@@ -56,6 +56,7 @@ pub struct Metrics {
     attempts: Family<OfAttempt, Counter>,
     exhausted: Family<OfUpstream, Counter>,
     checks: Family<OfCheck, Counter>,
+    listeners: Family<OfListener, Gauge>,
     certificates: Family<OfCertificate, Gauge>,
     reloads: Family<OfReload, Counter>,
     last_reload: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -88,6 +89,7 @@ impl Metrics {
             attempts: Family::default(),
             exhausted: Family::default(),
             checks: Family::default(),
+            listeners: Family::default(),
             certificates: Family::default(),
             reloads: Family::default(),
             last_reload: Gauge::default(),
@@ -134,6 +136,11 @@ impl Metrics {
             self.exhausted.clone(),
         );
         to.register("nuncio_health_checks", "Active health checks, by result", self.checks.clone());
+        to.register(
+            "nuncio_listener_up",
+            "Whether the listener's sockets are open: with when_unready = \"unlisten\" they come and go",
+            self.listeners.clone(),
+        );
         to.register(
             "nuncio_certificate_expiry_timestamp_seconds",
             "When a certificate of an identity expires",
@@ -214,6 +221,16 @@ impl Metrics {
     /// One attempt to establish a connection.
     pub fn attempt(&self, upstream: &UpstreamName, result: &'static str) {
         self.attempts.get_or_create(&OfAttempt { upstream: upstream.clone(), result }).inc();
+    }
+
+    /// Whether a listener's sockets are open.
+    pub fn listening(&self, listener: &ListenerName, is_open: bool) {
+        self.listeners.get_or_create(&OfListener { listener: listener.clone() }).set(i64::from(is_open));
+    }
+
+    /// There is no such listener any more.
+    pub fn no_listener(&self, listener: &ListenerName) {
+        self.listeners.remove(&OfListener { listener: listener.clone() });
     }
 
     /// Another endpoint was not tried, because the budget was spent.

@@ -90,6 +90,8 @@ mod srv_set;
 #[cfg(test)]
 mod table;
 #[cfg(test)]
+mod unready;
+#[cfg(test)]
 mod upstreams;
 #[cfg(test)]
 mod warm;

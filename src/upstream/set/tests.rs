@@ -3,6 +3,7 @@
 mod limits;
 mod slow_start;
 mod tiers;
+mod unready;
 mod zones;
 
 use std::collections::BTreeMap;
@@ -49,7 +50,7 @@ impl Story {
 
     fn pick_after(&mut self, tried: &[EndpointId]) -> Result<Picked, Failure> {
         self.set.pick(self.now, None, tried, &mut self.rng).map_err(|unpicked| match unpicked {
-            Unpicked::Nobody(failure) => failure,
+            Unpicked::Nobody(failure) | Unpicked::NotYet(failure) => failure,
             Unpicked::Full => panic!("there is no limit"),
         })
     }
