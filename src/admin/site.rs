@@ -41,6 +41,8 @@ POST /api/v1/upstreams/{name}/endpoints/{address}/{order}
       drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
 PUT /api/v1/listeners/{name}/split
       [{\"upstream\": \"stable\", \"weight\": 90}, {\"upstream\": \"canary\", \"weight\": 10}]
+DELETE /api/v1/listeners/{name}/split
+      as the file says again: what was set by hand or rolled back begins once more
 ";
 
 /// The site.
@@ -83,13 +85,18 @@ impl Site {
             return Ok(json(&now_are, false));
         }
         if let Some(listener) = orders::split_of(path) {
+            if *request.method() == Method::DELETE {
+                return Ok(json(&orders::divide(&listener?, None, reached, &*self.face)?, false));
+            }
             if *request.method() != Method::PUT {
-                return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
+                let words =
+                    "a split is set by PUT, and the file's again by DELETE; GET /api/v1/listeners shows it\n";
+                return Ok(wrong_method("PUT, DELETE", words));
             }
             let too_much =
                 || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
             let body = request.body().as_ref().ok_or_else(too_much)?;
-            return Ok(json(&orders::divide(&listener?, body, reached, &*self.face)?, false));
+            return Ok(json(&orders::divide(&listener?, Some(body), reached, &*self.face)?, false));
         }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(

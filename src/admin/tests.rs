@@ -39,7 +39,7 @@ impl Face for House {
             pool: None,
         }]
     }
-    fn divide(&self, _: &str, _: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+    fn divide(&self, _: &str, _: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided> {
         Err(Undivided::Unknown("there is none".into()))
     }
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {

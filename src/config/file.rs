@@ -439,6 +439,8 @@ sections! {
         /// The same of the 99th percentiles of the time to establish a connection and of the time to its first byte: 0.5 is half
         /// as much again.
         slower: Share = default(0.5);
+        /// Where nuncio writes down how far it is. Without it, a restart begins again with the first step, also after a rollback.
+        state_file: FilePath = example("/var/lib/nuncio/orders.rollout");
     }
 
     /// `[listener.NAME]`

@@ -33,6 +33,7 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
     if !unreadable {
         across::names(&identities, &upstreams, &listeners, reader);
     }
+    across::state_files(&listeners, reader);
     across::addresses(&admin, &upstreams, &listeners, reader);
     unready::listeners(&upstreams, &listeners, reader);
 

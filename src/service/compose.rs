@@ -77,13 +77,16 @@ impl Ready {
             parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
         );
         let mut before = std::mem::take(&mut parts.doors);
-        for ReadyDoor { name, written, gate, tls, acceptor } in doors {
+        for ReadyDoor { name, written, gate, tls, acceptor, kept } in doors {
             let known_split = before.get(&name).and_then(Door::split);
-            let split = written.split.clone().map(|settings| match known_split {
+            let split = match written.split.clone() {
                 // Where it stands, and what was set by hand, outlives a reload that says nothing else of it.
-                Some(split) if split.settings() == settings => split,
-                _ => Split::new(name.clone(), settings, Instant::now()),
-            });
+                Some(settings) => Some(Split::next(known_split, &name, settings, kept, Instant::now())),
+                None => {
+                    known_split.iter().for_each(|split| split.retire());
+                    None
+                }
+            };
             let for_clients = tls.clone().zip(written.tls.as_ref());
             let listener = Arc::new(Listener {
                 name: name.clone(),
@@ -121,6 +124,7 @@ impl Ready {
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
             foundation.metrics.no_listener(&name);
+            door.split().iter().for_each(|split| split.retire());
             drop(door);
         }
     }

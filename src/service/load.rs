@@ -141,7 +141,16 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         let of = written.source.to_string();
         written.source.complaints().into_iter().map(move |found| format!("upstream.{name}: {of}: {found}"))
     });
-    exposed.chain(of_sources).collect()
+    let homeless = config.listeners.iter().filter_map(|(name, written)| {
+        let file = written.split.as_ref()?.progressive.as_ref()?.state_file.as_ref()?;
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty())?;
+        let directory = (!directory.is_dir()).then_some(directory)?.display();
+        Some(format!(
+            "listener.{name}.rollout: state_file is to lie in {directory}, and there is no such directory: a restart would begin \
+             the rollout again; mend: create it for the user that nuncio runs as (systemd: StateDirectory=nuncio is /var/lib/nuncio)"
+        ))
+    });
+    exposed.chain(of_sources).chain(homeless).collect()
 }
 
 /// Who we are elsewhere, with the table that says so.
