@@ -330,7 +330,10 @@ impl Upstream {
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full | Unpicked::NotYet(_))) {
                 core.budget.deposit(now);
             }
-            picked.map_err(|unpicked| core.with_what_the_source_says(unpicked))
+            picked.map_err(|unpicked| match unpicked {
+                Unpicked::Nobody(failure) => Unpicked::Nobody(core.with_what_the_source_says(failure)),
+                unpicked @ (Unpicked::Full | Unpicked::NotYet(_)) => unpicked,
+            })
         })?;
         Ok(self.leased(picked))
     }

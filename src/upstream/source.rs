@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use super::freshness::Freshness;
-use super::set::Unpicked;
 use super::{Core, EndpointSpec, Upstream};
 use crate::failure::Failure;
 
@@ -52,14 +51,14 @@ impl Upstream {
 }
 
 impl Core {
-    /// Where nobody is known because of the source: what it says.
-    pub(super) fn with_what_the_source_says(&self, unpicked: Unpicked) -> Unpicked {
-        match (unpicked, self.freshness.as_ref().and_then(Freshness::error)) {
-            (Unpicked::Nobody(failure), Some(error)) if !self.set.is_known() => {
+    /// Why nobody is served, where nobody is known because of the source: what it says.
+    pub(super) fn with_what_the_source_says(&self, failure: Failure) -> Failure {
+        match self.freshness.as_ref().and_then(Freshness::error) {
+            Some(error) if !self.set.is_known() => {
                 let detail = format!("the upstream's endpoints are not known yet: {error}").into();
-                Unpicked::Nobody(Failure { detail, ..failure })
+                Failure { detail, ..failure }
             }
-            (unpicked, _) => unpicked,
+            Some(_) | None => failure,
         }
     }
 }
