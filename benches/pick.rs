@@ -31,7 +31,7 @@ fn upstream(balance: Balance, endpoints: usize) -> Arc<Upstream> {
     upstream
 }
 
-const SIZES: [usize; 3] = [3, 100, 1000];
+const SIZES: [usize; 3] = [6, 100, 5000];
 
 fn pick_establish_end(bencher: Bencher, balance: Balance, endpoints: usize) {
     let upstream = upstream(balance, endpoints);

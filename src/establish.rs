@@ -232,7 +232,7 @@ pub async fn establish(
         }
         tried.push(lease.id());
 
-        if let Some(warm) = target.pool.as_ref().and_then(|pool| pool.take(lease.id())) {
+        if let Some(warm) = target.pool.as_ref().and_then(|pool| pool.take(&target.upstream, lease.id())) {
             let endpoint = lease.label().clone();
             trail.attempts.push(Attempt { endpoint, stage: None, reason: None, took: Duration::ZERO });
             trail.times = warm::times(trail.times.queue, warm.age);

@@ -5,7 +5,7 @@
 
 pub mod http;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,10 +104,14 @@ pub async fn run(settings: Settings, upstream: Arc<Upstream>, dialer: Arc<dyn Pr
     }
     let mut pace = Pace::new(&settings, fastrand::Rng::new());
     let mut running = JoinSet::new();
+    let mut seen = None;
     loop {
         let now = Instant::now();
-        for gone in pace.members(upstream.endpoints(), now) {
-            gone.abort();
+        let updates = upstream.updates();
+        if seen.replace(updates) != Some(updates) {
+            for gone in pace.members(upstream.endpoints(), now) {
+                gone.abort();
+            }
         }
         for (id, spec) in pace.due(now) {
             let dialer = dialer.clone();
@@ -149,7 +153,7 @@ type Verdict = Result<Duration, (BreakerClass, String)>;
 /// One check; an error: what went wrong is on our side and says nothing about the endpoint.
 async fn check(
     dialer: Arc<dyn Probe>,
-    spec: EndpointSpec,
+    spec: Arc<EndpointSpec>,
     kind: Kind,
     limit: Duration,
 ) -> Result<Verdict, String> {
@@ -179,16 +183,21 @@ fn verdict(failure: &Failure) -> Result<Verdict, String> {
     Ok(Err((class, failure.to_string())))
 }
 
-/// When each endpoint is checked. The time is passed in.
+/// When each endpoint is checked. The time is passed in. What an event costs hardly goes by how many endpoints there are:
+/// there are thousands of both.
 struct Pace {
     interval: Duration,
     jitter: f64,
     rng: fastrand::Rng,
     members: HashMap<EndpointId, Member>,
+    /// Those that are not being checked, by when they are due.
+    agenda: BTreeSet<(Instant, EndpointId)>,
+    /// Those that are.
+    running: HashMap<task::Id, EndpointId>,
 }
 
 struct Member {
-    spec: EndpointSpec,
+    spec: Arc<EndpointSpec>,
     due: Instant,
     running: Option<task::AbortHandle>,
     /// Why its last check said nothing about it.
@@ -197,35 +206,55 @@ struct Member {
 
 impl Pace {
     fn new(settings: &Settings, rng: fastrand::Rng) -> Self {
-        let jitter = settings.jitter.clamp(0.0, 1.0);
-        Pace { interval: settings.interval, jitter, rng, members: HashMap::new() }
+        Pace {
+            interval: settings.interval,
+            jitter: settings.jitter.clamp(0.0, 1.0),
+            rng,
+            members: HashMap::new(),
+            agenda: BTreeSet::new(),
+            running: HashMap::new(),
+        }
     }
 
     /// Follows the set; gives the checks of those that have left.
-    fn members(&mut self, now_in: Vec<(EndpointId, EndpointSpec)>, now: Instant) -> Vec<task::AbortHandle> {
+    fn members(
+        &mut self,
+        now_in: Vec<(EndpointId, Arc<EndpointSpec>)>,
+        now: Instant,
+    ) -> Vec<task::AbortHandle> {
         let mut before = std::mem::take(&mut self.members);
         for (id, spec) in now_in {
             let member = match before.remove(&id) {
                 Some(member) => Member { spec, ..member },
                 None => {
                     // Soon, for until then it counts as healthy; but not all in the same moment.
-                    let spread = self.interval.min(LOOK_AROUND).mul_f64(self.rng.f64());
-                    Member { spec, due: now + spread, running: None, in_vain: None }
+                    let due = now + self.interval.min(LOOK_AROUND).mul_f64(self.rng.f64());
+                    self.agenda.insert((due, id));
+                    Member { spec, due, running: None, in_vain: None }
                 }
             };
             self.members.insert(id, member);
         }
-        before.into_values().filter_map(|gone| gone.running).collect()
+        for (id, gone) in &before {
+            self.agenda.remove(&(gone.due, *id));
+        }
+        let gone: Vec<_> = before.into_values().filter_map(|gone| gone.running).collect();
+        for check in &gone {
+            self.running.remove(&check.id());
+        }
+        gone
     }
 
-    fn due(&self, now: Instant) -> Vec<(EndpointId, EndpointSpec)> {
-        let due = self.members.iter().filter(|(_, member)| member.running.is_none() && member.due <= now);
-        due.map(|(id, member)| (*id, member.spec.clone())).collect()
+    fn due(&self, now: Instant) -> Vec<(EndpointId, Arc<EndpointSpec>)> {
+        let due = self.agenda.iter().take_while(|(due, _)| *due <= now);
+        due.filter_map(|(_, id)| Some((*id, self.members.get(id)?.spec.clone()))).collect()
     }
 
     fn begun(&mut self, id: EndpointId, check: task::AbortHandle, now: Instant) {
         let share = 1.0 + self.jitter * (2.0 * self.rng.f64() - 1.0);
         if let Some(member) = self.members.get_mut(&id) {
+            self.agenda.remove(&(member.due, id));
+            self.running.insert(check.id(), id);
             member.running = Some(check);
             member.due = now + self.interval.mul_f64(share);
         }
@@ -233,11 +262,12 @@ impl Pace {
 
     /// A check that took longer than the interval does not make up for the time lost.
     fn ended(&mut self, check: task::Id, now: Instant) -> Option<EndpointId> {
-        let is_it = |member: &Member| member.running.as_ref().is_some_and(|running| running.id() == check);
-        let (id, member) = self.members.iter_mut().find(|(_, member)| is_it(member))?;
+        let id = self.running.remove(&check)?;
+        let member = self.members.get_mut(&id)?;
         member.running = None;
         member.due = member.due.max(now);
-        Some(*id)
+        self.agenda.insert((member.due, id));
+        Some(id)
     }
 
     /// A check said something about its endpoint.
@@ -257,7 +287,7 @@ impl Pace {
 
     /// When the next check is due; those under way report by themselves.
     fn next(&self) -> Option<Instant> {
-        self.members.values().filter(|member| member.running.is_none()).map(|member| member.due).min()
+        self.agenda.first().map(|(due, _)| *due)
     }
 }
 
@@ -400,6 +430,26 @@ mod tests {
         while told.at_a_time.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        task.abort();
+    }
+
+    /// A check of one has nothing to do with the others: to look at all of them for each would take minutes.
+    #[tokio::test]
+    async fn five_thousand_endpoints_are_checked_in_the_time_that_their_checks_take() {
+        let told = Arc::new(Told::default());
+        let (upstream, mut heard) = upstream(&told, &[]);
+        let many: Vec<_> = (1..=5_000).map(|port| format!("10.0.0.1:{port}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        upstream.update(specs(&many), Instant::now());
+        let settings = Settings { interval: SECOND * 600, ..settings() };
+        let task = tokio::spawn(run(settings, upstream, told.clone()));
+        let all = async {
+            for _ in 0..5_000 {
+                assert!(heard.recv().await.unwrap().0);
+            }
+        };
+        tokio::time::timeout(SECOND * 12, all).await.expect("they were checked within twelve seconds");
+        assert_eq!(told.checks.load(Ordering::SeqCst), 5_000);
         task.abort();
     }
 

@@ -398,7 +398,10 @@ sections! {
 
     /// `[upstream.NAME.pool]`
     struct Pool {
-        /// Connections kept ready at each usable endpoint, also when nobody comes.
+        /// Connections kept ready at each usable endpoint, also when nobody comes. They are connections to their server, and so
+        /// fill what clients leave of `limits`: at an endpoint with `connections_per_endpoint = 50` of which clients have 49,
+        /// one; and of what they leave of `runtime.connections` half. No client waits for them: what does not fit beside it is
+        /// closed.
         min: Count<0, 1000> = default(0);
         /// The most that are kept ready at each: as many as clients came in the busiest second of the last half minute, but no
         /// more than this. Without it: `min`, whoever comes.

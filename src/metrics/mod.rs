@@ -47,6 +47,8 @@ pub use self::users::{UserSeries, UserView};
 pub struct Metrics {
     registry: Registry,
     series: Arc<series::Table>,
+    /// Those of `transitions` and `checks`.
+    judged: series::Judged,
     users: Arc<users::Table>,
     upstreams: Mutex<HashMap<UpstreamName, Arc<UpstreamSeries>>>,
     durations: Family<OfConnection, Histogram, fn() -> Histogram>,
@@ -85,6 +87,7 @@ impl Metrics {
             durations: Family::new_with_constructor(of_connections),
             stages: Family::new_with_constructor(of_stages),
             exchanges: Family::new_with_constructor(of_stages),
+            judged: series::Judged::default(),
             transitions: Family::default(),
             attempts: Family::default(),
             exhausted: Family::default(),
@@ -242,6 +245,7 @@ impl Metrics {
     pub fn health_check(&self, upstream: &str, endpoint: &str, passed: bool) {
         let result = CHECK_RESULTS[usize::from(passed)];
         let labels = OfCheck { upstream: upstream.into(), endpoint: endpoint.into(), result };
+        self.judged.note(&labels.upstream, &labels.endpoint);
         self.checks.get_or_create(&labels).inc();
     }
 
@@ -250,6 +254,7 @@ impl Metrics {
         // Out of the closed set of names, so that the label needs no copy.
         let Some(to) = BREAKER_STATES.into_iter().find(|state| *state == to) else { return };
         let labels = OfTransition { upstream: upstream.into(), endpoint: endpoint.into(), to, mode };
+        self.judged.note(&labels.upstream, &labels.endpoint);
         self.transitions.get_or_create(&labels).inc();
     }
 
@@ -304,7 +309,9 @@ impl Metrics {
     }
 
     fn forget(&self, upstreams: &[UpstreamView], now: Instant) {
-        for (upstream, endpoint) in self.series.forget(upstreams, now) {
+        let listed = series::listed(upstreams);
+        self.series.forget(&listed, now);
+        for (upstream, endpoint) in self.judged.forget(&listed, now) {
             for result in CHECK_RESULTS {
                 let labels = OfCheck { upstream: upstream.clone(), endpoint: endpoint.clone(), result };
                 self.checks.remove(&labels);

@@ -3,7 +3,7 @@
 //! A connection looks its [`Series`] up once and then only adds to atomics. Series of endpoints that discovery took away
 //! are dropped after a while, which prometheus-client's families cannot do, so this is a collector of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -112,29 +112,53 @@ impl Table {
     }
 
     /// Drops the series of endpoints that left their upstream long ago and that no connection holds. Series without an
-    /// endpoint stay: there are few. Returns the (upstream, endpoint) pairs that are gone.
-    pub(super) fn forget(&self, upstreams: &[UpstreamView], now: Instant) -> Vec<(Arc<str>, Arc<str>)> {
-        let listed = |upstream: &str, endpoint: &str| {
-            upstreams
-                .iter()
-                .filter(|view| *view.name == *upstream)
-                .any(|view| view.endpoints.iter().any(|known| *known.address == *endpoint))
-        };
-        let mut forgotten = Vec::new();
+    /// endpoint stay: there are few.
+    pub(super) fn forget(&self, listed: &Listed<'_>, now: Instant) {
         held(&self.0).retain(|(_, upstream, endpoint), slot| {
-            if endpoint.is_empty() || listed(upstream, endpoint) {
-                slot.gone_since = None;
-                return true;
-            }
-            let gone_for = now.saturating_duration_since(*slot.gone_since.get_or_insert(now));
+            let is_listed = endpoint.is_empty() || listed.contains(&(&**upstream, &**endpoint));
             // A connection that holds the series will still add to it.
-            let kept = gone_for < KEPT || Arc::strong_count(&slot.series) > 1;
-            if !kept {
-                forgotten.push((upstream.clone(), endpoint.clone()));
-            }
-            kept
+            !is_over(&mut slot.gone_since, is_listed, now) || Arc::strong_count(&slot.series) > 1
         });
-        forgotten
+    }
+}
+
+/// The endpoints that there are, with their upstreams.
+pub(super) type Listed<'a> = HashSet<(&'a str, &'a str)>;
+
+/// Those of `upstreams`.
+pub(super) fn listed(upstreams: &[UpstreamView]) -> Listed<'_> {
+    let all = upstreams.iter().flat_map(|view| view.endpoints.iter().map(move |endpoint| (view, endpoint)));
+    all.map(|(view, endpoint)| (&*view.name, &*endpoint.address)).collect()
+}
+
+fn is_over(gone_since: &mut Option<Instant>, is_listed: bool, now: Instant) -> bool {
+    if is_listed {
+        *gone_since = None;
+        return false;
+    }
+    now.saturating_duration_since(*gone_since.get_or_insert(now)) >= KEPT
+}
+
+/// Endpoints of which something was counted that is no connection, each with its upstream: they may never have had one.
+#[derive(Debug, Default)]
+pub(super) struct Judged(Mutex<HashMap<OfUpstream, Option<Instant>>>);
+
+/// An upstream and one of its endpoints.
+type OfUpstream = (Arc<str>, Arc<str>);
+
+impl Judged {
+    /// Something is counted.
+    pub(super) fn note(&self, upstream: &Arc<str>, endpoint: &Arc<str>) {
+        held(&self.0).entry((upstream.clone(), endpoint.clone())).or_default();
+    }
+
+    /// Those that left their upstream long ago, which are not noted any more.
+    pub(super) fn forget(&self, listed: &Listed<'_>, now: Instant) -> Vec<OfUpstream> {
+        let mut judged = held(&self.0);
+        let gone = judged.extract_if(|(upstream, endpoint), gone_since| {
+            is_over(gone_since, listed.contains(&(&**upstream, &**endpoint)), now)
+        });
+        gone.map(|(gone, _)| gone).collect()
     }
 }
 

@@ -145,6 +145,20 @@ fn an_endpoint_that_left_is_forgotten_after_an_hour_and_not_while_it_is_used() {
     assert_eq!(shown(&metrics), 0);
 }
 
+/// Endpoints that were only checked, and never had a connection, come and go by the thousand in some sets.
+#[test]
+fn an_endpoint_that_left_is_forgotten_though_it_was_never_connected_to() {
+    let metrics = Metrics::new();
+    metrics.health_check("orders", "db9:5432", true);
+    metrics.breaker_transition("orders", "db9:5432", "open", "enforced");
+    let start = Instant::now();
+    let shown = || metrics.encode(&[], &[]).matches("db9:5432").count();
+    assert_eq!(shown(), 2);
+    metrics.forget(&[], start);
+    metrics.forget(&[], start + Duration::from_secs(3601));
+    assert_eq!(shown(), 0);
+}
+
 #[test]
 #[ignore = "needs promtool"]
 fn promtool_finds_nothing_to_complain_of() {

@@ -209,7 +209,12 @@ impl Running {
             tasks.push(tokio::spawn(health::run(settings, target.upstream.clone(), probe)));
         }
         if target.pool.is_some() {
-            tasks.push(tokio::spawn(warm::keep(target.clone())));
+            let keep = warm::keep(target.clone(), foundation.permits.clone());
+            let drains = foundation.watch.started();
+            tasks.push(tokio::spawn(async move {
+                // Nobody comes any more, and the end waits for all permits.
+                tokio::select! { () = keep => {}, () = drains => {} }
+            }));
         }
         Running { written, target, tasks }
     }

@@ -166,7 +166,9 @@ fn best_for(candidates: &[Candidate], source: u64) -> Option<usize> {
         let number = share_of(mix(candidate.key ^ mix(source))) + 0.5 / (1u64 << 53) as f64;
         -f64::from(candidate.weight) / number.ln()
     };
-    (0..candidates.len()).max_by(|a, b| lot(&candidates[*a]).total_cmp(&lot(&candidates[*b])))
+    // Each lot is drawn once: a logarithm is most of what a candidate costs.
+    let lots = candidates.iter().map(lot).enumerate();
+    lots.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(place, _)| place)
 }
 
 /// A hash of text that is the same in every process and release (std's is not promised to be): FNV-1a, then mixed.

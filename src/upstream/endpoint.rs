@@ -169,6 +169,16 @@ impl Endpoint {
         self.most.is_none_or(|most| self.open < most)
     }
 
+    /// How many more it may have.
+    pub(super) fn room(&self) -> u32 {
+        self.most.map_or(u32::MAX, |most| most.saturating_sub(self.open))
+    }
+
+    /// May it take connections at `now`, and not only trials, or could it if it had room?
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        matches!(self.ready(now), Ready::Yes | Ready::Full) && self.breaker.state(now) == State::Closed
+    }
+
     /// Is it back, after it was held out by its checks or its circuit? Then it begins anew. A trial is no return.
     pub(super) fn look_whether_back(&mut self, now: Instant) {
         let is_in = match self.ready(now) {

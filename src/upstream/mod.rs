@@ -24,6 +24,7 @@ pub mod view;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -172,6 +173,8 @@ pub struct Upstream {
     core: Mutex<Core>,
     sessions: Arc<Sessions>,
     ends: ends::Ends,
+    /// Counts them.
+    updates: AtomicU64,
     observer: Arc<dyn Observer>,
     /// Its source has said something, be it that it fails: there is no use in waiting for its first word.
     heard: tokio::sync::watch::Sender<bool>,
@@ -208,6 +211,7 @@ impl Upstream {
             core,
             sessions: Arc::default(),
             ends: ends::Ends::default(),
+            updates: AtomicU64::new(0),
             observer,
             heard: tokio::sync::watch::Sender::new(false),
         })
@@ -257,6 +261,8 @@ impl Upstream {
             core.set.endpoints.iter().map(|endpoint| endpoint.id).collect()
         });
         self.ends.forget(|endpoint| known.contains(&endpoint));
+        // After it: who sees the number sees the members.
+        self.updates.fetch_add(1, Ordering::Release);
         self.heard.send_replace(true);
     }
 
@@ -407,18 +413,40 @@ impl Upstream {
     }
 
     /// The members, for health checks.
-    pub fn endpoints(&self) -> Vec<(EndpointId, EndpointSpec)> {
+    pub fn endpoints(&self) -> Vec<(EndpointId, Arc<EndpointSpec>)> {
         let core = self.lock();
-        core.set.members().map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
+        core.set.members().map(|endpoint| (endpoint.id, endpoint.spec.clone())).collect()
     }
 
-    /// Those members that a connection may use at `now`, and not only as a trial.
-    pub fn usable(&self, now: Instant) -> Vec<(EndpointId, EndpointSpec)> {
+    /// Another number than before: the members may be others.
+    pub fn updates(&self) -> u64 {
+        self.updates.load(Ordering::Acquire)
+    }
+
+    /// Those members that a connection may use at `now`, and not only as a trial, or could were they not at their limit; and
+    /// how many more each may have.
+    pub fn usable(&self, now: Instant) -> Vec<pool::stock::Member> {
         let core = self.lock();
-        let usable = core.set.members().filter(|endpoint| {
-            endpoint.ready(now) == endpoint::Ready::Yes && endpoint.breaker().state(now) == State::Closed
-        });
-        usable.map(|endpoint| (endpoint.id, endpoint.spec.as_ref().clone())).collect()
+        let usable = core.set.members().filter(|endpoint| endpoint.is_usable(now));
+        usable.map(|endpoint| (endpoint.id, endpoint.room())).collect()
+    }
+
+    /// One of those.
+    pub fn usable_at(&self, id: EndpointId, now: Instant) -> Option<(Arc<EndpointSpec>, u32)> {
+        let core = self.lock();
+        let endpoint = &core.set.endpoints[core.set.place_of(id)?];
+        endpoint.is_usable(now).then(|| (endpoint.spec.clone(), endpoint.room()))
+    }
+
+    /// How many more connections this endpoint may have.
+    pub fn room_at(&self, id: EndpointId) -> u32 {
+        let core = self.lock();
+        core.set.place_of(id).map_or(0, |place| core.set.endpoints[place].room())
+    }
+
+    /// How many more connections all endpoints together may have.
+    pub fn room(&self) -> usize {
+        self.queue.room_left()
     }
 
     /// What is known of it at `now`.

@@ -1,5 +1,7 @@
 //! How many connections an endpoint is kept ready: as many as were asked for in the busiest second of late. Pure: the time
-//! is passed in. Leaves dialling, keeping and handing out to `establish::warm`.
+//! is passed in. Leaves to [`stock`] which of them are dialled and given up, and to `establish::warm` the connections.
+
+pub mod stock;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

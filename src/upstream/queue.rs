@@ -128,6 +128,11 @@ impl Queue {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Places that nobody has.
+    pub(super) fn room_left(&self) -> usize {
+        self.places.free.available_permits()
+    }
+
     /// A place, at once or when one comes free within `queue_timeout` and `limit`: what is left of the time in which the
     /// connection has to be established. `awaited`: see [`Ask`]; for that all of the `limit` is waited.
     pub(super) async fn place(

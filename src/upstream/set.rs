@@ -151,6 +151,7 @@ impl EndpointSet {
         let mut places: HashMap<_, _> = self.endpoints.iter().map(Endpoint::identity).zip(0..).collect();
         let mut before = std::mem::take(&mut self.forgotten);
         before.extend(self.members().map(Endpoint::id));
+        before.sort_unstable();
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
         }
@@ -174,8 +175,10 @@ impl EndpointSet {
             }
         }
         if let Some(limit) = self.settings.leave_timeout {
-            let left =
-                self.endpoints.iter().filter(|endpoint| endpoint.leaving && before.contains(&endpoint.id));
+            let left = self
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.leaving && before.binary_search(&endpoint.id).is_ok());
             let left: Vec<_> = left.map(|endpoint| Event::Ends(endpoint.id, Ending::After(limit))).collect();
             self.events.extend(left);
         }

@@ -2,6 +2,7 @@
 //!
 //! Leaves to `set` what it means for the members, to `freshness` how old it is, and to `discovery` the source itself.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::freshness::Freshness;
@@ -33,6 +34,7 @@ impl Upstream {
         if !keeps {
             self.heard.send_replace(false);
             self.change(|core| core.set.forget_members());
+            self.updates.fetch_add(1, Ordering::Release);
         }
         if self.lock().freshness.take().is_some_and(|freshness| freshness.error().is_some()) {
             self.observer.source(&self.name, None);

@@ -21,7 +21,7 @@ fn followed(settings: &DnsSettings) -> (Arc<Upstream>, JoinHandle<()>, Resolver)
 
 /// Each endpoint with its tier, its weight and the name that its certificate has to carry, sorted.
 fn members(upstream: &Upstream) -> Vec<String> {
-    let text = |(_, spec): (_, nuncio::upstream::EndpointSpec)| {
+    let text = |(_, spec): (_, Arc<nuncio::upstream::EndpointSpec>)| {
         let name = spec.server_name.as_deref().unwrap_or("-");
         format!("{} tier {} weight {} as {name}", spec.address, spec.tier, spec.weight)
     };
