@@ -3,11 +3,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// No password is longer.
+/// No secret is longer.
 const LONGEST: u64 = 1024;
 
 /// An account.
@@ -40,22 +40,33 @@ impl Login {
     /// # Errors
     /// Why it cannot be read as a password.
     pub fn password(&self) -> Result<Zeroizing<Vec<u8>>, String> {
-        let mut password = Zeroizing::new(Vec::new());
-        let Some(path) = &self.password_file else { return Ok(password) };
+        let Some(path) = &self.password_file else { return Ok(Zeroizing::default()) };
         let complaint = |what: &dyn std::fmt::Display| format!("password_file {}: {what}", path.display());
-        // One byte more than may be, and room for it: what grows leaves copies behind.
-        password.reserve_exact(LONGEST as usize + 1);
-        let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut password));
-        read.map_err(|error| complaint(&error))?;
-        while password.ends_with(b"\n") || password.ends_with(b"\r") {
-            password.pop();
-        }
+        let password = secret(path).map_err(|problem| complaint(&problem))?;
         match password.len() {
             0 => Err(complaint(&"is empty; for a user without a password leave the key out")),
-            length if length as u64 > LONGEST => Err(complaint(&"has more than 1024 bytes")),
             _ if password.contains(&0) => Err(complaint(&"has a zero byte, which no password can have")),
             _ => Ok(password),
         }
+    }
+}
+
+/// What a file with one secret has, without the line's end that editors leave there.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut secret = Zeroizing::new(Vec::new());
+    // One byte more than may be, and room for it: what grows leaves copies behind.
+    secret.reserve_exact(LONGEST as usize + 1);
+    let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut secret));
+    read.map_err(|error| error.to_string())?;
+    while secret.ends_with(b"\n") || secret.ends_with(b"\r") {
+        secret.pop();
+    }
+    match secret.len() as u64 > LONGEST {
+        true => Err("has more than 1024 bytes".to_owned()),
+        false => Ok(secret),
     }
 }
 

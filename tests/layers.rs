@@ -54,7 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What is told.
     ("metrics", &["addr", "failure", "rollout", "socket", "upstream"]),
     ("record", &["addr", "context", "failure", "metrics", "relay", "socket", "tls", "trail"]),
-    ("admin", &["accept", "addr", "drain", "metrics", "record", "rollout", "upstream"]),
+    ("admin", &["accept", "account", "addr", "drain", "metrics", "record", "rollout", "upstream"]),
     // The walk, and what is written in the file for it.
     (
         "connection",
@@ -141,6 +141,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "admin",
             "config",
             "context",
+            "dial",
             "discovery",
             "establish",
             "failure",
@@ -211,6 +212,11 @@ const IMPURE: &[&str] = &[
 /// What may stand in these files only (or nowhere), and why.
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("process::exit", &["cli/"], "only the face ends the process"),
+    (
+        "UnixListener::bind(",
+        &[],
+        "it listens before its file has its mode: accept::bind_unix, or an acceptor",
+    ),
     ("unsafe {", &["socket/sys.rs"], "one file holds all of it, with its proofs"),
     ("unsafe fn", &["socket/sys.rs"], "one file holds all of it, with its proofs"),
     ("unsafe impl", &["socket/sys.rs"], "one file holds all of it, with its proofs"),

@@ -28,6 +28,8 @@ use crate::drain;
 use crate::socket::{Stream, TcpSettings};
 
 pub use bind::{Bound, Socket, systemd_sockets, unused_systemd_sockets};
+#[cfg(unix)]
+pub use unix::{SocketFile, bind_alone as bind_unix};
 
 /// How a listener's addresses are bound.
 #[derive(Clone, Debug, PartialEq)]

@@ -52,7 +52,7 @@ impl Access {
 
 /// The file of a listening socket, removed with this value unless somebody has put another in its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
@@ -83,6 +83,17 @@ impl Drop for SocketFile {
         }
     }
 }
+
+/// A socket with this mode for whoever accepts from it by himself.
+///
+/// # Errors
+/// What keeps it from being bound, and what would mend that.
+pub fn bind_alone(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), String> {
+    bind(path, &Access { mode, owner: None, group: None }, BACKLOG)
+}
+
+/// Connections that wait for who accepts them by himself.
+const BACKLOG: u32 = 128;
 
 /// Binds and listens.
 pub(super) fn bind(path: &Path, access: &Access, backlog: u32) -> Result<(UnixListener, SocketFile), String> {

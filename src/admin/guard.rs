@@ -6,8 +6,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use hyper::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{StatusCode, Uri};
+
+use super::token::Token;
 
 /// How the client reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,16 +46,73 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, reached: Reached) -> Result<
     }
 }
 
-/// May whoever reached us so change anything? Over TCP nothing tells an operator from any other program of this host.
-pub(super) fn may_write(reached: Reached) -> Result<(), (StatusCode, String)> {
-    match reached {
-        Reached::Unix => Ok(()),
-        Reached::Tcp => {
-            let words = "over TCP the admin is for reading: give this order through its Unix socket \
-                         (admin.address = \"unix:/run/nuncio/admin.sock\")";
-            Err((StatusCode::FORBIDDEN, words.to_owned()))
+/// Shown to whoever carries an order out: it was asked whether that may be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MayWrite(());
+
+/// Why an order is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// There is no token: over TCP nothing tells an operator from any other program of this host.
+    OnlyReads,
+    /// It carries none.
+    NoToken,
+    /// It carries another one.
+    WrongToken,
+}
+
+impl Denied {
+    /// What is wrong, and what would mend it.
+    pub(super) fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Denied::OnlyReads => (
+                "over TCP the admin is for reading",
+                "give this order through its Unix socket (admin.address = \"unix:/run/nuncio/admin.sock\"), or let \
+                 orders over TCP carry a token (admin.token_file)",
+            ),
+            Denied::NoToken => (
+                "an order over TCP needs the token",
+                "send the header `Authorization: Bearer TOKEN` with what is in admin.token_file, or use the Unix socket",
+            ),
+            Denied::WrongToken => (
+                "that is not the token",
+                "send what is in admin.token_file; one that was replaced counts from the next reload on (SIGHUP)",
+            ),
         }
     }
+
+    /// `WWW-Authenticate` (RFC 6750, section 3), where a token would help.
+    pub(super) fn challenge(self) -> Option<&'static str> {
+        match self {
+            Denied::OnlyReads => None,
+            Denied::NoToken => Some("Bearer realm=\"nuncio\""),
+            Denied::WrongToken => Some("Bearer realm=\"nuncio\", error=\"invalid_token\""),
+        }
+    }
+}
+
+/// May this change anything?
+pub(super) fn may_write(
+    headers: &HeaderMap,
+    reached: Reached,
+    token: Option<&Token>,
+) -> Result<MayWrite, Denied> {
+    if reached == Reached::Unix {
+        return Ok(MayWrite(()));
+    }
+    let token = token.ok_or(Denied::OnlyReads)?;
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    match (shown.next(), shown.next()) {
+        (None, _) => Err(Denied::NoToken),
+        (Some(shown), None) if bearer(shown).is_some_and(|shown| token.is(shown)) => Ok(MayWrite(())),
+        _ => Err(Denied::WrongToken),
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, rest) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii_start())
 }
 
 /// An address, or a name that every system resolves to itself (RFC 6761, section 6.3).
@@ -72,6 +131,41 @@ fn is_ours(authority: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Over TCP only the very token opens, however it is wrapped; at the Unix socket the file's mode has said who may.
+    #[test]
+    fn an_order_over_tcp_needs_the_token_and_nothing_else_will_do() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
+        let token = Token::load(file.path()).unwrap();
+        let may = |shown: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in shown {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            assert_eq!(may_write(&headers, Reached::Unix, Some(&token)), Ok(MayWrite(())));
+            assert_eq!(may_write(&headers, Reached::Unix, None), Ok(MayWrite(())));
+            assert_eq!(may_write(&headers, Reached::Tcp, None), Err(Denied::OnlyReads));
+            may_write(&headers, Reached::Tcp, Some(&token))
+        };
+        assert_eq!(may(&[]), Err(Denied::NoToken));
+        assert_eq!(may(&["Bearer 0123456789abcdef"]), Ok(MayWrite(())));
+        assert_eq!(may(&["bearer   0123456789abcdef"]), Ok(MayWrite(())));
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdeff",
+            "0123456789abcdef",
+            "Basic 0123456789abcdef",
+            "Bearer0123456789abcdef",
+        ] {
+            assert_eq!(may(&[wrong]), Err(Denied::WrongToken), "{wrong}");
+        }
+        let twice = ["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"];
+        assert_eq!(may(&twice), Err(Denied::WrongToken));
+    }
 
     #[test]
     fn addresses_and_loopback_names_are_ours_and_other_names_are_not() {

@@ -6,12 +6,15 @@
 
 mod guard;
 mod orders;
+mod places;
 mod site;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +27,6 @@ use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::accept::{self, Socket};
@@ -36,13 +38,22 @@ use crate::rollout::RolloutView;
 use crate::upstream::{EndpointView, Order, UpstreamView};
 
 use self::guard::Reached;
+use self::places::{Place, Places};
 use self::site::Site;
+
+pub use self::token::Token;
+
+/// Of its Unix sockets: who may connect may give orders.
+#[cfg(unix)]
+const SOCKET_MODE: u32 = 0o660;
 
 /// Where it answers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// Addresses; empty: no admin.
     pub addresses: Vec<ListenAddr>,
+    /// Where the token stands with which orders are taken over TCP; `None`: there they are not.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Why a listener's connections cannot be divided so.
@@ -58,6 +69,8 @@ pub enum Undivided {
 pub trait Face: Send + Sync {
     /// Can connections be served? Else every reason why not.
     fn ready(&self) -> Result<(), Vec<String>>;
+    /// What orders over TCP have to carry, as it was read last; `None`: there are none.
+    fn token(&self) -> Option<Arc<Token>>;
     /// What is running: version, since when, which configuration.
     fn status(&self) -> serde_json::Value;
     /// Every listener: where it listens, and how its connections are divided.
@@ -69,11 +82,12 @@ pub trait Face: Send + Sync {
     /// # Errors
     /// There is no such upstream or endpoint; which there are.
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String>;
-    /// Divides a listener's connections so: what is named, with its weight.
+    /// Divides a listener's connections so: what is named, with its weight. `None`: as the file says, a rollout from its
+    /// beginning.
     ///
     /// # Errors
     /// It cannot be, and why.
-    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided>;
+    fn divide(&self, listener: &str, wanted: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided>;
     /// The metrics as OpenMetrics text.
     fn metrics(&self) -> String;
     /// What each local user did, where users are metered.
@@ -89,8 +103,10 @@ pub trait Face: Send + Sync {
 /// What one client of the admin may take.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Connections to one address at a time; more wait in the kernel.
+    /// Connections to one address at a time; when there are more, who is silent for longest gives way.
     connections: usize,
+    /// Silence that nobody has to give way for.
+    grace: Duration,
     /// Time for a request's headers to come, and silence between two requests.
     headers: Duration,
     /// Age after which a connection is closed behind the answer that it is at.
@@ -102,7 +118,8 @@ struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Limits { connections: 64, headers: seconds(10), age: seconds(300), farewell: seconds(10) }
+        let grace = Duration::from_millis(100);
+        Limits { connections: 64, grace, headers: seconds(10), age: seconds(300), farewell: seconds(10) }
     }
 }
 
@@ -114,7 +131,7 @@ pub struct Admin {
     tasks: JoinSet<()>,
     /// Dropping them removes the files.
     #[cfg(unix)]
-    files: Vec<SocketFile>,
+    files: Vec<accept::SocketFile>,
 }
 
 impl Admin {
@@ -189,7 +206,8 @@ fn serve_within(
             }
             #[cfg(unix)]
             ListenAddr::Unix(path) => {
-                let (listener, file) = bind_unix(path).map_err(failed)?;
+                let (listener, file) = accept::bind_unix(path, SOCKET_MODE)
+                    .map_err(|problem| format!("admin.address: {problem}"))?;
                 admin.files.push(file);
                 admin.answer_at(Socket::Unix(listener), address.clone(), &site, limits).map_err(failed)?;
             }
@@ -203,7 +221,7 @@ fn serve_within(
                 let inherited =
                     accept::systemd_sockets(name).map_err(|error| format!("admin.address: {error}"))?;
                 for (local, socket) in inherited {
-                    // As the file's own addresses are held to; there is no token to tell other hosts apart.
+                    // As the file's own addresses are held to: what is read needs no token, and nothing is encrypted.
                     if let ListenAddr::Tcp(tcp) = local
                         && !tcp.ip().to_canonical().is_loopback()
                     {
@@ -227,17 +245,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<S>> + Send,
 {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections, limits.grace);
     let mut connections = JoinSet::new();
-    // Closed only when it is dropped, which is after this loop.
-    while let Ok(place) = places.clone().acquire_owned().await {
+    loop {
         while connections.try_join_next().is_some() {}
         match accept().await {
             Ok(stream) => {
-                let site = site.clone();
+                let (site, place) = (site.clone(), places.take().await);
                 connections.spawn(async move {
-                    answer_one(stream, site, limits, reached).await;
-                    drop(place);
+                    tokio::select! {
+                        () = place.wanted() => tracing::debug!("a connection to the admin gives way to another one"),
+                        () = answer_one(stream, site, limits, reached, &place) => {}
+                    }
                 });
             }
             Err(error) => {
@@ -248,12 +267,13 @@ where
     }
 }
 
-async fn answer_one<S>(stream: S, site: Arc<Site>, limits: Limits, reached: Reached)
+async fn answer_one<S>(stream: S, site: Arc<Site>, limits: Limits, reached: Reached, place: &Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
         let site = site.clone();
+        place.heard();
         async move { Ok::<_, Infallible>(site.answer(&with_body(request, limits).await, reached)) }
     });
     let mut connection = pin!(
@@ -296,60 +316,4 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> 
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-#[cfg(unix)]
-fn bind_unix(path: &std::path::Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    use std::os::unix::net::{UnixListener, UnixStream};
-
-    let bind = || UnixListener::bind(path);
-    let listener = bind().or_else(|error| {
-        // A file that a killed process left behind refuses; one that somebody listens at does not. What is no socket is
-        // never removed.
-        let socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-        let refused = |_: &io::Error| {
-            matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
-        };
-        if error.kind() == io::ErrorKind::AddrInUse && socket && refused(&error) {
-            std::fs::remove_file(path)?;
-            return bind();
-        }
-        Err(error)
-    })?;
-    let file = SocketFile::new(path)?;
-    listener.set_nonblocking(true)?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
-    Ok((listener, file))
-}
-
-/// Removes the socket's file when dropped, unless another process has put its own there.
-#[cfg(unix)]
-#[derive(Debug)]
-struct SocketFile {
-    path: std::path::PathBuf,
-    inode: (u64, u64),
-}
-
-#[cfg(unix)]
-impl SocketFile {
-    fn new(path: &std::path::Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), inode: Self::inode(path)? })
-    }
-
-    fn inode(path: &std::path::Path) -> io::Result<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
-    }
-}
-
-#[cfg(unix)]
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if Self::inode(&self.path).is_ok_and(|inode| inode == self.inode)
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            tracing::debug!(%error, path = %self.path.display(), "the admin's socket file stays");
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! Orders: to endpoints, `POST /api/v1/upstreams/{name}/endpoints/{address}/{order}`, and to listeners that divide their
-//! connections, `PUT /api/v1/listeners/{name}/split`. Owns reading them. Leaves carrying them out to whoever implements [`Face`](super::Face), and who may give them to `guard`.
+//! connections, `PUT` and `DELETE /api/v1/listeners/{name}/split`. Owns reading them. Leaves carrying them out to whoever implements [`Face`](super::Face), and who may give them to `guard`.
 
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::guard::{self, Reached};
+use super::guard::MayWrite;
 use super::site::{Refusal, decoded};
 use super::{Face, Undivided};
 use crate::rollout::RolloutView;
@@ -35,13 +35,12 @@ pub(super) fn read(path: &str) -> Option<Result<Ordered, Refusal>> {
     Some(ordered)
 }
 
-/// Carries it out, if it may be given: what the endpoints of that name are then.
+/// Carries it out: what the endpoints of that name are then.
 pub(super) fn carry_out(
     ordered: &Ordered,
-    reached: Reached,
+    _: &MayWrite,
     face: &dyn Face,
 ) -> Result<Vec<EndpointView>, Refusal> {
-    guard::may_write(reached)?;
     let Ordered { upstream, endpoint, order } = ordered;
     face.operate(upstream, endpoint, *order).map_err(|words| (StatusCode::NOT_FOUND, words))
 }
@@ -61,25 +60,28 @@ struct Wanted {
     weight: u32,
 }
 
-/// Divides a listener's connections as `body` says, if it may: how they are divided then.
+/// Divides a listener's connections as `body` says, or else as the file does: how they are divided then.
 pub(super) fn divide(
     listener: &str,
-    body: &[u8],
-    reached: Reached,
+    body: Option<&[u8]>,
+    _: &MayWrite,
     face: &dyn Face,
 ) -> Result<RolloutView, Refusal> {
-    guard::may_write(reached)?;
+    let wanted = body.map(wanted).transpose()?;
+    face.divide(listener, wanted.as_deref()).map_err(|problem| match problem {
+        Undivided::Unknown(words) => (StatusCode::NOT_FOUND, words),
+        Undivided::Impossible(words) => (StatusCode::BAD_REQUEST, words),
+    })
+}
+
+fn wanted(body: &[u8]) -> Result<Vec<(String, u32)>, Refusal> {
     let wanted: Vec<Wanted> = serde_json::from_slice(body).map_err(|error| {
         let words = format!(
             "that is no split: {error}. It is for example [{{\"upstream\": \"stable\", \"weight\": 90}}, {{\"upstream\": \"canary\", \"weight\": 10}}]"
         );
         (StatusCode::BAD_REQUEST, words)
     })?;
-    let wanted: Vec<_> = wanted.into_iter().map(|Wanted { upstream, weight }| (upstream, weight)).collect();
-    face.divide(listener, &wanted).map_err(|problem| match problem {
-        Undivided::Unknown(words) => (StatusCode::NOT_FOUND, words),
-        Undivided::Impossible(words) => (StatusCode::BAD_REQUEST, words),
-    })
+    Ok(wanted.into_iter().map(|Wanted { upstream, weight }| (upstream, weight)).collect())
 }
 
 #[cfg(test)]

@@ -1,17 +1,22 @@
 //! What can be asked, and the answers. No I/O: a request in, a response out.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Face;
-use super::guard::{self, Reached};
+use super::guard::{self, Denied, MayWrite, Reached};
 use super::orders;
+use super::token::Wrong;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::metrics;
@@ -36,17 +41,20 @@ const PATHS: &str = "\
 /api/v1/connections/{id}      one connection, open or lately ended
 /api/v1/connections/by-client/{ip}:{port}  what became of the connection from there
 
-Through the Unix socket also:
+Orders, through the Unix socket, or over TCP with the token (Authorization: Bearer TOKEN):
 POST /api/v1/upstreams/{name}/endpoints/{address}/{order}
       drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
 PUT /api/v1/listeners/{name}/split
       [{\"upstream\": \"stable\", \"weight\": 90}, {\"upstream\": \"canary\", \"weight\": 10}]
+DELETE /api/v1/listeners/{name}/split
+      as the file says again: what was set by hand or rolled back begins once more
 ";
 
 /// The site.
 pub(super) struct Site {
     face: Arc<dyn Face>,
     drain: Watch,
+    wrong: Mutex<Wrong>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -63,7 +71,7 @@ struct Connections<'a> {
 
 impl Site {
     pub(super) fn new(face: Arc<dyn Face>, drain: Watch) -> Site {
-        Site { face, drain }
+        Site { face, drain, wrong: Mutex::default() }
     }
 
     /// Answers any request.
@@ -79,17 +87,31 @@ impl Site {
             if *request.method() != Method::POST {
                 return Ok(wrong_method("POST", "this is an order: POST\n"));
             }
-            let now_are = orders::carry_out(&ordered?, reached, &*self.face)?;
+            let may = match self.may_write(request.headers(), reached) {
+                Ok(may) => may,
+                Err(denied) => return Ok(*denied),
+            };
+            let now_are = orders::carry_out(&ordered?, &may, &*self.face)?;
             return Ok(json(&now_are, false));
         }
         if let Some(listener) = orders::split_of(path) {
-            if *request.method() != Method::PUT {
-                return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
+            let is_the_file_s = *request.method() == Method::DELETE;
+            if *request.method() != Method::PUT && !is_the_file_s {
+                let words =
+                    "a split is set by PUT, and the file's again by DELETE; GET /api/v1/listeners shows it\n";
+                return Ok(wrong_method("PUT, DELETE", words));
+            }
+            let may = match self.may_write(request.headers(), reached) {
+                Ok(may) => may,
+                Err(denied) => return Ok(*denied),
+            };
+            if is_the_file_s {
+                return Ok(json(&orders::divide(&listener?, None, &may, &*self.face)?, false));
             }
             let too_much =
                 || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
             let body = request.body().as_ref().ok_or_else(too_much)?;
-            return Ok(json(&orders::divide(&listener?, body, reached, &*self.face)?, false));
+            return Ok(json(&orders::divide(&listener?, Some(body), &may, &*self.face)?, false));
         }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(
@@ -147,6 +169,28 @@ impl Site {
             }
             _ => respond(StatusCode::OK, TEXT, format!("nuncio {}\n\n{PATHS}", env!("CARGO_PKG_VERSION"))),
         })
+    }
+
+    /// May it be changed? Else what the client is told.
+    fn may_write(&self, headers: &HeaderMap, reached: Reached) -> Result<MayWrite, Box<Answer>> {
+        let denied = match guard::may_write(headers, reached, self.face.token().as_deref()) {
+            Ok(may) => return Ok(may),
+            Err(denied) => denied,
+        };
+        if denied == Denied::WrongToken {
+            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(times) = wrong.count(Instant::now()) {
+                tracing::warn!(times, "an order over TCP came with a wrong token, and was not carried out");
+            }
+        }
+        let (words, mend) = denied.told();
+        let Some(challenge) = denied.challenge() else {
+            return Err(Box::new(respond(StatusCode::FORBIDDEN, TEXT, format!("{words}: {mend}\n"))));
+        };
+        let mut answer = json(&serde_json::json!({ "error": words, "mend": mend }), false);
+        *answer.status_mut() = StatusCode::UNAUTHORIZED;
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        Err(Box::new(answer))
     }
 
     /// The newest connection of a client's address, as its own socket has it.

@@ -17,11 +17,15 @@ struct House {
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
     reasons: Vec<String>,
+    token: Option<Arc<Token>>,
 }
 
 impl Face for House {
     fn ready(&self) -> Result<(), Vec<String>> {
         if self.reasons.is_empty() { Ok(()) } else { Err(self.reasons.clone()) }
+    }
+    fn token(&self) -> Option<Arc<Token>> {
+        self.token.clone()
     }
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "version": "1" })
@@ -39,7 +43,7 @@ impl Face for House {
             pool: None,
         }]
     }
-    fn divide(&self, _: &str, _: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+    fn divide(&self, _: &str, _: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided> {
         Err(Undivided::Unknown("there is none".into()))
     }
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {
@@ -68,12 +72,17 @@ impl Face for House {
 fn house(reasons: &[&str]) -> House {
     let metrics = Metrics::new();
     let journal = Journal::printing_to(Box::new(std::io::sink()), Format::Text, metrics.clone(), |_| false);
-    House { metrics, journal, reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect() }
+    House {
+        metrics,
+        journal,
+        token: None,
+        reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
+    }
 }
 
 fn start(limits: Limits, house: House) -> (Admin, SocketAddr, Drain) {
     let (drain, watch) = Drain::new();
-    let settings = Settings { addresses: vec!["127.0.0.1:0".parse().unwrap()] };
+    let settings = Settings { addresses: vec!["127.0.0.1:0".parse().unwrap()], ..Settings::default() };
     let admin = serve_within(limits, &settings, Arc::new(house), watch).unwrap();
     let ListenAddr::Tcp(address) = admin.addresses()[0] else { panic!("{admin:?}") };
     (admin, address, drain)
@@ -191,6 +200,7 @@ async fn what_is_not_there_or_may_not_be_is_refused_with_words() {
             "403",
             "Unix socket",
         ),
+        ("PUT /api/v1/listeners/orders/split", "Content-Length: 0\r\n", "403", "admin.token_file"),
         ("GET /metrics", "Host: 127.0.0.1\r\n", "400", "more than one Host"),
         ("GET /metrics", "Origin: http://evil.example\r\n", "403", "evil.example"),
         ("GET /metrics", "Origin: null\r\n", "403", "null"),
@@ -205,6 +215,39 @@ async fn what_is_not_there_or_may_not_be_is_refused_with_words() {
     }
     let ours = ask(address, "GET /healthz", "Origin: http://127.0.0.1\r\n").await;
     assert!(ours.starts_with("HTTP/1.1 200 "), "{ours}");
+}
+
+/// The token is asked for behind Host and Origin, so that a page in a browser gets no further with it.
+#[tokio::test]
+async fn an_order_over_tcp_is_carried_out_with_the_token_only() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
+    let token = Some(Arc::new(Token::load(file.path()).unwrap()));
+    let (_admin, address, _drain) = start(Limits::default(), House { token, ..house(&[]) });
+    let drain = "POST /api/v1/upstreams/orders/endpoints/db1:5432/drain";
+    let split = "PUT /api/v1/listeners/orders/split";
+    let right = "Authorization: Bearer 0123456789abcdef\r\n";
+    for (line, headers, status, says) in [
+        (drain, right.to_owned(), "200", "[]"),
+        (split, right.to_owned(), "400", "that is no split"),
+        (drain, String::new(), "401", "Authorization: Bearer TOKEN"),
+        (split, String::new(), "401", "Authorization: Bearer TOKEN"),
+        (drain, "Authorization: Bearer 0123456789abcdeF\r\n".to_owned(), "401", "that is not the token"),
+        (drain, format!("{right}Origin: http://evil.example\r\n"), "403", "evil.example"),
+        (drain, format!("{right}Origin: null\r\n"), "403", "null"),
+        (&drain.replace("/api", "http://evil.example/api"), right.to_owned(), "421", "evil.example"),
+        ("GET /metrics", String::new(), "200", "nuncio_"),
+    ] {
+        let answer = ask(address, line, &format!("{headers}Content-Length: 0\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{line} {headers}: {answer}");
+        assert!(body(&answer).contains(says), "{line} {headers}: {answer}");
+        assert_eq!(answer.contains("www-authenticate: Bearer realm=\"nuncio\""), status == "401", "{answer}");
+        if status == "401" {
+            let told: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
+            assert!(told["error"].is_string() && told["mend"].is_string(), "{told}");
+            assert!(!answer.contains("0123456789abcde"), "{answer}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -264,9 +307,31 @@ async fn a_client_that_sends_its_headers_drop_by_drop_is_cut() {
     assert!(sent > 1 && begun.elapsed() < Duration::from_secs(5), "{sent} drops, {:?}", begun.elapsed());
 }
 
+/// Who keeps its connection for later gives way; until it has been silent for long enough, others wait.
+#[tokio::test]
+async fn where_all_places_are_taken_the_silent_give_way() {
+    let limits = Limits { connections: 2, headers: Duration::from_secs(60), ..Limits::default() };
+    let (_admin, address, _drain) = start(limits, house(&[]));
+    let mut kept = TcpStream::connect(address).await.unwrap();
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut start = [0; 12];
+    kept.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let mut mute = TcpStream::connect(address).await.unwrap();
+    for _ in 0..4 {
+        assert!(ask(address, "GET /healthz", "").await.starts_with("HTTP/1.1 200 "));
+    }
+    // The first one went for the second of these, and nobody after it.
+    kept.read_to_end(&mut Vec::new()).await.unwrap();
+    mute.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    mute.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+}
+
 #[tokio::test]
 async fn more_clients_than_places_wait_and_are_served_when_one_leaves() {
-    let limits = Limits { connections: 1, headers: Duration::from_secs(60), ..Limits::default() };
+    let minute = Duration::from_secs(60);
+    let limits = Limits { connections: 1, headers: minute, grace: minute, ..Limits::default() };
     let (_admin, address, _drain) = start(limits, house(&[]));
     let mut first = TcpStream::connect(address).await.unwrap();
     first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
@@ -279,31 +344,30 @@ async fn more_clients_than_places_wait_and_are_served_when_one_leaves() {
     assert!(second.await.unwrap().starts_with("HTTP/1.1 200 "));
 }
 
+/// By its age, and before that where somebody else wants its place.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_and_frees_its_place() {
-    let limits = Limits {
-        connections: 1,
-        age: Duration::from_millis(100),
-        farewell: Duration::from_millis(100),
-        ..Limits::default()
-    };
-    let house = house(&[]);
-    let client = ClientAddr::Tcp("127.0.0.1:5".parse().unwrap());
-    let open = || Record::open(&house.journal, &"orders".into(), &client, Instant::now());
-    let records: Vec<_> = (0..1000).map(|_| open()).collect();
-    let (_admin, address, _drain) = start(limits, house);
-    let mut deaf = TcpStream::connect(address).await.unwrap();
-    // More than any socket buffer holds.
-    let request = "GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
-    deaf.write_all(request.as_bytes()).await.unwrap();
-    assert!(ask(address, "GET /healthz", "").await.starts_with("HTTP/1.1 200 "));
-    drop((records, deaf));
+    let (moment, minute) = (Duration::from_millis(100), Duration::from_secs(60));
+    for (grace, age) in [(minute, moment), (moment, minute)] {
+        let limits = Limits { connections: 1, grace, age, farewell: moment, ..Limits::default() };
+        let house = house(&[]);
+        let client = ClientAddr::Tcp("127.0.0.1:5".parse().unwrap());
+        let open = || Record::open(&house.journal, &"orders".into(), &client, Instant::now());
+        let records: Vec<_> = (0..1000).map(|_| open()).collect();
+        let (_admin, address, _drain) = start(limits, house);
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        // More than any socket buffer holds.
+        let request = "GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+        deaf.write_all(request.as_bytes()).await.unwrap();
+        assert!(ask(address, "GET /healthz", "").await.starts_with("HTTP/1.1 200 "));
+        drop((records, deaf));
+    }
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_told_with_the_mend() {
     let (_admin, address, _drain) = start(Limits::default(), house(&[]));
-    let settings = Settings { addresses: vec![ListenAddr::Tcp(address)] };
+    let settings = Settings { addresses: vec![ListenAddr::Tcp(address)], ..Settings::default() };
     let (_other, watch) = Drain::new();
     let told = serve(&settings, Arc::new(house(&[])), watch).unwrap_err();
     assert!(told.contains(&address.to_string()) && told.contains("is another nuncio running?"), "{told}");
@@ -315,11 +379,13 @@ async fn a_stale_socket_file_is_replaced_a_live_one_is_not_and_ours_goes_with_us
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let settings = Settings { addresses: vec![ListenAddr::Unix(path.clone())] };
+    let settings = Settings { addresses: vec![ListenAddr::Unix(path.clone())], ..Settings::default() };
     let (_drain, watch) = Drain::new();
     let admin = serve(&settings, Arc::new(house(&[])), watch.clone()).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o7777, 0o660, "owner and group, whatever the umask is");
     let told = serve(&settings, Arc::new(house(&[])), watch.clone()).unwrap_err();
-    assert!(told.contains("is another nuncio running?"), "{told}");
+    assert!(told.contains("admin.address") && told.contains("another process does"), "{told}");
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     // Any Host: no browser gets here.
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: nuncio\r\nConnection: close\r\n\r\n").await.unwrap();

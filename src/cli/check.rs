@@ -77,7 +77,7 @@ fn check(path: &Path, online: bool) -> Result<Report, (Box<Report>, u8)> {
         Ok(loaded) => loaded,
         Err(problems) => return refused(report, complaint::of_file(&problems), REFUSED),
     };
-    report.warnings = loaded.warnings;
+    report.warnings.extend(loaded.warnings.iter().cloned());
     let identities = match service::load_everything(&loaded.config) {
         Ok(identities) => identities,
         Err(problems) => return refused(report, complaint::of_load(problems), REFUSED),
@@ -87,7 +87,7 @@ fn check(path: &Path, online: bool) -> Result<Report, (Box<Report>, u8)> {
         report.warnings.extend(identity.warnings.iter().cloned());
     }
     report.warnings.extend(service::warnings(&loaded.config));
-    report.overview = Overview::new(&loaded.config, &identities, Date::of(SystemTime::now()));
+    report.overview = Overview::new(&loaded, &identities, Date::of(SystemTime::now()));
     if online {
         report.endpoints = match look(&loaded.config) {
             Ok(seen) => seen,

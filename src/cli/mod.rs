@@ -2,26 +2,29 @@
 //!
 //! Owns wording and exit codes. Leaves all doing to the library: a command parses, calls, prints.
 
+mod ask;
 mod bridge;
 mod check;
 mod complaint;
+mod connections;
 mod demo;
 mod examine;
 mod inline;
+mod log;
 mod overview;
 mod probe;
 mod protocols;
 mod rows;
 mod run;
+mod status;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::record::Output;
+use self::log::start_logging;
 
 /// A connection ambassador: plaintext in, a healthy endpoint, mutual TLS out, one record a connection.
 #[derive(Parser)]
@@ -51,6 +54,10 @@ enum Command {
     Check(check::Flags),
     /// Dial a server as the service would: what each step took, the certificates, what is wrong and what mends it.
     Probe(probe::Flags),
+    /// Print what runs, where it listens, and how its upstreams are.
+    Status(status::Flags),
+    /// Print the open connections, or what became of one.
+    Connections(connections::Flags),
     /// Print what this version speaks: how TLS begins, how a client is told no, what does not pass.
     Protocols(protocols::Flags),
     /// Show it at work, with nothing installed: three servers that misbehave, an ambassador, live traffic.
@@ -69,6 +76,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = with_hint(error);
             // clap's own code for usage is 2, and 0 for --help and --version. A closed pipe is no failure of ours.
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             error.print().ok();
@@ -80,9 +88,27 @@ pub fn main() -> ExitCode {
         Command::Bridge(flags) => bridge::run(&flags),
         Command::Check(flags) => check::run(&flags),
         Command::Probe(flags) => probe::run(&flags),
+        Command::Status(flags) => status::run(&flags),
+        Command::Connections(flags) => connections::run(&flags),
         Command::Protocols(flags) => protocols::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
     }
+}
+
+/// Whoever gives the configuration without its flag is told the flag.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let reads_a_file =
+        std::env::args_os().nth(1).is_some_and(|command| command == "check" || command == "run");
+    if let (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+        && reads_a_file
+        && !word.starts_with('-')
+    {
+        let hint = format!("the configuration is named with a flag: --config {word}").into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
+    }
+    error
 }
 
 /// Wrong usage, as clap has it.
@@ -121,60 +147,6 @@ impl ConfigFlag {
         let here = PathBuf::from("nuncio.toml");
         let at_a_terminal = std::io::stdin().is_terminal() && !crate::socket::users::is_privileged();
         if !system.exists() && at_a_terminal && here.exists() { here } else { system }
-    }
-}
-
-/// Logging to stderr. `level` is a filter of `tracing`; NUNCIO_LOG wins over the file, for one run. The last lines are
-/// written when what is returned is dropped.
-///
-/// Whoever logs only appends to a buffer: a reader of stderr that stalls would stop the reactors otherwise.
-#[must_use]
-fn start_logging(format: crate::record::Format, level: &str) -> Logging {
-    use tracing_subscriber::EnvFilter;
-    let lines = Arc::new(Output::new(Box::new(std::io::stderr()), "log lines", |_, _| {}));
-    let logging = Logging(lines.clone());
-    let filter = std::env::var("NUNCIO_LOG").unwrap_or_else(|_| level.to_owned());
-    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(move || Line(lines.clone()))
-        .with_target(false);
-    match format {
-        crate::record::Format::Text => {
-            use std::io::IsTerminal;
-            builder.with_ansi(std::io::stderr().is_terminal()).init();
-        }
-        crate::record::Format::Json => builder.json().flatten_event(true).with_current_span(false).init(),
-    }
-    logging
-}
-
-/// The log, while the process runs.
-struct Logging(Arc<Output>);
-
-impl Drop for Logging {
-    fn drop(&mut self) {
-        // False: nobody reads them, and there is nobody to tell.
-        self.0.flush(Logging::FAREWELL);
-    }
-}
-
-impl Logging {
-    /// How long the end waits for whoever reads the log.
-    const FAREWELL: Duration = Duration::from_secs(2);
-}
-
-/// One line on its way to the log: the subscriber writes each whole.
-struct Line(Arc<Output>);
-
-impl std::io::Write for Line {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.line(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,14 +1,24 @@
-//! What a configuration comes to, for `check`: listeners, where they lead, and who we are there.
+//! What a configuration comes to, for `check`: listeners, where they lead, and who we are there. Owns upstreams. Leaves
+//! listeners to `listener`, identities and the admin to `about`, and to `changed` what is not as it is by default.
+
+mod about;
+mod changed;
+mod listener;
 
 use serde::Serialize;
 
+use self::about::{Admin, Who};
+use self::changed::Settings;
+use self::listener::Listener;
+
 use super::rows::{Rows, count};
-use crate::config::{self, Config};
-use crate::context;
+use crate::config::{self, Config, Loaded};
+use crate::dial::header::Version;
+use crate::dial::through::Kind as ProxyKind;
 use crate::discovery::Source;
+use crate::health;
 use crate::protocol::Protocol;
-use crate::rollout::Share;
-use crate::tls::{self, Date, Identity, PeerFacts};
+use crate::tls::{self, Date, Identity};
 use crate::upstream::{EndpointSpec, WhenUnready};
 
 /// All of it. Its JSON is part of the face: every field is always there.
@@ -17,28 +27,9 @@ pub(super) struct Overview {
     listeners: Vec<Listener>,
     upstreams: Vec<Upstream>,
     identities: Vec<Who>,
+    admin: Admin,
     #[serde(skip)]
     now: Option<Date>,
-}
-
-#[derive(Serialize)]
-struct Listener {
-    name: String,
-    addresses: Vec<String>,
-    allow: Vec<String>,
-    allow_users: Vec<String>,
-    allow_groups: Vec<String>,
-    upstream: String,
-    /// `off`, `optional` or `required`.
-    tls: &'static str,
-    /// `negotiate` or `direct`; with TLS off, none.
-    tls_mode: Option<&'static str>,
-    /// Whose certificate clients are shown; none: nobody's, or one of nuncio's own making.
-    identity: Option<String>,
-    /// Names of which a client's certificate must carry one.
-    client_names: Vec<String>,
-    /// How it hears of its connections' context; none: not at all.
-    context: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -63,6 +54,22 @@ struct Upstream {
     identity: Option<String>,
     /// `refuse`, `reset`, `unlisten` or `wait`.
     when_unready: &'static str,
+    /// Through which its servers are dialled.
+    proxy: Option<Proxy>,
+    /// The version in which servers are told who the client is.
+    proxy_protocol: Option<u8>,
+    /// What active checks do: `off`, `tcp`, `tls`, `protocol` or `http`.
+    health: &'static str,
+    /// Keys that do not have their default, as they are written.
+    settings: Settings,
+}
+
+#[derive(Serialize)]
+struct Proxy {
+    /// `http` or `socks5`.
+    kind: &'static str,
+    address: String,
+    user: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -75,43 +82,19 @@ struct Endpoint {
     server_name: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Who {
-    name: String,
-    /// Our certificate, and what stands behind it in the file; empty: we show nothing.
-    chain: Vec<PeerFacts>,
-    /// What servers are checked against; empty: the system's roots.
-    authorities: Vec<PeerFacts>,
-}
-
 impl Overview {
-    pub(super) fn new(config: &Config, identities: &[Identity], now: Date) -> Overview {
-        let listeners = config.listeners.iter().map(|(name, listener)| Listener {
-            name: name.to_string(),
-            addresses: listener.accept.addresses.iter().map(ToString::to_string).collect(),
-            allow: listener.admit.allow.iter().map(ToString::to_string).collect(),
-            allow_users: listener.admit.allow_users.clone(),
-            allow_groups: listener.admit.allow_groups.clone(),
-            upstream: upstreams_of(listener),
-            tls: match &listener.tls {
-                None => "off",
-                Some(tls) if tls.required => "required",
-                Some(_) => "optional",
-            },
-            tls_mode: listener.tls.as_ref().map(|tls| if tls.direct { "direct" } else { "negotiate" }),
-            identity: listener.identity.clone(),
-            client_names: listener.tls.as_ref().map_or_else(Vec::new, |tls| tls.client_names.clone()),
-            context: (listener.context != context::Kind::None).then(|| listener.context.label()),
-        });
-        let identities = identities.iter().map(|identity| Who {
-            name: identity.name.to_string(),
-            chain: identity.facts().to_vec(),
-            authorities: identity.authorities().to_vec(),
-        });
+    pub(super) fn new(loaded: &Loaded, identities: &[Identity], now: Date) -> Overview {
+        let Loaded { config, changed, .. } = loaded;
         Overview {
-            listeners: listeners.collect(),
-            upstreams: config.upstreams.iter().map(|(name, it)| upstream(name, it, config)).collect(),
-            identities: identities.collect(),
+            listeners: (config.listeners.iter()).map(|(name, it)| Listener::new(name, it, changed)).collect(),
+            upstreams: (config.upstreams.iter())
+                .map(|(name, it)| Upstream {
+                    settings: Settings::of_upstream(name, changed),
+                    ..upstream(name, it, config)
+                })
+                .collect(),
+            identities: identities.iter().map(Who::new).collect(),
+            admin: Admin::new(&config.admin),
             now: Some(now),
         }
     }
@@ -133,26 +116,9 @@ impl Overview {
         let now = self.now.unwrap_or(Date(0));
         let blocks = (self.listeners.iter().map(Listener::to_text))
             .chain(self.upstreams.iter().map(Upstream::to_text))
-            .chain(self.identities.iter().map(|who| who.to_text(now)));
+            .chain(self.identities.iter().map(|who| who.to_text(now)))
+            .chain(self.admin.to_text());
         blocks.map(|block| block + "\n").collect()
-    }
-}
-
-/// One, those that have their share, or those that a destination chooses among.
-fn upstreams_of(listener: &config::Listener) -> String {
-    if let Some(split) = &listener.split {
-        let canary = split.progressive.as_ref().map(|progressive| &progressive.canary);
-        let share = |Share { upstream, weight }: &Share| match canary {
-            None => format!("{upstream} ({weight})"),
-            Some(canary) if canary == upstream => format!("{upstream} (on trial, step by step)"),
-            Some(_) => upstream.to_string(),
-        };
-        return split.shares.iter().map(share).collect::<Vec<_>>().join(", ");
-    }
-    let several: Vec<_> = listener.route.reachable.iter().map(|reachable| &*reachable.upstream).collect();
-    match several.is_empty() {
-        true => listener.route.upstream.to_string(),
-        false => several.join(", "),
     }
 }
 
@@ -208,44 +174,27 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         trusts,
         server_name: server_name.clone(),
         identity: written.identity.clone(),
+        proxy: written.dial.through.as_ref().map(|through| Proxy {
+            kind: match through.kind {
+                ProxyKind::Http => "http",
+                ProxyKind::Socks5 => "socks5",
+            },
+            address: through.address.to_string(),
+            user: through.login.as_ref().map(|login| login.user.clone()),
+        }),
+        proxy_protocol: written.dial.header.map(|version| match version {
+            Version::One => 1,
+            Version::Two => 2,
+        }),
+        health: match written.checked_by() {
+            health::Kind::Off => "off",
+            health::Kind::Tcp => "tcp",
+            health::Kind::Tls => "tls",
+            health::Kind::Protocol => "protocol",
+            health::Kind::Http => "http",
+        },
+        settings: Settings::default(),
         when_unready: written.set.when_unready.label(),
-    }
-}
-
-impl Listener {
-    fn to_text(&self) -> String {
-        let mut rows = Rows::titled(format!("listener {}", self.name));
-        rows.row("address", self.addresses.join(", "));
-        for (label, names) in
-            [("networks", &self.allow), ("users", &self.allow_users), ("groups", &self.allow_groups)]
-        {
-            if !names.is_empty() {
-                rows.row(label, names.join(", "));
-            }
-        }
-        if let Some(context) = self.context {
-            rows.row("context", context);
-        }
-        rows.row("leads to", format!("upstream {}", self.upstream));
-        if let Some(mode) = self.tls_mode {
-            let begins = match mode {
-                "direct" => "from the first byte",
-                _ => "asked for in the protocol's words",
-            };
-            let shown = match &self.identity {
-                Some(identity) => format!("the certificate of {identity}"),
-                None => {
-                    "a certificate of nuncio's own making, which none of them can verify (each start makes a new one, and \
-                     logs its SHA-256)"
-                        .to_owned()
-                }
-            };
-            rows.row("tls", format!("{}, {begins}; clients are shown {shown}", self.tls));
-        }
-        if !self.client_names.is_empty() {
-            rows.row("clients", format!("with a certificate for {}", self.client_names.join(" or ")));
-        }
-        rows.into_text()
     }
 }
 
@@ -267,11 +216,13 @@ impl Upstream {
         if let Some(file) = &self.file {
             rows.row("endpoints", format!("those that {file} names"));
         }
+        // Where there is another one behind it, it is more than a backup.
+        let has_tiers = self.endpoints.iter().any(|endpoint| endpoint.tier > 1);
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let marks = [
                 match endpoint.tier {
                     0 => None,
-                    1 => Some(" (backup)".to_owned()),
+                    1 if !has_tiers => Some(" (backup)".to_owned()),
                     tier => Some(format!(" (tier {tier})")),
                 },
                 endpoint.zone.as_ref().map(|zone| format!(" (zone {zone})")),
@@ -301,6 +252,25 @@ impl Upstream {
         if let Some(identity) = &self.identity {
             rows.row("identity", identity);
         }
+        if let Some(Proxy { kind, address, user }) = &self.proxy {
+            let user = user.as_ref().map(|user| format!(", as {user}")).unwrap_or_default();
+            let kind = if *kind == "http" { "HTTP" } else { "SOCKS5" };
+            rows.row("through", format!("the {kind} proxy {address}{user}"));
+        }
+        if let Some(version) = self.proxy_protocol {
+            rows.row(
+                "header",
+                format!("servers are told who the client is (PROXY protocol, version {version})"),
+            );
+        }
+        let checks = match self.health {
+            "tcp" => "connect",
+            "tls" => "connect and shake hands",
+            "protocol" => "go as far as the protocol does",
+            "http" => "ask a URL",
+            _ => "off: only connections tell",
+        };
+        rows.row("checks", checks);
         if self.when_unready != WhenUnready::default().label() {
             let meets = match self.when_unready {
                 "reset" => "connections are reset",
@@ -309,29 +279,7 @@ impl Upstream {
             };
             rows.row("unready", format!("{}: while no endpoint can be used, {meets}", self.when_unready));
         }
-        rows.into_text()
-    }
-}
-
-impl Who {
-    fn to_text(&self, now: Date) -> String {
-        let mut rows = Rows::titled(format!("identity {}", self.name));
-        let told = |facts: &PeerFacts| {
-            format!("{}, issued by {}, valid {}", facts.subject, facts.issuer, facts.validity(now))
-        };
-        let label = |place: usize, label| if place == 0 { label } else { "" };
-        for (place, facts) in self.chain.iter().enumerate() {
-            rows.row(label(place, "certificate"), told(facts));
-        }
-        if self.chain.is_empty() {
-            rows.row("certificate", "none: servers are shown nothing");
-        }
-        for (place, facts) in self.authorities.iter().enumerate() {
-            rows.row(label(place, "trusts"), format!("{}, valid {}", facts.subject, facts.validity(now)));
-        }
-        if self.authorities.is_empty() {
-            rows.row("trusts", "the system's roots");
-        }
+        self.settings.tell(&mut rows);
         rows.into_text()
     }
 }

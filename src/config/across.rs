@@ -62,6 +62,18 @@ pub(super) fn names(
     }
 }
 
+/// No two rollouts write one file.
+pub(super) fn state_files(listeners: &[Entry<file::Listener>], reader: &mut Reader) {
+    let rollouts = listeners.iter().filter_map(|listener| listener.section.rollout.value());
+    let all: Vec<_> = rollouts.filter_map(|rollout| rollout.state_file.given()).collect();
+    for (index, later) in all.iter().enumerate() {
+        if let Some(first) = all[..index].iter().find(|first| first.value == later.value) {
+            let message = format!("is {}'s too ({})", first.place.key, reader.name(&first.place));
+            reader.problem(&later.place, message, "give each rollout a file of its own");
+        }
+    }
+}
+
 fn missing<'a>(section: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     if let Some(nearest) = nearest(name, known.clone()) {
         return format!("did you mean \"{nearest}\"?");
@@ -74,13 +86,22 @@ fn missing<'a>(section: &str, name: &str, known: impl Iterator<Item = &'a str> +
 }
 
 fn admin_is_local(admin: &file::Admin, reader: &mut Reader) {
+    if let Some(At { place, .. }) = admin.token_file.given()
+        && admin
+            .address
+            .value()
+            .is_none_or(|addresses| addresses.iter().all(|at| matches!(at.value, ListenAddr::Unix(_))))
+    {
+        let mend = "add an address like \"127.0.0.1:9746\", or remove the token: a Unix socket goes by its file's mode";
+        reader.warning(place, "the admin has no address where it would be asked for", mend);
+    }
     for At { value, place } in admin.address.value().into_iter().flatten() {
         if let ListenAddr::Tcp(socket) = value
             && !socket.ip().to_canonical().is_loopback()
         {
             reader.problem(
                 place,
-                format!("other hosts could reach {socket}, and this version has no token to tell them apart"),
+                format!("other hosts could reach {socket}: all of them could read, and what is sent there goes in plaintext"),
                 format!("write \"127.0.0.1:{}\" or \"unix:/run/nuncio/admin.sock\"", socket.port()),
             );
         }

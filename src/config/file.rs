@@ -56,6 +56,9 @@ sections! {
     struct Admin {
         /// IP:PORT on loopback, unix:/PATH or systemd:NAME; or a list of them.
         address: OneOrMany<Listen> = example("127.0.0.1:9746");
+        /// Where the token stands with which orders are taken over TCP (Authorization: Bearer TOKEN). Read at each reload.
+        /// Without it only Unix sockets take orders, from whom their mode lets in.
+        token_file: FilePath = example("/etc/nuncio/admin.token");
     }
 
     /// `[log]`
@@ -115,7 +118,8 @@ sections! {
         /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
         kubernetes: OrService<Kubernetes> = example("db");
         /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
-        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`; write it in brackets:
+        /// of [[endpoints]] nobody can see whether the end is missing, so they count only after a second. It is read again
         /// whenever it is written.
         file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres, mysql, sqlserver, smtp, lmtp, imap, pop3, sieve, nntp, ldap, xmpp, redis, amqp or
@@ -205,6 +209,11 @@ sections! {
         near: Text = example("_agent");
         /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
         ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+        /// With https: PEM file with our certificate for the agent, where it wants one (verify_incoming), and the chain behind it.
+        certificate: FilePath = example("/etc/nuncio/consul-client.pem");
+        /// PEM file with that certificate's private key. Without it: it stands in the same file. All three are read anew for each
+        /// question.
+        key: FilePath = example("/etc/nuncio/consul-client.key");
     }
 
     /// `kubernetes` that is a table.
@@ -346,7 +355,8 @@ sections! {
         zero_byte: Count<0, 1000> = default(1);
         /// See `slow_first_byte`.
         slow: Count<0, 1000> = default(1);
-        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129.
+        /// The server itself said that it can take nobody now: PostgreSQL's 53300 and 57P03, MySQL's 1040 and 1129,
+        /// SMTP's 421 in place of a greeting.
         overloaded: Count<0, 1000> = default(1);
     }
 
@@ -436,6 +446,8 @@ sections! {
         /// The same of the 99th percentiles of the time to establish a connection and of the time to its first byte: 0.5 is half
         /// as much again.
         slower: Share = default(0.5);
+        /// Where nuncio writes down how far it is. Without it, a restart begins again with the first step, also after a rollback.
+        state_file: FilePath = example("/var/lib/nuncio/orders.rollout");
     }
 
     /// `[listener.NAME]`

@@ -33,6 +33,7 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
     if !unreadable {
         across::names(&identities, &upstreams, &listeners, reader);
     }
+    across::state_files(&listeners, reader);
     across::addresses(&admin, &upstreams, &listeners, reader);
     unready::listeners(&upstreams, &listeners, reader);
 
@@ -60,7 +61,7 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
         .map(|entry| (entry.name.as_str().into(), listener(entry, &identities, &upstreams, reader)))
         .collect();
     Config {
-        admin: admin::Settings { addresses: values(admin.address) },
+        admin: admin::Settings { addresses: values(admin.address), token_file: admin.token_file.taken() },
         log: Log { format: log.format.or(record::Format::Text), level: log.level.or("info".to_owned()) },
         runtime: runtime(file.runtime.taken().unwrap_or_default(), reader),
         dns: dns(file.dns.taken().unwrap_or_default(), reader),

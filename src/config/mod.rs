@@ -35,6 +35,7 @@ use std::time::Duration;
 
 pub use load::default_file;
 pub use problem::{Problem, Problems};
+pub use reader::Changed;
 pub use reference::reference;
 
 use crate::addr::{ListenerName, UpstreamName};
@@ -53,6 +54,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The files it was read from, the named one first.
     pub files: Vec<PathBuf>,
+    /// Keys that were given another value than their default, for who looks at what is special here.
+    pub changed: Vec<Changed>,
 }
 
 /// Reads a file and what it includes.
@@ -75,9 +78,10 @@ fn finish(
     mut reader: reader::Reader,
 ) -> Result<Loaded, Problems> {
     let meant = read.map(|(file, files)| (meaning::config(file, name, &mut reader), files));
+    let changed = std::mem::take(&mut reader.changed);
     let warnings = reader.finish()?;
     match meant {
-        Some((config, files)) => Ok(Loaded { config, warnings, files }),
+        Some((config, files)) => Ok(Loaded { config, warnings, files, changed }),
         // Whoever gives up reading notes why; should one forget it, this is still no panic.
         None => {
             Err(Problems(vec![Problem::of_file(name, "could not be read", "please report this as a defect")]))
@@ -155,6 +159,17 @@ pub struct Upstream {
     pub required: bool,
     /// `pool`: connections that are kept ready.
     pub pool: Option<upstream::pool::Settings>,
+}
+
+impl Upstream {
+    /// What its endpoints' active checks do: what is written, or the deepest that cannot have us blocked.
+    pub fn checked_by(&self) -> health::Kind {
+        let may_break_off = !self.protocol.blocks_hosts() || self.health.login.is_some();
+        self.health.kind.unwrap_or_else(|| match may_break_off {
+            true => health::Kind::deepest(self.tls.mode != tls::Mode::Off, self.protocol != Protocol::Tcp),
+            false => health::Kind::Off,
+        })
+    }
 }
 
 /// `[listener.NAME]`

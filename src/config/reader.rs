@@ -19,6 +19,17 @@ pub(super) struct Reader {
     pub(super) environment: fn(&str) -> Option<String>,
     problems: Vec<(usize, usize, Problem)>,
     warnings: Vec<(usize, usize, Problem)>,
+    /// Keys that do not have their default, in the order in which they were read.
+    pub(super) changed: Vec<Changed>,
+}
+
+/// A key that was given another value than the one that it has without a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Its whole name: `upstream.orders.breaker.consecutive`.
+    pub key: String,
+    /// Its value as it stands in the file, `${NAME}` and all.
+    pub text: String,
 }
 
 #[derive(Debug)]
@@ -35,6 +46,7 @@ impl Reader {
             environment: |name| std::env::var(name).ok(),
             problems: Vec::new(),
             warnings: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -113,6 +125,8 @@ impl Reader {
                     section.spoil(meant);
                     misspelled.push(meant);
                 }
+            } else if let Some(key) = S::KEYS.iter().find(|key| key.name == name) {
+                self.note(key, value.get_ref(), &here);
             }
         }
         for key in S::KEYS.iter().filter(|key| key.show == Show::needed) {
@@ -125,6 +139,24 @@ impl Reader {
             }
         }
         section
+    }
+
+    /// Notes a value that is not the key's default. Lists and tables are told of by those who know what is in them.
+    fn note(&mut self, key: &Key, value: &DeValue<'_>, place: &Place) {
+        let written = self.files[place.file].text.get(place.start..place.end).unwrap_or_default();
+        let is_default = key.show == Show::default && key.text == written;
+        let text = match value {
+            DeValue::Array(_) | DeValue::Table(_) => return,
+            // A URL may hold a token, or a password.
+            DeValue::String(text) if text.contains(['?', '@']) => "\"...\"".to_owned(),
+            DeValue::String(_) => shorten(written),
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+                written.to_owned()
+            }
+        };
+        if !is_default {
+            self.changed.push(Changed { key: place.key.clone(), text });
+        }
     }
 
     /// As [`Reader::section`], for a value that may be something else.

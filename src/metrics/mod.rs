@@ -346,7 +346,15 @@ fn momentary(
     let breaker = Family::<OfEndpoint, Gauge>::default();
     let warm = Family::<OfPool, Gauge>::default();
     let asked = Family::<OfAttempt, Counter>::default();
+    let (age, failing) = (Family::<OfUpstream, Gauge>::default(), Family::<OfUpstream, Gauge>::default());
     for view in upstreams {
+        if let Some(source) = &view.source {
+            let labels = OfUpstream { upstream: view.name.clone() };
+            if let Some(ms) = source.age_ms {
+                age.get_or_create(&labels).set((ms / 1000) as i64);
+            }
+            failing.get_or_create(&labels).set(source.last_error.is_some().into());
+        }
         if let Some(pool) = view.pool {
             let upstream = || view.name.clone();
             for (state, count) in [("ready", pool.ready), ("dialling", pool.dialling)] {
@@ -370,6 +378,12 @@ fn momentary(
         "The endpoint's circuit: 0 closed, 1 half-open, 2 open",
         breaker,
     );
+    registry.register(
+        "nuncio_discovery_age_seconds",
+        "How long ago the source of the upstream's endpoints named them",
+        age,
+    );
+    registry.register("nuncio_discovery_failing", "Whether it says something else, or nothing", failing);
     registry.register("nuncio_pool_connections", "Connections kept ready, or on the way there", warm);
     registry.register(
         "nuncio_pool_requests",

@@ -215,6 +215,10 @@ impl<G: Beginning> Greeter for Asking<G> {
             && self.upgrade != Upgrade::Answered
     }
 
+    fn is_overloaded(&self) -> bool {
+        self.greeter.as_ref().is_some_and(Greeter::is_overloaded)
+    }
+
     fn why_ended(&self) -> Option<Remark> {
         let remark = self.greeter.as_ref().and_then(Greeter::why_ended);
         if self.inside.is_none() {

@@ -16,9 +16,11 @@ use super::plan::{Ready, ReadyDoor};
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
+use crate::discovery::Source;
 use crate::establish::{Target, warm};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
@@ -34,6 +36,7 @@ pub(super) struct Parts {
     pub(super) identities: BTreeMap<String, Arc<Identity>>,
     pub(super) upstreams: BTreeMap<UpstreamName, Running>,
     pub(super) doors: BTreeMap<ListenerName, Door>,
+    pub(super) token: Option<Arc<Token>>,
 }
 
 /// An upstream and the tasks that keep it up to date.
@@ -59,8 +62,9 @@ pub(super) struct Door {
 impl Ready {
     /// Puts it into effect. Cannot fail.
     pub(super) fn install(self, parts: &mut Parts, foundation: &Arc<Foundation>) {
-        let Ready { identities, targets, doors } = self;
+        let Ready { identities, targets, doors, token } = self;
         parts.identities = identities;
+        parts.token = token;
 
         let mut before = std::mem::take(&mut parts.upstreams);
         for (name, written, target, kept) in targets {
@@ -76,13 +80,16 @@ impl Ready {
             parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
         );
         let mut before = std::mem::take(&mut parts.doors);
-        for ReadyDoor { name, written, gate, tls, acceptor } in doors {
+        for ReadyDoor { name, written, gate, tls, acceptor, kept } in doors {
             let known_split = before.get(&name).and_then(Door::split);
-            let split = written.split.clone().map(|settings| match known_split {
+            let split = match written.split.clone() {
                 // Where it stands, and what was set by hand, outlives a reload that says nothing else of it.
-                Some(split) if split.settings() == settings => split,
-                _ => Split::new(name.clone(), settings, Instant::now()),
-            });
+                Some(settings) => Some(Split::next(known_split, &name, settings, kept, Instant::now())),
+                None => {
+                    known_split.iter().for_each(|split| split.retire());
+                    None
+                }
+            };
             let for_clients = tls.clone().zip(written.tls.as_ref());
             let listener = Arc::new(Listener {
                 name: name.clone(),
@@ -120,6 +127,7 @@ impl Ready {
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
             foundation.metrics.no_listener(&name);
+            door.split().iter().for_each(|split| split.retire());
             drop(door);
         }
     }
@@ -165,11 +173,24 @@ impl Running {
             target.upstream.reconfigure(written.set.clone(), &written.retry, Instant::now());
             let asks_the_same = replaced.written.health.url == written.health.url
                 && replaced.written.health.login == written.health.login;
-            if replaced.checked_by() != checked_by(&written, &target) || !asks_the_same {
+            if replaced.checked_by() != written.checked_by() || !asks_the_same {
                 target.upstream.forget_health();
             }
-            if replaced.written.source != written.source {
-                target.upstream.forget_source();
+            let (before, now) = (&replaced.written, &written);
+            // Some sources' endpoints carry the name that their certificates have to have.
+            let same_name = before.tls.server_name == now.tls.server_name;
+            match &now.source {
+                // Known already: no connection has to wait for them.
+                Source::Fixed(specs) => {
+                    target.upstream.forget_source(true);
+                    target.upstream.update(specs.clone(), Instant::now());
+                }
+                source if source.names_the_same(&before.source) && same_name => {
+                    if *source != before.source {
+                        target.upstream.forget_source(true);
+                    }
+                }
+                _ => target.upstream.forget_source(false),
             }
         }
         let protocol = target.protocol;
@@ -181,7 +202,7 @@ impl Running {
             written.tls.server_name.clone(),
         );
         let mut tasks = vec![tokio::spawn(follow)];
-        let kind = checked_by(&written, &target);
+        let kind = written.checked_by();
         if kind != health::Kind::Off {
             let settings = health::Settings { kind: Some(kind), ..written.health.clone() };
             let probe = Arc::new(Counted { target: target.clone(), metrics: foundation.metrics.clone() });
@@ -199,7 +220,7 @@ impl Running {
     }
 
     fn checked_by(&self) -> health::Kind {
-        checked_by(&self.written, &self.target)
+        self.written.checked_by()
     }
 
     fn stop(&self) {
@@ -365,13 +386,4 @@ impl health::Probe for Counted {
     fn told(&self, spec: &EndpointSpec, passed: bool) {
         self.metrics.health_check(self.target.upstream.name(), &spec.address.to_string(), passed);
     }
-}
-
-/// What the endpoints' active checks do.
-fn checked_by(written: &config::Upstream, target: &Target) -> health::Kind {
-    let may_break_off = !target.protocol.blocks_hosts() || target.login.is_some();
-    written.health.kind.unwrap_or_else(|| match may_break_off {
-        true => health::Kind::deepest(target.tls.is_some(), target.protocol != Protocol::Tcp),
-        false => health::Kind::Off,
-    })
 }

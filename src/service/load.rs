@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::account::Login;
 use crate::addr::{ListenAddr, ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{Resolver, Source};
@@ -137,7 +138,27 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         let found = tls::exposed(login.password_file.as_ref()?)?;
         Some(format!("{table}: password_file {found}"))
     });
-    exposed.collect()
+    let of_sources = config.upstreams.iter().flat_map(|(name, written)| {
+        let of = written.source.to_string();
+        written.source.complaints().into_iter().map(move |found| format!("upstream.{name}: {of}: {found}"))
+    });
+    let homeless = config.listeners.iter().filter_map(|(name, written)| {
+        let file = written.split.as_ref()?.progressive.as_ref()?.state_file.as_ref()?;
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty())?;
+        let directory = (!directory.is_dir()).then_some(directory)?.display();
+        Some(format!(
+            "listener.{name}.rollout: state_file is to lie in {directory}, and there is no such directory: a restart would begin \
+             the rollout again; mend: create it for the user that nuncio runs as (systemd: StateDirectory=nuncio is /var/lib/nuncio)"
+        ))
+    });
+    let of_admin = config.admin.token_file.as_deref().and_then(tls::exposed);
+    let of_admin = of_admin.map(|found| format!("admin: token_file {found}"));
+    exposed.chain(of_admin).chain(of_sources).chain(homeless).collect()
+}
+
+/// What orders to the admin have to carry over TCP.
+pub(super) fn token(config: &Config) -> Result<Option<Arc<Token>>, String> {
+    config.admin.token_file.as_deref().map(|file| Token::load(file).map(Arc::new)).transpose()
 }
 
 /// Who we are elsewhere, with the table that says so.
@@ -167,6 +188,7 @@ pub(crate) fn load_everything(config: &Config) -> Result<Vec<Identity>, Vec<Stri
             problems.push(format!("{table}: {problem}"));
         }
     }
+    problems.extend(token(config).err());
     for (name, written) in &config.listeners {
         if let Err(problem) = Gate::new(&written.admit) {
             problems.push(format!("listener.{name}: {problem}"));

@@ -244,6 +244,10 @@ impl admin::Face for Service {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
+    fn token(&self) -> Option<Arc<admin::Token>> {
+        self.current().parts.token.clone()
+    }
+
     fn listeners(&self) -> Vec<serde_json::Value> {
         let listener = |(name, door): (&ListenerName, &Door)| {
             let made = door.tls.as_ref().and_then(|tls| tls.self_made()).map(|made| made.fingerprint());
@@ -252,7 +256,7 @@ impl admin::Face for Service {
             });
             door.sockets().tell(&mut view);
             if let Some(split) = door.split() {
-                view["rollout"] = json!(split.view());
+                view["rollout"] = json!(split.view(Instant::now()));
             }
             view
         };
@@ -302,7 +306,7 @@ impl admin::Face for Service {
         Ok(endpoints)
     }
 
-    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+    fn divide(&self, listener: &str, wanted: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided> {
         let current = self.current();
         let splits: Vec<_> = current.parts.doors.values().filter_map(Door::split).collect();
         let Some(split) = splits.iter().find(|split| **split.listener() == *listener) else {
@@ -310,13 +314,16 @@ impl admin::Face for Service {
             let words = format!("no listener of that name has a `split`; there are: {}", names.join(", "));
             return Err(Undivided::Unknown(words));
         };
-        split.set(wanted).map_err(Undivided::Impossible)?;
-        Ok(split.view())
+        let now = Instant::now();
+        split.set(wanted, now).map_err(Undivided::Impossible)?;
+        Ok(split.view(now))
     }
 
     fn metrics(&self) -> String {
+        let now = Instant::now();
         let splits: Vec<_> = self.current().parts.doors.values().filter_map(Door::split).collect();
-        let splits = splits.iter().map(|split| (split.listener().clone(), split.view())).collect::<Vec<_>>();
+        let splits =
+            splits.iter().map(|split| (split.listener().clone(), split.view(now))).collect::<Vec<_>>();
         self.foundation.metrics.encode(&self.upstreams(), &splits)
     }
 
@@ -425,8 +432,8 @@ fn build(file: &Path, known: &Known) -> Result<(Config, Plan), Vec<String>> {
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut keys = Vec::new();
-    if old.admin != new.admin {
-        keys.push("[admin]");
+    if old.admin.addresses != new.admin.addresses {
+        keys.push("admin.address");
     }
     if old.runtime != new.runtime {
         keys.push("[runtime]");

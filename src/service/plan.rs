@@ -13,11 +13,13 @@ use super::compose::Parts;
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Unbound};
 use crate::addr::{ListenerName, UpstreamName};
+use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config::{self, Config};
 use crate::discovery::{self, Resolver};
 use crate::establish::{OwnListeners, Target};
 use crate::protocol::Protocol;
+use crate::rollout::{self, Kept, Split};
 use crate::tls::{Identity, ServerTls};
 use crate::upstream::{Observer, Upstream};
 
@@ -43,6 +45,7 @@ struct KnownDoor {
     tls: Option<Arc<ServerTls>>,
     protocol: Protocol,
     is_reachable: bool,
+    split: Option<Arc<Split>>,
 }
 
 /// What a new configuration needs, as far as that takes its time. Nothing is bound.
@@ -50,6 +53,7 @@ pub(super) struct Plan {
     identities: BTreeMap<String, Arc<Identity>>,
     targets: Vec<PlannedTarget>,
     doors: Vec<PlannedDoor>,
+    token: Option<Arc<Token>>,
     problems: Vec<String>,
 }
 
@@ -65,7 +69,11 @@ struct PlannedDoor {
     tls: Option<Arc<ServerTls>>,
     /// `None`: the sockets stay as they are.
     unbound: Option<Unbound>,
+    kept: KeptRollout,
 }
+
+/// How far its rollout was when the process before this one ended, or why that cannot be told.
+type KeptRollout = Result<Option<Kept>, String>;
 
 /// A plan that nothing speaks against, not yet in effect.
 pub(super) struct Ready {
@@ -73,6 +81,7 @@ pub(super) struct Ready {
     pub(super) targets: Vec<PlannedTarget>,
     /// Without an acceptor: the sockets stay as they are.
     pub(super) doors: Vec<ReadyDoor>,
+    pub(super) token: Option<Arc<Token>>,
 }
 
 pub(super) struct ReadyDoor {
@@ -81,6 +90,7 @@ pub(super) struct ReadyDoor {
     pub(super) gate: Arc<Gate>,
     pub(super) tls: Option<Arc<ServerTls>>,
     pub(super) acceptor: Option<Acceptor>,
+    pub(super) kept: KeptRollout,
 }
 
 impl Known {
@@ -93,7 +103,8 @@ impl Known {
         let doors = parts.doors.iter().map(|(name, door)| {
             let (written, gate, tls) = (door.written.clone(), door.gate.clone(), door.tls.clone());
             let (protocol, is_reachable) = (door.protocol(), door.is_reachable());
-            (name.clone(), KnownDoor { written, gate, tls, protocol, is_reachable })
+            let split = door.split();
+            (name.clone(), KnownDoor { written, gate, tls, protocol, is_reachable, split })
         });
         Known {
             identities: parts.identities.clone(),
@@ -115,6 +126,10 @@ impl Plan {
         }
         let mut problems = Vec::new();
         let identities = load_identities(config, known, &mut problems);
+        let token = load::token(config).unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
         let mut targets = Vec::new();
         for (name, written) in &config.upstreams {
             match build_target(name, written, &identities, known) {
@@ -147,9 +162,10 @@ impl Plan {
                 gate: gate.map_err(&mut tell).ok(),
                 tls,
                 unbound: unbound.map_err(&mut tell).ok().flatten(),
+                kept: kept_rollout(written, known),
             });
         }
-        Plan { identities, targets, doors, problems }
+        Plan { identities, targets, doors, token, problems }
     }
 
     /// Opens the sockets, which takes no time.
@@ -157,19 +173,32 @@ impl Plan {
     /// # Errors
     /// Every problem of the plan, not only the first; nothing has changed then.
     pub(super) fn bind(self, old: &Parts) -> Result<Ready, Vec<String>> {
-        let Plan { identities, targets, doors: planned, mut problems } = self;
+        let Plan { identities, targets, doors: planned, token, mut problems } = self;
         let mut doors = Vec::new();
-        for PlannedDoor { name, written, gate, tls, unbound } in planned {
+        for PlannedDoor { name, written, gate, tls, unbound, kept } in planned {
             match (gate, unbound.map(|unbound| unbound.bind(&old.sockets_for(&name))).transpose()) {
-                (Some(gate), Ok(acceptor)) => doors.push(ReadyDoor { name, written, gate, tls, acceptor }),
+                (Some(gate), Ok(acceptor)) => {
+                    doors.push(ReadyDoor { name, written, gate, tls, acceptor, kept })
+                }
                 (None, Ok(_)) => {}
                 (_, Err(problem)) => problems.push(format!("listener.{name}: {problem}")),
             }
         }
         match problems.is_empty() {
-            true => Ok(Ready { identities, targets, doors }),
+            true => Ok(Ready { identities, targets, doors, token }),
             false => Err(problems),
         }
+    }
+}
+
+/// What its file says, where nobody here knows better.
+fn kept_rollout(written: &config::Listener, known: Option<&KnownDoor>) -> KeptRollout {
+    let Some(settings) = &written.split else { return Ok(None) };
+    let known = known.and_then(|door| door.split.as_ref());
+    let file = settings.progressive.as_ref().and_then(|progressive| progressive.state_file.as_ref());
+    match file {
+        Some(file) if !known.is_some_and(|split| split.outlives(settings)) => rollout::read(file),
+        _ => Ok(None),
     }
 }
 

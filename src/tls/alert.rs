@@ -126,8 +126,12 @@ pub(super) fn certificate_refused(alert: Option<Alert>, tls: &ClientTls) -> Fail
         issuers => format!("; it says that it accepts certificates issued by {}", issuers.join(" or ")),
     };
     let Some(ours) = &tls.ours else {
+        let ended = match alert {
+            Some(_) => format!("ended the connection {how}"),
+            None => "closed the connection".into(),
+        };
         return refused(format!(
-            "the server demands a client certificate and ended the connection {how}; none is configured{accepted}"
+            "the server demands a client certificate and {ended}; none is configured{accepted}"
         ))
         .mend("set `certificate` and `key` in the [identity] that the upstream uses");
     };

@@ -18,6 +18,8 @@ pub mod pool;
 pub mod queue;
 pub mod sessions;
 pub mod set;
+mod settings;
+mod source;
 pub mod unready;
 pub mod view;
 
@@ -33,6 +35,7 @@ pub use freshness::SourceView;
 pub use operator::Order;
 pub use queue::Place;
 pub use sessions::{Session, Sessions, Whereabouts};
+pub use settings::{Limits, Settings};
 pub use unready::{Standing, WhenUnready};
 pub use view::{EndpointView, UpstreamView};
 
@@ -45,75 +48,6 @@ use freshness::Freshness;
 use queue::Ask as _;
 use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
 
-/// Everything the pure core of an upstream wants to know.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// Whose turn it is.
-    pub balance: balancer::Balance,
-    /// When an endpoint's circuit opens.
-    pub breaker: breaker::Settings,
-    /// When active checks flip an endpoint.
-    pub rise: u32,
-    /// See `rise`.
-    pub fall: u32,
-    /// What may be open and waiting at a time.
-    pub limits: Limits,
-    /// How long an endpoint takes to have all of its weight, once it comes or comes back; `None`: it has it at once.
-    pub slow_start: Option<Duration>,
-    /// The share of a tier, by weight, below which a part of its connections goes on to the next; `None`: all or nothing.
-    pub spill_over: Option<f64>,
-    /// Where we are: endpoints there come first within a tier.
-    pub zone: Option<Arc<str>>,
-    /// How long connections may stay at an endpoint that has left the set; `None`: as long as they last.
-    pub leave_timeout: Option<Duration>,
-    /// Connections end when active checks take their endpoint down.
-    pub close_when_down: bool,
-    /// What connections meet while nobody is ready.
-    pub when_unready: WhenUnready,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            balance: balancer::Balance::default(),
-            breaker: breaker::Settings::default(),
-            rise: 2,
-            fall: 3,
-            limits: Limits::default(),
-            slow_start: None,
-            spill_over: None,
-            zone: None,
-            leave_timeout: None,
-            close_when_down: false,
-            when_unready: WhenUnready::default(),
-        }
-    }
-}
-
-/// What may be open and waiting at an upstream at a time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Connections open or being established; `None`: no limit.
-    pub connections: Option<u32>,
-    /// The same, at each endpoint.
-    pub connections_per_endpoint: Option<u32>,
-    /// Connections waiting for a place; beyond it they are refused at once.
-    pub pending: u32,
-    /// How long one waits for a place.
-    pub queue_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections: None,
-            connections_per_endpoint: None,
-            pending: 1024,
-            queue_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
 /// One endpoint as a source of the set describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointSpec {
@@ -125,6 +59,8 @@ pub struct EndpointSpec {
     pub tier: u16,
     /// Where it stands, as its source calls the place.
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients it is for, where its source says that; then it does not matter where it stands.
+    pub for_zones: Arc<[Arc<str>]>,
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
@@ -132,7 +68,15 @@ pub struct EndpointSpec {
 impl EndpointSpec {
     /// A primary of weight 1 with nothing of its own.
     pub fn new(address: EndpointAddr) -> Self {
-        EndpointSpec { address, weight: 1, tier: 0, zone: None, server_name: None }
+        EndpointSpec { address, weight: 1, tier: 0, zone: None, for_zones: Arc::default(), server_name: None }
+    }
+
+    /// Is it one of those that are for clients in this zone?
+    pub fn is_for(&self, zone: &str) -> bool {
+        match &*self.for_zones {
+            [] => self.zone.as_deref() == Some(zone),
+            zones => zones.iter().any(|of| **of == *zone),
+        }
     }
 
     /// Does it wait for others to fail?
@@ -165,6 +109,8 @@ pub struct Upstream {
     /// Counts them.
     updates: AtomicU64,
     observer: Arc<dyn Observer>,
+    /// Its source has said something, be it that it fails: there is no use in waiting for its first word.
+    heard: tokio::sync::watch::Sender<bool>,
 }
 
 /// What the lock guards.
@@ -200,6 +146,7 @@ impl Upstream {
             ends: ends::Ends::default(),
             updates: AtomicU64::new(0),
             observer,
+            heard: tokio::sync::watch::Sender::new(false),
         })
     }
 
@@ -249,34 +196,19 @@ impl Upstream {
         self.ends.forget(|endpoint| known.contains(&endpoint));
         // After it: who sees the number sees the members.
         self.updates.fetch_add(1, Ordering::Release);
+        self.heard.send_replace(true);
     }
 
-    /// What the source of the set says. What went wrong leaves the members as they are.
-    pub fn learn(&self, answer: Result<Vec<EndpointSpec>, Failure>, now: Instant) {
-        let news = {
-            let mut core = self.lock();
-            core.freshness
-                .get_or_insert_default()
-                .learn(answer.as_ref().err().map(|failure| &*failure.detail), now)
-        };
-        if let Some(failing) = news {
-            self.observer.source(&self.name, failing.as_deref());
-        }
-        if let Ok(specs) = answer {
-            self.update(specs, now);
-        }
-    }
-
-    /// Another source begins: what was known of the one before counts no more. Its members stay until that one has answered.
-    pub fn forget_source(&self) {
-        if self.lock().freshness.take().is_some_and(|freshness| freshness.is_failing()) {
-            self.observer.source(&self.name, None);
-        }
-    }
-
-    /// Waits in the queue for a place, `limit` at most. The place is held until the connection has ended.
+    /// Waits in the queue for a place, `limit` at most, and with it for the first word of a source that has not said any yet: it
+    /// may come in a moment. The place is held until the connection has ended.
     pub async fn place(&self, limit: Duration) -> Result<Place, Failure> {
-        self.queue.place(limit, || self.awaited(Instant::now())).await
+        let asked = Instant::now();
+        let place = self.queue.place(limit, || self.awaited(Instant::now())).await?;
+        if !*self.heard.borrow() {
+            // Few connections come so early, and all have this future.
+            Box::pin(self.first_word(asked.elapsed(), limit)).await;
+        }
+        Ok(place)
     }
 
     /// The endpoint for the next attempt of a connection that has tried `tried` before. When all that are ready were tried
@@ -296,6 +228,11 @@ impl Upstream {
         let asking = Asking { upstream: self, source, tried };
         match self.queue.nobody_before().then(|| asking.pick()) {
             Some(Ok(lease)) => Ok(lease),
+            // Its source became another one since it got its place.
+            Some(Err(Unpicked::Nobody(_))) if !*self.heard.borrow() => {
+                Box::pin(self.first_word(queued, limit)).await;
+                self.pick(Instant::now(), source, tried)
+            }
             Some(Err(Unpicked::Nobody(failure))) => Err(failure),
             // Few connections wait, and all have this future.
             Some(Err(Unpicked::Full | Unpicked::NotYet(_))) | None => {
@@ -332,7 +269,10 @@ impl Upstream {
             if tried.is_empty() && !matches!(picked, Err(Unpicked::Full | Unpicked::NotYet(_))) {
                 core.budget.deposit(now);
             }
-            picked
+            picked.map_err(|unpicked| match unpicked {
+                Unpicked::Nobody(failure) => Unpicked::Nobody(core.with_what_the_source_says(failure)),
+                unpicked @ (Unpicked::Full | Unpicked::NotYet(_)) => unpicked,
+            })
         })?;
         Ok(self.leased(picked))
     }

@@ -113,8 +113,10 @@ pub struct EndpointSet {
     pub(super) breaker: Arc<breaker::Settings>,
     pub(super) endpoints: Vec<Endpoint>,
     ids: u64,
-    /// Has there been an update at all?
+    /// Has there been an update at all, since there is a source?
     known: bool,
+    /// Who was a member before the source became another one, and is not until that one has answered.
+    forgotten: Vec<EndpointId>,
     panicking: bool,
     pub(super) events: Vec<Event>,
     /// Those of the members, lowest first.
@@ -132,6 +134,7 @@ impl EndpointSet {
             endpoints: Vec::new(),
             ids: 0,
             known: false,
+            forgotten: Vec::new(),
             panicking: false,
             events: Vec::new(),
             tiers: Vec::new(),
@@ -146,8 +149,9 @@ impl EndpointSet {
         self.known = true;
         let had_others = self.members().next().is_some();
         let mut places: HashMap<_, _> = self.endpoints.iter().map(Endpoint::identity).zip(0..).collect();
-        // In their order, as ids are given.
-        let before: Vec<_> = self.members().map(Endpoint::id).collect();
+        let mut before = std::mem::take(&mut self.forgotten);
+        before.extend(self.members().map(Endpoint::id));
+        before.sort_unstable();
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
         }
@@ -179,6 +183,17 @@ impl EndpointSet {
             self.events.extend(left);
         }
         self.endpoints.retain(|endpoint| !endpoint.leaving || endpoint.open > 0);
+        self.members_changed();
+    }
+
+    /// Nobody is a member until the next update. Whoever is one then, and was one before, has kept their state.
+    pub fn forget_members(&mut self) {
+        self.known = false;
+        let members: Vec<_> = self.members().map(Endpoint::id).collect();
+        self.forgotten.extend(members);
+        for endpoint in &mut self.endpoints {
+            endpoint.leaving = true;
+        }
         self.members_changed();
     }
 
@@ -350,7 +365,7 @@ impl EndpointSet {
         }
         let endpoint = &mut self.endpoints[place];
         let transition = verdict(endpoint, attempt.pass);
-        if endpoint.leaving && endpoint.open == 0 {
+        if endpoint.leaving && endpoint.open == 0 && !self.forgotten.contains(&endpoint.id) {
             self.endpoints.remove(place);
         } else {
             self.tell(place, transition);
@@ -376,6 +391,11 @@ impl EndpointSet {
         (waits && self.standing(now) != Standing::Usable).then(|| self.nobody(now))
     }
 
+    /// Has there been an update at all, since there is a source?
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
     /// Why nobody can be picked.
     fn nobody(&self, now: Instant) -> Failure {
         let unavailable =
@@ -383,10 +403,12 @@ impl EndpointSet {
         if self.members().next().is_none() {
             return match self.known {
                 true => unavailable("the upstream has no endpoints"),
-                false => {
-                    unavailable("the upstream's endpoints are not known yet: its name has not been resolved")
-                        .mend("look at the DNS: nuncio keeps asking, and serves as soon as it answers")
-                }
+                false => unavailable(
+                    "the upstream's endpoints are not known yet: their source has not answered",
+                )
+                .mend(
+                    "mend what keeps it from naming them: nuncio keeps asking, and serves as soon as it does",
+                ),
             };
         }
         const NAMED: usize = 4;

@@ -121,6 +121,7 @@ impl Upstream {
 
     /// Why nobody is served at `now`, where who comes waits for that to end.
     pub(super) fn awaited(&self, now: Instant) -> Option<Failure> {
-        self.lock().set.awaited(now)
+        let core = self.lock();
+        core.set.awaited(now).map(|failure| core.with_what_the_source_says(failure))
     }
 }

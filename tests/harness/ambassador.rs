@@ -238,7 +238,7 @@ fn is_admin(line: &str) -> bool {
 /// A field of a log line, in either format.
 fn field(line: &str, key: &str) -> Option<String> {
     if let Ok(json) = serde_json::from_str::<Value>(line) {
-        let value = json.get(key).or_else(|| json.get("fields")?.get(key))?;
+        let value = json.get(key)?;
         return Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     let value = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
@@ -259,8 +259,8 @@ mod tests {
     fn bound_addresses_are_read_in_either_format() {
         let lines = [
             "2026-01-01T00:00:00Z  INFO nuncio: listening listener=orders address=127.0.0.1:5001".to_owned(),
-            r#"{"level":"INFO","message":"listening","listener":"mail","address":"[::1]:5002"}"#.to_owned(),
-            r#"{"level":"INFO","fields":{"message":"admin","address":"127.0.0.1:5003"}}"#.to_owned(),
+            r#"{"level":"info","message":"listening","listener":"mail","address":"[::1]:5002"}"#.to_owned(),
+            r#"{"level":"info","message":"admin","address":"127.0.0.1:5003"}"#.to_owned(),
         ];
         let (listeners, admin) = bound(&lines);
         assert_eq!(listeners["orders"], ["127.0.0.1:5001".parse().unwrap()]);

@@ -13,6 +13,7 @@ pub mod consul;
 #[cfg(unix)]
 pub mod delayer;
 pub mod dovecot;
+pub mod hangers_on;
 pub mod hostile;
 pub mod http;
 #[cfg(unix)]

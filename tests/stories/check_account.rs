@@ -23,10 +23,10 @@ fn a_check_that_cannot_log_in_is_told_once_until_the_reason_changes() {
     let password = pki.directory().join("check.password");
     let mut nuncio = Ambassador::start(&checking(&pki, &password));
     let first = nuncio.wait_line("checks say nothing about the endpoint");
-    assert!(first.contains("WARN") && first.contains("check.password"), "{first}");
+    assert!(first.contains("\"level\":\"warn\"") && first.contains("check.password"), "{first}");
     fs::write(&password, "").expect("it is written");
     let second = nuncio.wait_line("is empty; for a user without a password leave the key out");
-    assert!(second.contains("WARN"), "{second}");
+    assert!(second.contains("\"level\":\"warn\""), "{second}");
     fs::write(&password, "secret\n").expect("it is written");
     // From now on they say something: nobody listens there.
     eventually("a check has failed", PATIENCE, || {
@@ -54,5 +54,8 @@ fn a_password_file_that_others_can_read_is_warned_of() {
     fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).expect("it is ours");
     let mut nuncio = Ambassador::start(&checking(&pki, &password));
     let line = nuncio.wait_line("others can read it (mode 0644)");
-    assert!(line.contains("WARN") && line.contains("upstream.up.health: password_file"), "{line}");
+    assert!(
+        line.contains("\"level\":\"warn\"") && line.contains("upstream.up.health: password_file"),
+        "{line}"
+    );
 }

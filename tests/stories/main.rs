@@ -8,6 +8,8 @@ pub mod harness;
 mod again;
 #[cfg(test)]
 mod ambassador;
+#[cfg(all(test, unix))]
+mod asked;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
@@ -82,11 +84,15 @@ mod six_endpoints;
 #[cfg(test)]
 mod smtp;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod sqlserver;
 #[cfg(test)]
 mod srv_set;
 #[cfg(test)]
 mod table;
+#[cfg(all(test, unix))]
+mod token;
 #[cfg(test)]
 mod unready;
 #[cfg(test)]

@@ -610,16 +610,99 @@ listener orders
 upstream cache
   endpoints    every address of cache.corp.example:6379
   tls          off: everything goes in plaintext
+  checks       connect
 upstream orders
   endpoints    db1.corp.example:5433
                db2.corp.example:5433 (backup) (weight 2)
   tls          from the first byte; the server by the CA of the identity, as db.corp.example
   identity     corp
+  checks       connect and shake hands
 identity corp
   certificate  CN=client, issued by CN=nuncio test CA, valid from 2020-01-01T00:00:00Z until 2099-01-01T00:00:00Z (in N years)
   trusts       CN=nuncio test CA, valid from 2020-01-01T00:00:00Z until 2099-01-01T00:00:00Z (in N years)
 nuncio.toml: fine (2 listeners, 2 upstreams, 1 identity)
 "#);
+}
+
+/// What a connection goes through, and all that is not as it is by default, in the file's own words; what may be a secret is not
+/// shown. A tier between others is no backup.
+#[test]
+fn check_shows_what_is_special() {
+    let directory = TempDir::new().unwrap();
+    let text = r#"
+        [admin]
+        address = ["127.0.0.1:9746", "unix:/run/nuncio/admin.sock"]
+        [listener.orders]
+        address = "127.0.0.1:5432"
+        upstream = "orders"
+        connections = 100
+        [listener.mail]
+        address = "127.0.0.1:2525"
+        upstream = { endpoints = ["mail:25"], protocol = "smtp", breaker.consecutive = 3 }
+        [upstream.orders]
+        endpoints = ["db1:5432", { address = "db2:5432", tier = 1 }, { address = "db3:5432", tier = 2 }]
+        balance = "round_robin"
+        required = false
+        [upstream.orders.health]
+        kind = "http"
+        url = "http://{host}:8008/primary?token=secret"
+        interval = "1s"
+        [upstream.orders.pool]
+        min = 2
+        max = 10
+        [upstream.orders.proxy]
+        socks5 = "proxy:1080"
+        [upstream.orders.breaker]
+        shadow = true
+        consecutive = 5
+        weights.slow = 3
+        [upstream.orders.timeouts]
+        connect = "1s"
+        establish = "10s"
+    "#;
+    std::fs::write(directory.path().join("nuncio.toml"), text).unwrap();
+    let (code, out, err) = run(&["check", "--config", "nuncio.toml"], directory.path());
+    assert_eq!(code, Some(0), "{err}");
+    insta::assert_snapshot!(redacted(&out), @r#"
+listener mail
+  address      127.0.0.1:PORT
+  leads to     upstream mail
+listener orders
+  address      127.0.0.1:PORT
+  leads to     upstream orders
+  settings     connections = 100
+upstream mail
+  endpoints    mail:25
+  protocol     smtp
+  tls          asked for in the protocol's words; the server by the system's roots
+  checks       go as far as the protocol does
+  breaker      consecutive = 3
+upstream orders
+  endpoints    db1:5432
+               db2:5432 (tier 1)
+               db3:5432 (tier 2)
+  tls          from the first byte; the server by the system's roots
+  through      the SOCKS5 proxy proxy:1080
+  checks       ask a URL
+  settings     balance = "round_robin"
+  breaker      shadow = true, weights.slow = 3
+  health       url = "...", interval = "1s"
+  pool         min = 2, max = 10
+  timeouts     connect = "1s"
+admin
+  address      127.0.0.1:PORT, unix:/run/nuncio/admin.sock
+  orders       through the Unix socket, from whom its mode lets in
+nuncio.toml: fine (2 listeners, 2 upstreams, 0 identities)
+"#);
+    let (_, out, _) = run(&["check", "--json", "--config", "nuncio.toml"], directory.path());
+    assert!(!out.contains("secret"), "{out}");
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["upstreams"][0]["settings"], serde_json::json!(["breaker.consecutive = 3"]));
+    assert_eq!(
+        told["upstreams"][1]["proxy"],
+        serde_json::json!({"kind": "socks5", "address": "proxy:1080", "user": null})
+    );
+    assert_eq!(told["listeners"][1]["settings"], serde_json::json!(["connections = 100"]));
 }
 
 /// Dashboards and scripts hold on to these.
@@ -662,12 +745,12 @@ fine, problems: []}
     let (directory, file) = case.file();
     let checked = json(&["check", "--json", "--config", &file], directory.path());
     insta::assert_snapshot!(shape(&checked).replace("}], ", "}],\n"), @r#"
-{endpoints: [], faults: [], file, fine, identities: [{authorities: [{ca, issuer, key, not_after, not_before, pin, san: [], self_signed, serial, subject, version}],
+{admin: {addresses: [], token_file}, endpoints: [], faults: [], file, fine, identities: [{authorities: [{ca, issuer, key, not_after, not_before, pin, san: [], self_signed, serial, subject, version}],
 chain: [{ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, serial, subject, version}],
 name}],
-listeners: [{addresses: [_], allow: [], allow_groups: [], allow_users: [], client_names: [], context, identity, name, tls, tls_mode, upstream}],
+listeners: [{addresses: [_], allow: [], allow_groups: [], allow_users: [], client_names: [], context, identity, name, settings: [], tls, tls_mode, upstream}],
 problems: [], upstreams: [{consul, dns, endpoints: [{address, backup, server_name, tier, weight, zone}],
-file, identity, kubernetes, name, protocol, server_name, srv, tls, trusts, when_unready}],
+file, health, identity, kubernetes, name, protocol, proxy, proxy_protocol, server_name, settings: [], srv, tls, trusts, when_unready}],
 warnings: []}
 "#);
     let online = json(&["check", "--json", "--online", "--config", &file], directory.path());

@@ -29,6 +29,7 @@ pub(in crate::protocol) fn greet(kin: &'static Kin, meeting: Meeting) -> Greetin
     if negotiated.greeting.is_empty() {
         // The server's own is still to come.
         reading.awaited.push_back(Reply::Other);
+        reading.greeting = Some(Vec::new());
     }
     let inside = Box::new(move |_, _: &mut Onward| Reading::new(kin, secured, Offer::Taken));
     let greeter = upgradable(&kin.upgrade, offer, b"", reading, inside);
@@ -48,6 +49,8 @@ struct Reading {
     reader: Reader,
     /// The reply to an EHLO so far, of which nothing has gone on yet.
     held: Vec<u8>,
+    /// What the server said first, while it is still saying it.
+    greeting: Option<Vec<u8>>,
     commands: command::Reader,
     /// The client is past the beginning: its words are of no more interest.
     is_past: bool,
@@ -71,6 +74,8 @@ enum Reply {
 /// What was said that may be the reason of an end.
 #[derive(Default)]
 struct WhyEnded {
+    /// The server's greeting, where that was 421.
+    overload: Option<String>,
     /// The answer to EHLO of a server that is reached through TLS, where that was 421.
     refused: Option<String>,
     said_starttls: bool,
@@ -99,11 +104,14 @@ impl Greeter for Reading {
     fn upstream_said(&mut self, heard: &[u8], onward: &mut Onward) -> Result<(), Objection> {
         let mut rest = heard;
         self.is_answering |= !heard.is_empty();
-        while !rest.is_empty() && !self.is_done() {
+        while !rest.is_empty() && !self.is_through() {
             let reply = *self.current.get_or_insert_with(|| self.awaited.pop_front().unwrap_or(Reply::Other));
             let (count, seen) = self.reader.read(rest);
             let (of_reply, behind) = rest.split_at(count);
             rest = behind;
+            if let Some(greeting) = &mut self.greeting {
+                greeting.extend_from_slice(of_reply);
+            }
             match reply {
                 Reply::Hello => self.held.extend_from_slice(of_reply),
                 Reply::Other => onward.down.extend_from_slice(of_reply),
@@ -112,6 +120,9 @@ impl Greeter for Reading {
                 None => {}
                 Some(Seen::Whole(code)) => {
                     self.current = None;
+                    if let Some(greeting) = self.greeting.take() {
+                        self.why.overload = (code == 421).then(|| told(code, &greeting));
+                    }
                     if reply == Reply::Hello {
                         self.answer_hello(code, onward);
                     }
@@ -120,6 +131,7 @@ impl Greeter for Reading {
                 }
                 Some(Seen::Odd | Seen::TooLong) => {
                     onward.down.append(&mut self.held);
+                    self.greeting = None;
                     self.is_lost = true;
                 }
             }
@@ -129,8 +141,7 @@ impl Greeter for Reading {
     }
 
     fn is_done(&self) -> bool {
-        self.is_lost
-            || self.is_past && self.current != Some(Reply::Hello) && !self.awaited.contains(&Reply::Hello)
+        self.is_through() && self.why.overload.is_none()
     }
 
     fn may_refuse(&self) -> bool {
@@ -148,9 +159,16 @@ impl Greeter for Reading {
     }
 
     fn why_ended(&self) -> Option<Remark> {
-        let WhyEnded { refused, said_starttls, knows_offer, without_mechanisms } = &self.why;
+        let WhyEnded { overload, refused, said_starttls, knows_offer, without_mechanisms } = &self.why;
         let by_client =
             |detail: &'static str, mend| Remark { of: Party::Client, detail: detail.into(), mend };
+        if let Some(told) = overload {
+            return Some(Remark {
+                of: Party::Upstream,
+                detail: format!("the server does not serve now: {told}").into(),
+                mend: "look in the server's log for why; it may have too many connections, from this host or in all",
+            });
+        }
         if !self.secured {
             return None;
         }
@@ -183,6 +201,10 @@ impl Greeter for Reading {
             false => None,
         }
     }
+
+    fn is_overloaded(&self) -> bool {
+        self.why.overload.is_some()
+    }
 }
 
 impl Beginning for Reading {
@@ -205,6 +227,7 @@ impl Reading {
             current: None,
             reader: Reader::default(),
             held: Vec::new(),
+            greeting: None,
             commands: command::Reader::default(),
             is_past: false,
             is_leaving: false,
@@ -213,6 +236,12 @@ impl Reading {
             is_lost: false,
             why: WhyEnded::default(),
         }
+    }
+
+    /// There is nothing left to be changed.
+    fn is_through(&self) -> bool {
+        self.is_lost
+            || self.is_past && self.current != Some(Reply::Hello) && !self.awaited.contains(&Reply::Hello)
     }
 
     fn hear_client(&mut self, byte: u8) {

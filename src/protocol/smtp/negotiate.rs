@@ -6,7 +6,7 @@
 use std::mem;
 
 use super::{FAREWELL, Kin, keyword};
-use crate::failure::{Failure, Reason, Stage};
+use crate::failure::{BreakerClass, Failure, Reason, Stage};
 use crate::protocol::reply::{MAX_LINE, MAX_REPLY, Reader, Seen, glimpse, lines, quoted, told};
 use crate::protocol::{Negotiated, Talk};
 
@@ -90,9 +90,8 @@ impl Negotiation {
         let said = told(code, reply);
         match code {
             220 => Ok(()),
-            400..=499 => Err(refused(format!("the server does not serve now: {said}")).mend(
-                "look in the server's log for why; it may have too many connections, from this host or in all",
-            )),
+            400..=499 => Err(refused(format!("the server does not serve now: {said}"))
+                .mend("look in the server's log for why; it may have too many connections, from this host or in all")),
             500..=599 => Err(refused(format!("the server does not serve this host: {said}"))
                 .mend("look in the server's log for why; it may not allow this host's address")),
             _ => Err(error(format!("what the server said first is no {} greeting: {said}", self.kin.title))),
@@ -159,10 +158,12 @@ impl Talk for Negotiation {
                 Awaited::StartTls => judge_answer(code, &reply),
             };
             if let Err(failure) = judged {
-                // Left with a word, the server does not log a lost connection. With 421 it leaves itself.
-                if code != 421 {
-                    say.extend_from_slice(FAREWELL);
+                // It can serve nobody now, and leaves itself.
+                if code == 421 {
+                    return Err(failure.counted_as(BreakerClass::Overloaded));
                 }
+                // Left with a word, the server does not log a lost connection.
+                say.extend_from_slice(FAREWELL);
                 return Err(failure);
             }
             match self.awaited {

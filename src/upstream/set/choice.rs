@@ -328,9 +328,12 @@ impl EndpointSet {
         let mut seen: Vec<(u16, Option<Arc<str>>)> = Vec::new();
         for endpoint in endpoints.iter_mut() {
             endpoint.most = settings.limits.connections_per_endpoint;
-            endpoint.is_near = settings.zone.is_some() && settings.zone == endpoint.spec.zone;
+            endpoint.is_near = settings.zone.as_deref().is_some_and(|zone| endpoint.spec.is_for(zone));
             if !endpoint.leaving && endpoint.spec.weight > 0 {
-                seen.push((endpoint.spec.tier, endpoint.spec.zone.clone()));
+                match &*endpoint.spec.for_zones {
+                    [] => seen.push((endpoint.spec.tier, endpoint.spec.zone.clone())),
+                    zones => seen.extend(zones.iter().map(|zone| (endpoint.spec.tier, Some(zone.clone())))),
+                }
             }
         }
         seen.sort_unstable();

@@ -145,7 +145,7 @@ fn sockets_of_systemd_are_served_by_name_and_a_spare_one_is_told_of() {
     echoes(&mut clients::connect(nuncio.listener("in"))).unwrap();
     echoes(&mut unix(&path)).unwrap();
     let line = nuncio.wait_line("that no listener uses");
-    assert!(line.contains("spare") && line.contains("WARN"), "{line}");
+    assert!(line.contains("spare") && line.contains("\"level\":\"warn\""), "{line}");
     assert_eq!(
         nuncio.process().lines().iter().filter(|line| line.contains("that no listener uses")).count(),
         1

@@ -17,6 +17,7 @@ mod listen;
 mod log;
 #[cfg(target_os = "linux")]
 mod metering;
+mod places;
 #[cfg(unix)]
 mod reload;
 mod start;

@@ -248,6 +248,26 @@ fn a_refusal_is_possible_while_an_answer_is_awaited_and_none_of_it_was_seen() {
     }
 }
 
+/// Over TLS from the first byte the greeting is read along: one that is 421 is the server's word that it has no place, which
+/// its circuit counts and the record tells. Later it is about this conversation only.
+#[test]
+fn a_server_that_has_no_place_says_so_in_place_of_its_greeting() {
+    for (greeting, turns, is_overloaded) in [
+        ("", &[(Upstream, "421 4.3.2 All server ports are busy\r\n")][..], true),
+        ("", &[(Upstream, "421-4.3.2 All server\r\n421 ports are busy\r\n"), (Client, "DATA\r\n")], true),
+        ("", &[(Client, "EHLO me\r\n"), (Upstream, "421 4.3.2 busy\r\n")], true),
+        ("", &[(Upstream, "421 4.3.2 bu")], false),
+        ("", &[(Upstream, "220 mx\r\n"), (Client, "NOOP\r\n"), (Upstream, "421 4.3.2 bye\r\n")], false),
+        ("", &[(Upstream, "554 no\r\n")], false),
+        ("220 mx\r\n", &[(Client, "NOOP\r\n"), (Upstream, "421 4.3.2 bye\r\n")], false),
+    ] {
+        let after = say_in_all_ways(greeting, turns);
+        assert_eq!(after.greeter.is_overloaded(), is_overloaded, "{turns:?}");
+        let why = after.greeter.why_ended().filter(|why| why.detail.contains("does not serve now: 421"));
+        assert_eq!(why.is_some_and(|why| why.of == Upstream), is_overloaded, "{turns:?}");
+    }
+}
+
 #[test]
 fn a_client_that_speaks_tls_is_told_so_whatever_else_it_would_say() {
     for greeting in ["", "220 mx\r\n"] {

@@ -273,6 +273,9 @@ fn servers_that_are_not_willing_are_told_apart_and_left_with_a_word() {
         let failure = result.clone().expect_err(server);
         assert_eq!((failure.stage, failure.reason), (Stage::Negotiate, reason), "{failure}");
         assert!(failure.detail.contains(detail), "{failure}");
+        // Once it says that it can serve nobody now, its circuit counts that, and not a fault of TLS.
+        let class = if server.contains("421 ") { BreakerClass::Overloaded } else { BreakerClass::Handshake };
+        assert_eq!(failure.breaker_class(), Some(class), "{failure}");
         assert!(failure.next_step().contains(mend), "{failure}");
         assert!(said.ends_with(last) && (said.is_empty() || !last.is_empty()), "{server:?}: {said:?}");
         for _ in 0..200 {
