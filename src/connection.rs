@@ -27,7 +27,7 @@ use crate::preface::{self, Unopened};
 use crate::protocol::{Interviewed, Meeting, Negotiated, Offer, Opening, Protocol};
 use crate::record::{Ending, Journal, Record};
 use crate::refuse::{self, Heard};
-use crate::relay::{self, Carried, Ended, Flow, Greeting, How};
+use crate::relay::{self, Carried, Ended, Flow, Greeting, How, Leg as _};
 use crate::rollout::Split;
 use crate::route;
 use crate::socket::{self, Gone, Stream};
@@ -93,11 +93,11 @@ pub fn serve<H: Send>(
                 };
                 Box::pin(settle(served, ended, &listener, &mut record)).await
             }
-            Err(ending) => ending,
+            Err(ending) => {
+                split::ended(&listener, record.upstream(), &record.seen(), &ending);
+                ending
+            }
         };
-        if let Some(split) = &listener.split {
-            split::ended(split, record.upstream(), &record.seen(), &ending);
-        }
         record.close(*ending);
         drop(held);
     }
@@ -222,15 +222,17 @@ async fn walk(
 
     let cancels = opening.cancels.is_some();
     let mut trail = Trail::default();
+    let mut took = None;
     let established = async {
         let introduction = context::introduction(&asked, target, client, record.id());
         let way = (route.source, context::wish(&asked, introduction.as_ref()));
+        let begun = Instant::now();
         let established = wait_for(target, way, &opening, client, listener, &mut trail).await?;
+        took = trail.times.warm.is_none().then(|| begun.elapsed());
         speech.grant(client, listener, record.id(), Some(&trail)).await.map_err(told)?;
         interview(target, established, opening, client, listener, &mut trail).await
     }
     .await;
-    let took = trail.times.warm.is_none().then(|| trail.attempts.iter().map(|attempt| attempt.took).sum());
     note(trail, target, listener, record);
     let (Established { lease, mut reached }, opening) = established?;
     if !cancels {
@@ -317,7 +319,9 @@ async fn wait_for(
         // Before the attempt under way is given up: who left before any had ended may be a probe. A request to cancel is
         // carried on: some clients close once they have sent it. And so is what a server would hold against us.
         gone = client.gone(), if opening.cancels.is_none() && !target.protocol.blocks_hosts() => {
-            let ending = left(gone, trail, begun.elapsed());
+            let waited = begun.elapsed();
+            split::given_up(listener, target.upstream.name(), waited);
+            let ending = left(gone, trail, waited);
             let quiet = ending.quiet && opening.bytes.is_empty();
             Err(Stop::Over(Box::new(Ending { quiet, ..*ending })))
         }
@@ -503,6 +507,7 @@ async fn settle(served: Box<Served>, ended: Ended, listener: &Listener, record: 
         }
         ending.failure = Some(failure);
     }
+    split::ended(listener, record.upstream(), &record.seen(), &ending);
     if let Some(socket) = client.beneath_failed_tls() {
         refuse::part(socket).await;
     }
@@ -525,7 +530,7 @@ fn ending(verdict: Verdict, record: &Record) -> Box<Ending> {
     Box::new(Ending { outcome, failure, closed_by, quiet })
 }
 
-/// No; see [`Speech::refuse`].
+/// No, see [`Speech::refuse`]; or a reset, where nobody could be had and that is wanted then.
 async fn refuse(
     client: &mut Stream,
     speech: &mut Speech,
@@ -534,12 +539,16 @@ async fn refuse(
     failure: Failure,
     record: &mut Record,
 ) -> Box<Ending> {
-    secure::before_a_word(client, listener);
-    let offer = secure::offer(client, listener);
-    let id = record.id();
-    let draft = record.draft();
-    let tried = (draft.endpoint.as_deref(), draft.attempts.len());
-    speech.refuse(client, offer, heard, &failure, id, tried).await;
+    if before::breaks_off(&failure, listener, record.upstream()) {
+        client.reset_on_close();
+    } else {
+        secure::before_a_word(client, listener);
+        let offer = secure::offer(client, listener);
+        let id = record.id();
+        let draft = record.draft();
+        let tried = (draft.endpoint.as_deref(), draft.attempts.len());
+        speech.refuse(client, offer, heard, &failure, id, tried).await;
+    }
     let outcome = outcome(&failure);
     Box::new(Ending { outcome, failure: Some(failure), closed_by: Some(Side::Ambassador), quiet: false })
 }

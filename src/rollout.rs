@@ -1,29 +1,31 @@
 //! rollout: which of several upstreams a listener's connections go to, by weights; and weights that move by themselves, from one
 //! upstream to the next version of it, for as long as that one serves as well.
 //!
-//! Pure, but for [`Split`], which locks and logs: the time is passed in, and what became of connections is told. Leaves to `route` whose turn it is to be asked for, to
-//! `connection` what became of them, and to `service` who looks after it.
+//! Pure, but for [`Split`], which locks and logs, and for the file that keeps where it stands: the time is passed in, and what
+//! became of connections is told. Leaves to `route` whose turn it is to be asked for, to `connection` what became of them, to
+//! `service` who looks after it, and to `tally` what is a difference.
 
+mod judge;
+mod kept;
 mod live;
+mod share;
+mod state_file;
+mod tally;
+mod view;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::addr::UpstreamName;
+use tally::{Tally, Timed};
 
+pub use kept::Kept;
 pub use live::Split;
-
-/// One of the upstreams, and its share.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Share {
-    /// Which.
-    pub upstream: UpstreamName,
-    /// Beside the others' weights; 0: no new connections.
-    pub weight: u32,
-}
+pub use share::{MAX_WEIGHT, Share, choose};
+pub use state_file::read;
+pub use view::{Progress, RolloutView, Trial};
 
 /// How a listener's connections are divided.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +53,8 @@ pub struct Progressive {
     pub failures: f64,
     /// Its p99 of each time may be so much above the stable one's: 0.5 is half as much again.
     pub slower: f64,
+    /// Where it is kept over restarts how far it is; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
 }
 
 /// How a connection ended, as far as its upstream had a part in it.
@@ -62,10 +66,12 @@ pub struct End {
     pub failed: bool,
     /// From its being established to the server's first byte; `None`: there was none.
     pub first_byte: Option<Duration>,
+    /// When it was accepted; `None`: just now.
+    pub accepted: Option<Instant>,
 }
 
 /// Where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Phase {
     /// Nothing moves by itself.
@@ -93,6 +99,8 @@ pub enum Phase {
 pub enum News {
     /// The canary has so many percent now.
     Step(u32),
+    /// The step's time is over, and too few have met the canary for the next one: so many, of so many.
+    Waits(u64, u32),
     /// It has everything.
     Done,
     /// It was worse, and has nothing any more.
@@ -107,87 +115,15 @@ pub struct Rollout {
     phase: Phase,
     /// When the step began.
     since: Instant,
+    /// It was told that the step waits for connections.
+    waits: bool,
     /// Within this step.
     stable: Tally,
     canary: Tally,
+    /// What the stable one has shown in the step before.
+    before: Tally,
     /// Connections of the canary since it began, and those of them that failed.
     met: (u64, u64),
-}
-
-/// The same, for the API and the metrics.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RolloutView {
-    /// Who has which share now.
-    pub split: Vec<Share>,
-    /// Where it stands.
-    #[serde(flatten)]
-    pub phase: Phase,
-    /// Connections that met the canary since it began.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub canary_connections: Option<u64>,
-    /// Those of them that failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub canary_failed: Option<u64>,
-}
-
-/// What one side did within a step.
-#[derive(Debug)]
-struct Tally {
-    /// Established, or failed before.
-    connections: u64,
-    failed: u64,
-    times: [Histogram<u32>; 2],
-}
-
-/// What is timed, in words.
-const TIMES: [&str; 2] = ["to be established", "to the first byte"];
-const ESTABLISH: usize = 0;
-const FIRST_BYTE: usize = 1;
-/// Longest sample told apart, in microseconds: an hour.
-const LONGEST: u64 = 3_600_000_000;
-/// A p99 is compared once so many were measured on both sides.
-const ENOUGH: u64 = 100;
-/// And only beyond this difference: below it is the machine's noise.
-const NOISE: Duration = Duration::from_millis(2);
-/// How sure it is that more failed than may: one in a thousand would look so by chance.
-const CHANCE: f64 = 1e-3;
-
-impl Tally {
-    fn new() -> Tally {
-        // Two digits; they grow as they must.
-        let empty = || {
-            let mut histogram =
-                Histogram::new_with_bounds(1, 2, 2).unwrap_or_else(|_| unreachable!("bounds that are right"));
-            histogram.auto(true);
-            histogram
-        };
-        Tally { connections: 0, failed: 0, times: [empty(), empty()] }
-    }
-
-    fn time(&mut self, what: usize, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
-        let recorded = self.times[what].record(micros);
-        debug_assert!(recorded.is_ok(), "it grows by itself");
-    }
-
-    fn failure_rate(&self) -> f64 {
-        if self.connections == 0 { 0.0 } else { self.failed as f64 / self.connections as f64 }
-    }
-}
-
-/// Whose turn it is. `key`: the source's, or a random one. A weight that grows takes from the others, and moves nobody else
-/// (weighted rendezvous hashing). `None`: nobody has a weight.
-pub fn choose(shares: &[Share], key: u64) -> Option<&UpstreamName> {
-    let score = |share: &Share| {
-        // Fixed keys: a fleet of ambassadors must agree.
-        let mut hasher = DefaultHasher::new();
-        (key, &*share.upstream).hash(&mut hasher);
-        // Uniform in (0, 1).
-        let uniform = ((hasher.finish() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        -f64::from(share.weight) / uniform.ln()
-    };
-    let with_weight = shares.iter().filter(|share| share.weight > 0);
-    with_weight.max_by(|one, other| score(one).total_cmp(&score(other))).map(|share| &share.upstream)
 }
 
 impl Rollout {
@@ -197,8 +133,10 @@ impl Rollout {
             shares: settings.shares.clone(),
             phase: Phase::Fixed,
             since: now,
+            waits: false,
             stable: Tally::new(),
             canary: Tally::new(),
+            before: Tally::new(),
             met: (0, 0),
             settings,
         };
@@ -258,14 +196,14 @@ impl Rollout {
         if let Some(tally) = self.met(upstream) {
             tally.connections += 1;
             if let Some(took) = took {
-                tally.time(ESTABLISH, took);
+                tally.time(Timed::Establish, took);
             }
         }
     }
 
     /// A connection that was sent to `upstream` has ended, or never came to be.
     pub fn ended(&mut self, upstream: &str, end: End) -> Option<News> {
-        let End { established, failed, first_byte } = end;
+        let End { established, failed, first_byte, accepted } = end;
         if !established && !failed {
             return None;
         }
@@ -277,25 +215,33 @@ impl Rollout {
             // Its servers are perhaps taken away now: that is nothing to measure the canary by.
             return None;
         }
+        let is_of_before = established && accepted.is_some_and(|accepted| accepted < self.since);
         let tally = match established {
             true => self.tally(upstream)?,
             false => self.met(upstream)?,
         };
         if let Some(took) = first_byte {
-            tally.time(FIRST_BYTE, took);
-        }
-        let is_of_before = established && tally.failed >= tally.connections;
-        if failed && is_of_before && !is_canary {
-            // Of an earlier step: neither.
-            return None;
+            tally.time(Timed::FirstByte, took);
         }
         tally.connections += u64::from(!established);
+        tally.of_before += u64::from(is_of_before);
         tally.failed += u64::from(failed);
-        // One may have been counted in the step before.
-        tally.connections = tally.connections.max(tally.failed);
         // That it fails is seen with the very connection; the times are looked at with every tick.
         let why = self.fails_more().filter(|_| failed && self.is_canary(upstream))?;
         Some(self.roll_back(why))
+    }
+
+    /// Its client has left before a connection to `upstream` could be established, having waited for so long. That is a failure
+    /// where it was longer than the canary's p99 may be; else it says nothing, and the client may be a mere probe.
+    pub fn given_up(&mut self, upstream: &str, waited: Duration) -> Option<News> {
+        let bound = self.bound(Timed::Establish)?;
+        if waited <= bound {
+            return None;
+        }
+        if let Some(tally) = self.tally(upstream) {
+            tally.given_up += 1;
+        }
+        self.ended(upstream, End { failed: true, ..End::default() })
     }
 
     fn canary_has_all(&self) -> bool {
@@ -329,9 +275,12 @@ impl Rollout {
             return Some(self.roll_back(why));
         }
         let progressive = self.settings.progressive.as_ref()?;
-        let is_over = now.saturating_duration_since(self.since) >= progressive.pause
-            && self.canary.connections >= u64::from(progressive.minimum);
-        if !is_over {
+        let may_end = now.saturating_duration_since(self.since) >= progressive.pause;
+        if self.canary.connections < u64::from(progressive.minimum) {
+            let waits = News::Waits(self.canary.connections, progressive.minimum);
+            return (may_end && !std::mem::replace(&mut self.waits, true)).then_some(waits);
+        }
+        if !may_end {
             return None;
         }
         match progressive.steps.get(step).copied() {
@@ -355,49 +304,6 @@ impl Rollout {
         News::RolledBack(why)
     }
 
-    /// In how far more of the canary's connections fail than may; `None`: that cannot be said.
-    fn fails_more(&self) -> Option<String> {
-        let allowed = self.settings.progressive.as_ref()?;
-        let may_fail = (self.stable.failure_rate() + allowed.failures).clamp(1e-4, 1.0);
-        let rate = self.canary.failure_rate();
-        // Chernoff's bound: so many failures come by chance with at most exp(-n × divergence).
-        if rate <= may_fail || self.canary.connections as f64 * divergence(rate, may_fail) <= -CHANCE.ln() {
-            return None;
-        }
-        Some(format!(
-            "{} of {} connections failed ({:.1} %), where the stable one's {:.1} % and {:.1} % more are allowed",
-            self.canary.failed,
-            self.canary.connections,
-            rate * 100.0,
-            self.stable.failure_rate() * 100.0,
-            allowed.failures * 100.0
-        ))
-    }
-
-    /// In how far the canary is slower than it may be.
-    fn is_slower(&self) -> Option<String> {
-        let allowed = self.settings.progressive.as_ref()?;
-        let times = self.stable.times.iter().zip(&self.canary.times).zip(TIMES);
-        for ((stable, canary), what) in times {
-            if stable.len().min(canary.len()) < ENOUGH {
-                continue;
-            }
-            let p99 = |histogram: &Histogram<u32>| Duration::from_micros(histogram.value_at_quantile(0.99));
-            let (stable, canary) = (p99(stable), p99(canary));
-            let bound = stable.mul_f64(1.0 + allowed.slower).max(stable + NOISE);
-            if canary > bound {
-                let ms = |took: Duration| took.as_secs_f64() * 1e3;
-                return Some(format!(
-                    "its p99 {what} is {:.1} ms, where the stable one's is {:.1} ms and at most {:.1} ms are allowed",
-                    ms(canary),
-                    ms(stable),
-                    ms(bound)
-                ));
-            }
-        }
-        None
-    }
-
     fn begin_step(&mut self, step: usize, now: Instant) {
         let percent = self
             .settings
@@ -407,10 +313,11 @@ impl Rollout {
         self.give_canary(percent.unwrap_or(100).min(100));
         self.phase = Phase::Running { step };
         self.since = now;
+        self.waits = false;
         self.canary = Tally::new();
         // Where it gets no more connections, what it has shown last is what there is to compare with.
-        if percent.is_some_and(|percent| percent < 100) {
-            self.stable = Tally::new();
+        if self.stable.connections > 0 {
+            self.before = std::mem::replace(&mut self.stable, Tally::new());
         }
     }
 
@@ -421,27 +328,6 @@ impl Rollout {
             share.weight = if share.upstream == progressive.canary { percent } else { 100 - percent };
         }
     }
-
-    /// As it is now.
-    pub fn view(&self) -> RolloutView {
-        let has_canary = self.settings.progressive.is_some();
-        RolloutView {
-            split: self.shares.clone(),
-            phase: self.phase.clone(),
-            canary_connections: has_canary.then_some(self.met.0),
-            canary_failed: has_canary.then_some(self.met.1),
-        }
-    }
-}
-
-/// As a share of an endpoint.
-pub const MAX_WEIGHT: u32 = 1000;
-
-/// Kullback and Leibler's, of two coins.
-fn divergence(seen: f64, expected: f64) -> f64 {
-    let part =
-        |seen: f64, expected: f64| if seen > 0.0 { seen * (seen / expected.max(1e-12)).ln() } else { 0.0 };
-    part(seen, expected) + part(1.0 - seen, 1.0 - expected)
 }
 
 #[cfg(test)]

@@ -123,6 +123,8 @@ async fn the_last_good_answer_stays_whatever_the_dns_does_next() {
         ("empty.test.example", Says::NothingOfTheKind, "dns_error"),
         ("blocked.test.example", Says::Addresses(ips(&["0.0.0.0", "::"]), 60), "dns_error"),
         ("nonsense.test.example", Says::Nonsense, "dns_"),
+        ("cut.test.example", Says::CutShort, "dns_"),
+        ("lie.test.example", Says::AddressesOfAnother("evil.test.example", ips(&["10.6.6.6"])), "dns_error"),
         ("silent.test.example", Says::Silence, "dns_timeout"),
     ];
     for (name, ..) in &ways {

@@ -115,6 +115,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "addr",
             "admin",
             "admit",
+            "backoff",
             "config",
             "connection",
             "discovery",

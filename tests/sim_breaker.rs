@@ -144,7 +144,7 @@ impl World {
                 }
                 self.live.push(Connection { attempt: picked.attempt, established: false, judged: false });
             }
-            Err(Unpicked::Full) => panic!("there is no limit"),
+            Err(Unpicked::Full | Unpicked::NotYet(_)) => panic!("there is no limit, and nobody waits"),
             Err(Unpicked::Nobody(failure)) => {
                 assert!(before.iter().all(|ready| *ready != Ready::Yes), "{failure}");
                 let kept_out =

@@ -139,9 +139,7 @@ impl Bound {
 
 /// All addresses of a listener, or the first problem. What was bound for nothing closes again.
 pub(super) fn bind_all(unbound: &Unbound, earlier: &[Bound]) -> Result<Vec<Bound>, String> {
-    let Unbound { settings, .. } = unbound;
-    #[cfg(unix)]
-    let access = &unbound.access;
+    let settings = &unbound.settings;
     let mut bounds = Vec::new();
     let mut kept = Vec::new();
     for address in &settings.addresses {
@@ -153,30 +151,7 @@ pub(super) fn bind_all(unbound: &Unbound, earlier: &[Bound]) -> Result<Vec<Bound
             kept.extend_from_slice(&bounds[known..]);
             continue;
         }
-        match address {
-            ListenAddr::Tcp(tcp) => bounds.push(bind_tcp(*tcp, settings)?),
-            #[cfg(unix)]
-            ListenAddr::Unix(path) => {
-                let (socket, file) = super::unix::bind(path, access, settings.backlog)?;
-                bounds.push(Bound(Arc::new(Inner {
-                    written: address.clone(),
-                    local: address.clone(),
-                    socket: Socket::Unix(socket),
-                    file: Some(file),
-                })));
-            }
-            #[cfg(not(unix))]
-            ListenAddr::Unix(_) => {
-                return Err(format!("{address}: this system has no Unix sockets; write 127.0.0.1:PORT"));
-            }
-            ListenAddr::Systemd(name) => {
-                for (local, socket) in systemd_sockets(name)? {
-                    let refused = |error| format!("cannot listen on {address}: {error}");
-                    socket.set(settings).map_err(refused)?;
-                    bounds.push(Bound::new(address, local, socket));
-                }
-            }
-        }
+        bounds.extend(bind(address, address, unbound)?);
     }
     // Last, so that a reload that fails has changed nothing.
     for bound in kept {
@@ -184,15 +159,54 @@ pub(super) fn bind_all(unbound: &Unbound, earlier: &[Bound]) -> Result<Vec<Bound
         bound.socket().set(settings).map_err(refused)?;
         #[cfg(unix)]
         if let Some(file) = &bound.0.file {
-            access.give_to(file.path())?;
+            unbound.access.give_to(file.path())?;
         }
     }
     Ok(bounds)
 }
 
-fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, String> {
+/// The same addresses again, once they were closed: as they are written, and what that had come to. Or the first problem.
+pub(super) fn bind_again(
+    unbound: &Unbound,
+    addresses: &[(ListenAddr, ListenAddr)],
+) -> Result<Vec<Bound>, String> {
+    let mut bounds = Vec::new();
+    for (written, local) in addresses {
+        bounds.extend(bind(written, local, unbound)?);
+    }
+    Ok(bounds)
+}
+
+/// What is `written`, where that is to come to `at`.
+fn bind(written: &ListenAddr, at: &ListenAddr, unbound: &Unbound) -> Result<Vec<Bound>, String> {
+    let settings = &unbound.settings;
+    match (written, at) {
+        (ListenAddr::Tcp(tcp), ListenAddr::Tcp(at)) => Ok(vec![bind_tcp(*tcp, *at, settings)?]),
+        #[cfg(unix)]
+        (ListenAddr::Unix(path), _) => {
+            let (socket, file) = super::unix::bind(path, &unbound.access, settings.backlog)?;
+            let (written, local, file) = (written.clone(), written.clone(), Some(file));
+            Ok(vec![Bound(Arc::new(Inner { written, local, socket: Socket::Unix(socket), file }))])
+        }
+        #[cfg(not(unix))]
+        (ListenAddr::Unix(_), _) => {
+            Err(format!("{written}: this system has no Unix sockets; write 127.0.0.1:PORT"))
+        }
+        (ListenAddr::Systemd(name), _) => systemd_sockets(name)?
+            .into_iter()
+            .map(|(local, socket)| {
+                let refused = |error| format!("cannot listen on {written}: {error}");
+                socket.set(settings).map_err(refused)?;
+                Ok(Bound::new(written, local, socket))
+            })
+            .collect(),
+        (ListenAddr::Tcp(_), _) => Err(format!("{written} does not come to {at}")),
+    }
+}
+
+fn bind_tcp(written: SocketAddr, address: SocketAddr, settings: &Settings) -> Result<Bound, String> {
     // [::] takes IPv4 along, unless 0.0.0.0 is written beside it.
-    let v4_twin = ListenAddr::Tcp((Ipv4Addr::UNSPECIFIED, address.port()).into());
+    let v4_twin = ListenAddr::Tcp((Ipv4Addr::UNSPECIFIED, written.port()).into());
     let v6_only = settings.addresses.contains(&v4_twin);
     let open = || -> io::Result<(Socket, SocketAddr)> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -212,7 +226,7 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> Result<Bound, String> {
         Ok((socket, local))
     };
     match open() {
-        Ok((socket, local)) => Ok(Bound::new(&ListenAddr::Tcp(address), ListenAddr::Tcp(local), socket)),
+        Ok((socket, local)) => Ok(Bound::new(&ListenAddr::Tcp(written), ListenAddr::Tcp(local), socket)),
         Err(error) => Err(format!("cannot listen on {address}: {error}{}", tcp_next_step(address, &error))),
     }
 }

@@ -89,7 +89,34 @@ impl Unbound {
     /// its socket, and with it the connections that wait in the kernel's queue. Its mode, owner, group, backlog and TCP
     /// options become the new ones.
     pub fn bind(self, earlier: &[Bound]) -> Result<Acceptor, String> {
-        Ok(Acceptor { bounds: bind::bind_all(&self, earlier)?, tcp: self.settings.tcp })
+        Ok(Acceptor { bounds: bind::bind_all(&self, earlier)?, unbound: Arc::new(self) })
+    }
+}
+
+/// What it takes to bind the sockets of a listener again, once they are closed: at the very same addresses, also where the
+/// system chose the port.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    unbound: Arc<Unbound>,
+    /// As written, and where that was.
+    addresses: Vec<(ListenAddr, ListenAddr)>,
+}
+
+impl Closed {
+    /// Binds every address, or none and says why and what would mend it.
+    ///
+    /// # Errors
+    /// Somebody else has one by now, for example.
+    pub fn bind(&self) -> Result<Acceptor, String> {
+        Ok(Acceptor {
+            bounds: bind::bind_again(&self.unbound, &self.addresses)?,
+            unbound: self.unbound.clone(),
+        })
+    }
+
+    /// Where it was listening, ports filled in.
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddr> {
+        self.addresses.iter().map(|(_, local)| local)
     }
 }
 
@@ -97,7 +124,7 @@ impl Unbound {
 #[derive(Debug)]
 pub struct Acceptor {
     bounds: Vec<Bound>,
-    tcp: TcpSettings,
+    unbound: Arc<Unbound>,
 }
 
 impl Acceptor {
@@ -110,6 +137,16 @@ impl Acceptor {
     /// last clone of its `Bound`: who keeps these keeps the address.
     pub fn bounds(&self) -> &[Bound] {
         &self.bounds
+    }
+
+    /// How to bind them again, when they are closed by then.
+    pub fn when_closed(&self) -> Closed {
+        let addresses = self.bounds.iter().map(|bound| (bound.written().clone(), bound.local().clone()));
+        Closed { unbound: self.unbound.clone(), addresses: addresses.collect() }
+    }
+
+    fn tcp(&self) -> &TcpSettings {
+        &self.unbound.settings.tcp
     }
 
     /// Where clients can connect, ports filled in.
@@ -159,7 +196,7 @@ impl Acceptor {
         match accepted {
             bind::Accepted::Tcp(stream, peer) => {
                 stream.set_nonblocking(true)?;
-                Ok(of_tcp(TcpStream::from_std(stream)?, peer, local, &self.tcp))
+                Ok(of_tcp(TcpStream::from_std(stream)?, peer, local, self.tcp()))
             }
             #[cfg(unix)]
             bind::Accepted::Unix(stream) => {
@@ -224,7 +261,7 @@ impl Acceptor {
             #[cfg(unix)]
             bind::Socket::Unix(socket) => Listening::Unix(UnixListener::from_std(socket)?),
         };
-        Ok(Port { listening, local: bound.local().clone(), tcp: &self.tcp })
+        Ok(Port { listening, local: bound.local().clone(), tcp: self.tcp() })
     }
 }
 

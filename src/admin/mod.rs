@@ -82,11 +82,12 @@ pub trait Face: Send + Sync {
     /// # Errors
     /// There is no such upstream or endpoint; which there are.
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String>;
-    /// Divides a listener's connections so: what is named, with its weight.
+    /// Divides a listener's connections so: what is named, with its weight. `None`: as the file says, a rollout from its
+    /// beginning.
     ///
     /// # Errors
     /// It cannot be, and why.
-    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided>;
+    fn divide(&self, listener: &str, wanted: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided>;
     /// The metrics as OpenMetrics text.
     fn metrics(&self) -> String;
     /// What each local user did, where users are metered.

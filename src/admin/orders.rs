@@ -1,5 +1,5 @@
 //! Orders: to endpoints, `POST /api/v1/upstreams/{name}/endpoints/{address}/{order}`, and to listeners that divide their
-//! connections, `PUT /api/v1/listeners/{name}/split`. Owns reading them. Leaves carrying them out to whoever implements [`Face`](super::Face), and who may give them to `guard`.
+//! connections, `PUT` and `DELETE /api/v1/listeners/{name}/split`. Owns reading them. Leaves carrying them out to whoever implements [`Face`](super::Face), and who may give them to `guard`.
 
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -60,24 +60,28 @@ struct Wanted {
     weight: u32,
 }
 
-/// Divides a listener's connections as `body` says: how they are divided then.
+/// Divides a listener's connections as `body` says, or else as the file does: how they are divided then.
 pub(super) fn divide(
     listener: &str,
-    body: &[u8],
+    body: Option<&[u8]>,
     _: &MayWrite,
     face: &dyn Face,
 ) -> Result<RolloutView, Refusal> {
+    let wanted = body.map(wanted).transpose()?;
+    face.divide(listener, wanted.as_deref()).map_err(|problem| match problem {
+        Undivided::Unknown(words) => (StatusCode::NOT_FOUND, words),
+        Undivided::Impossible(words) => (StatusCode::BAD_REQUEST, words),
+    })
+}
+
+fn wanted(body: &[u8]) -> Result<Vec<(String, u32)>, Refusal> {
     let wanted: Vec<Wanted> = serde_json::from_slice(body).map_err(|error| {
         let words = format!(
             "that is no split: {error}. It is for example [{{\"upstream\": \"stable\", \"weight\": 90}}, {{\"upstream\": \"canary\", \"weight\": 10}}]"
         );
         (StatusCode::BAD_REQUEST, words)
     })?;
-    let wanted: Vec<_> = wanted.into_iter().map(|Wanted { upstream, weight }| (upstream, weight)).collect();
-    face.divide(listener, &wanted).map_err(|problem| match problem {
-        Undivided::Unknown(words) => (StatusCode::NOT_FOUND, words),
-        Undivided::Impossible(words) => (StatusCode::BAD_REQUEST, words),
-    })
+    Ok(wanted.into_iter().map(|Wanted { upstream, weight }| (upstream, weight)).collect())
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const PATHS: &str = "\
 /readyz                       it can serve connections, or every reason why not
 /metrics                      for Prometheus
 /api/v1/status                what is running
-/api/v1/listeners             listeners, and how their connections are divided
+/api/v1/listeners             listeners, whether they are open, and how their connections are divided
 /api/v1/upstreams             upstreams, endpoints, health and circuits
 /api/v1/users                 what each local user did, where listeners meter them
 /api/v1/connections           open connections; ?upstream= ?listener= ?limit=
@@ -46,6 +46,8 @@ POST /api/v1/upstreams/{name}/endpoints/{address}/{order}
       drain (no new connections), undrain; open, close (its circuit is held so), auto (by its rules again)
 PUT /api/v1/listeners/{name}/split
       [{\"upstream\": \"stable\", \"weight\": 90}, {\"upstream\": \"canary\", \"weight\": 10}]
+DELETE /api/v1/listeners/{name}/split
+      as the file says again: what was set by hand or rolled back begins once more
 ";
 
 /// The site.
@@ -93,17 +95,22 @@ impl Site {
             return Ok(json(&now_are, false));
         }
         if let Some(listener) = orders::split_of(path) {
-            if *request.method() != Method::PUT {
-                return Ok(wrong_method("PUT", "a split is set by PUT; GET /api/v1/listeners shows it\n"));
+            if !matches!(*request.method(), Method::PUT | Method::DELETE) {
+                let words =
+                    "a split is set by PUT, and the file's again by DELETE; GET /api/v1/listeners shows it\n";
+                return Ok(wrong_method("PUT, DELETE", words));
             }
             let may = match self.may_write(request.headers(), reached) {
                 Ok(may) => may,
                 Err(denied) => return Ok(*denied),
             };
+            if *request.method() == Method::DELETE {
+                return Ok(json(&orders::divide(&listener?, None, &may, &*self.face)?, false));
+            }
             let too_much =
                 || (StatusCode::PAYLOAD_TOO_LARGE, "a split is shorter, and comes at once".to_owned());
             let body = request.body().as_ref().ok_or_else(too_much)?;
-            return Ok(json(&orders::divide(&listener?, body, &may, &*self.face)?, false));
+            return Ok(json(&orders::divide(&listener?, Some(body), &may, &*self.face)?, false));
         }
         let id = path.strip_prefix("/api/v1/connections/").filter(|id| !id.is_empty());
         let known = matches!(

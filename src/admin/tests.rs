@@ -43,7 +43,7 @@ impl Face for House {
             pool: None,
         }]
     }
-    fn divide(&self, _: &str, _: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+    fn divide(&self, _: &str, _: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided> {
         Err(Undivided::Unknown("there is none".into()))
     }
     fn operate(&self, upstream: &str, endpoint: &str, order: Order) -> Result<Vec<EndpointView>, String> {
@@ -232,6 +232,7 @@ async fn an_order_over_tcp_is_carried_out_with_the_token_only() {
         (split, right.to_owned(), "400", "that is no split"),
         (drain, String::new(), "401", "Authorization: Bearer TOKEN"),
         (split, String::new(), "401", "Authorization: Bearer TOKEN"),
+        ("DELETE /api/v1/listeners/orders/split", String::new(), "401", "Authorization: Bearer TOKEN"),
         (drain, "Authorization: Bearer 0123456789abcdeF\r\n".to_owned(), "401", "that is not the token"),
         (drain, format!("{right}Origin: http://evil.example\r\n"), "403", "evil.example"),
         (drain, format!("{right}Origin: null\r\n"), "403", "null"),

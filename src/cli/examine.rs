@@ -170,8 +170,7 @@ async fn endpoints(
 ) -> Vec<Found> {
     let found = match (source.discover(&resolver, server_name.as_deref()), &source) {
         (Some(mut discover), _) => match tokio::time::timeout(FIRST_ANSWER, discover.next()).await {
-            Ok(Ok(specs)) if specs.is_empty() => Err(discovery::names_nobody()),
-            Ok(answer) => answer,
+            Ok(answer) => answer.and_then(discovery::plausible),
             Err(_) => Err(Failure::upstream(
                 Stage::Resolve,
                 Reason::DestinationUnavailable,

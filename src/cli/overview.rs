@@ -19,7 +19,7 @@ use crate::discovery::Source;
 use crate::health;
 use crate::protocol::Protocol;
 use crate::tls::{self, Date, Identity};
-use crate::upstream::EndpointSpec;
+use crate::upstream::{EndpointSpec, WhenUnready};
 
 /// All of it. Its JSON is part of the face: every field is always there.
 #[derive(Default, Serialize)]
@@ -52,6 +52,8 @@ struct Upstream {
     trusts: Option<&'static str>,
     server_name: Option<String>,
     identity: Option<String>,
+    /// `refuse`, `reset`, `unlisten` or `wait`.
+    when_unready: &'static str,
     /// Through which its servers are dialled.
     proxy: Option<Proxy>,
     /// The version in which servers are told who the client is.
@@ -172,6 +174,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         trusts,
         server_name: server_name.clone(),
         identity: written.identity.clone(),
+        when_unready: written.set.when_unready.label(),
         proxy: written.dial.through.as_ref().map(|through| Proxy {
             kind: match through.kind {
                 ProxyKind::Http => "http",
@@ -248,6 +251,14 @@ impl Upstream {
         rows.row("tls", format!("{begins}{by}{name}"));
         if let Some(identity) = &self.identity {
             rows.row("identity", identity);
+        }
+        if self.when_unready != WhenUnready::default().label() {
+            let meets = match self.when_unready {
+                "reset" => "connections are reset",
+                "unlisten" => "nobody listens at the listeners that lead only here",
+                _ => "clients wait, for as long as timeouts.establish",
+            };
+            rows.row("unready", format!("{}: while no endpoint can be used, {meets}", self.when_unready));
         }
         if let Some(Proxy { kind, address, user }) = &self.proxy {
             let user = user.as_ref().map(|user| format!(", as {user}")).unwrap_or_default();

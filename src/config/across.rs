@@ -62,6 +62,18 @@ pub(super) fn names(
     }
 }
 
+/// No two rollouts write one file.
+pub(super) fn state_files(listeners: &[Entry<file::Listener>], reader: &mut Reader) {
+    let rollouts = listeners.iter().filter_map(|listener| listener.section.rollout.value());
+    let all: Vec<_> = rollouts.filter_map(|rollout| rollout.state_file.given()).collect();
+    for (index, later) in all.iter().enumerate() {
+        if let Some(first) = all[..index].iter().find(|first| first.value == later.value) {
+            let message = format!("is {}'s too ({})", first.place.key, reader.name(&first.place));
+            reader.problem(&later.place, message, "give each rollout a file of its own");
+        }
+    }
+}
+
 fn missing<'a>(section: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     if let Some(nearest) = nearest(name, known.clone()) {
         return format!("did you mean \"{nearest}\"?");

@@ -7,6 +7,7 @@ use crate::protocol::{BEYOND, Protocol};
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
+use crate::upstream::WhenUnready;
 use crate::upstream::balancer::Balance;
 use crate::upstream::breaker::Trials;
 
@@ -155,6 +156,15 @@ impl Choices for health::Kind {
 
 impl Choices for Format {
     const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Choices for WhenUnready {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("refuse", Self::Refuse),
+        ("reset", Self::Reset),
+        ("unlisten", Self::Unlisten),
+        ("wait", Self::Wait),
+    ];
 }
 
 impl Choices for OnTruncation {

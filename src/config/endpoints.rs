@@ -29,11 +29,11 @@ pub(super) fn specs(endpoints: &At<Vec<At<EndpointTable>>>, reader: &mut Reader)
         }
         let tier = u16::try_from(entry.tier.or(0)).unwrap_or(u16::MAX);
         specs.push(EndpointSpec {
-            address: address.clone(),
             weight: entry.weight.or(1),
             tier: tier.max(entry.backup.or(false).into()),
             zone: entry.zone.value().map(|zone| Arc::from(zone.as_str())),
             server_name: entry.server_name.value().cloned(),
+            ..EndpointSpec::new(address.clone())
         });
     }
     if !specs.is_empty() && specs.iter().all(|spec| spec.weight == 0) {

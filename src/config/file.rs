@@ -22,6 +22,7 @@ use crate::protocol::Protocol;
 use crate::record::Format;
 use crate::relay::OnTruncation;
 use crate::tls;
+use crate::upstream::WhenUnready;
 use crate::upstream::balancer::Balance;
 use crate::upstream::breaker::Trials;
 
@@ -117,7 +118,8 @@ sections! {
         /// say. (A Service without an address of its own is also a name for `dns`, and for `srv`.)
         kubernetes: OrService<Kubernetes> = example("db");
         /// Instead of `endpoints`: a .json or .toml file with a list of them, each "HOST:PORT" or a table with address, weight,
-        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`. It is read again
+        /// tier (0 is used first; backup = true is 1), zone and server_name. In TOML the list is `endpoints`; write it in brackets:
+        /// of [[endpoints]] nobody can see whether the end is missing, so they count only after a second. It is read again
         /// whenever it is written.
         file: FilePath = example("/etc/nuncio/orders.json");
         /// What is spoken: tcp (anything), postgres, mysql, sqlserver, smtp, lmtp, imap, pop3, sieve, nntp, ldap, xmpp, redis, amqp or
@@ -160,6 +162,11 @@ sections! {
         leave_timeout: Off<TimeOrZero> = default("off");
         /// /readyz says no while this upstream has no usable endpoint.
         required: Flag = default(false);
+        /// What clients meet while none of its endpoints can be used: refuse (no, in their own words), reset (their connection
+        /// breaks, for drivers that try their next host only then), unlisten (nobody listens at the listeners that lead only
+        /// here, for clients that try another address: with breaker.trials = "checks" none of them has to find out that it is
+        /// back) or wait (for as long as timeouts.establish, in a queue of limits.pending).
+        when_unready: Choice<WhenUnready> = default("refuse");
         /// What the client sees when the server's stream ended without TLS' close_notify, after all data: reset (and a failure
         /// in the log) or close. Without it: reset; with MySQL, whose servers all end so, close, and it is no failure.
         on_truncation: Choice<OnTruncation> = example("close");
@@ -202,6 +209,11 @@ sections! {
         near: Text = example("_agent");
         /// With https: PEM file with the CAs that the agent is checked against. Without it: the system's roots.
         ca: FilePath = example("/etc/nuncio/consul-ca.pem");
+        /// With https: PEM file with our certificate for the agent, where it wants one (verify_incoming), and the chain behind it.
+        certificate: FilePath = example("/etc/nuncio/consul-client.pem");
+        /// PEM file with that certificate's private key. Without it: it stands in the same file. All three are read anew for each
+        /// question.
+        key: FilePath = example("/etc/nuncio/consul-client.key");
     }
 
     /// `kubernetes` that is a table.
@@ -431,6 +443,8 @@ sections! {
         /// The same of the 99th percentiles of the time to establish a connection and of the time to its first byte: 0.5 is half
         /// as much again.
         slower: Share = default(0.5);
+        /// Where nuncio writes down how far it is. Without it, a restart begins again with the first step, also after a rollback.
+        state_file: FilePath = example("/var/lib/nuncio/orders.rollout");
     }
 
     /// `[listener.NAME]`

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::reader::Reader;
 use super::section::{At, Field};
 use super::upstreams::upstream;
-use super::{Config, Log, Runtime, across, ports};
+use super::{Config, Log, Runtime, across, ports, unready};
 use crate::discovery::DnsSettings;
 use crate::socket::TcpSettings;
 use crate::tls::{IdentitySettings, ShownTo};
@@ -33,7 +33,9 @@ pub(super) fn config(file: file::File, name: &str, reader: &mut Reader) -> Confi
     if !unreadable {
         across::names(&identities, &upstreams, &listeners, reader);
     }
+    across::state_files(&listeners, reader);
     across::addresses(&admin, &upstreams, &listeners, reader);
+    unready::listeners(&upstreams, &listeners, reader);
 
     // A short drain is not to become one that ends connections from its first moment on.
     let jitter = (file.drain_timeout.or(Duration::from_secs(30)) / 6).min(Duration::from_secs(5));

@@ -25,6 +25,7 @@ mod section;
 mod sources;
 mod splits;
 mod syntax;
+mod unready;
 mod upstreams;
 mod words;
 

@@ -46,9 +46,18 @@ pub(super) fn source(written: &written_as::Upstream, place: &Place, reader: &mut
 fn consul(written: &written_as::Consul, reader: &mut Reader) -> consul::Settings {
     let agent = Origin::new(false, SocketAddr::from(([127, 0, 0, 1], 8500)).into());
     let address = written.address.or(agent);
-    if let Some(At { place, .. }) = written.ca.given().filter(|_| !address.is_https()) {
-        let mend = "remove it, or write the agent's address as https://HOST:8501";
-        reader.problem(place, "says whom TLS trusts, and the agent is asked without", mend);
+    let of_tls = [
+        (&written.ca, "says whom TLS trusts, and the agent is asked without"),
+        (&written.certificate, "says who we are in TLS, and the agent is asked without"),
+    ];
+    for (field, problem) in of_tls {
+        if let Some(At { place, .. }) = field.given().filter(|_| !address.is_https()) {
+            reader.problem(place, problem, "remove it, or write the agent's address as https://HOST:8501");
+        }
+    }
+    if let Some(At { place, .. }) = written.key.given().filter(|_| written.certificate.is_absent()) {
+        let mend = "add `certificate`, the file with what it belongs to";
+        reader.problem(place, "stands without a certificate", mend);
     }
     if let Some(At { place, .. }) = written.token_file.given().filter(|_| !address.is_private()) {
         reader.warning(
@@ -65,6 +74,8 @@ fn consul(written: &written_as::Consul, reader: &mut Reader) -> consul::Settings
         token_file: written.token_file.value().cloned(),
         near: written.near.value().cloned(),
         ca: written.ca.value().cloned(),
+        certificate: written.certificate.value().cloned(),
+        key: written.key.value().cloned(),
     }
 }
 

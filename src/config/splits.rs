@@ -157,5 +157,6 @@ fn progressive(
         minimum: rollout.minimum.or(100),
         failures: rollout.failures.or(0.01),
         slower: rollout.slower.or(0.5),
+        state_file: rollout.state_file.value().cloned(),
     })
 }

@@ -40,6 +40,12 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
     let written_timeouts = std::mem::take(&mut written.timeouts).taken().unwrap_or_default();
     let timeouts = timeouts(&written_timeouts, &limits, reader);
     endpoints::fit(&written, &limits, &source, reader);
+    if let Some(At { value: set::WhenUnready::Wait, place }) = written.when_unready.given()
+        && limits.pending.value() == Some(&0)
+    {
+        let mend = "raise limits.pending, or write when_unready = \"refuse\"";
+        reader.warning(place, "never comes to pass: limits.pending = 0 lets nobody wait", mend);
+    }
     let relay = relay::Settings::default();
     let default = set::Limits::default();
     Upstream {
@@ -62,6 +68,7 @@ pub(super) fn upstream(entry: Entry<file::Upstream>, reader: &mut Reader) -> Ups
             spill_over: written.spill_over.or(None),
             leave_timeout: written.leave_timeout.or(None),
             close_when_down,
+            when_unready: written.when_unready.or(Default::default()),
             zone: written.zone.value().map(|zone| zone.as_str().into()),
         },
         health,

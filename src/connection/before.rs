@@ -1,11 +1,14 @@
 //! before: what it means that a connection ends before bytes are relayed. Leaves what comes after to `verdict`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::Listener;
+use crate::addr::UpstreamName;
 use crate::failure::{Failure, Outcome, Reason, Side, Stage};
 use crate::record::Ending;
 use crate::socket::Gone;
 use crate::trail::Trail;
+use crate::upstream::WhenUnready;
 
 /// Whether we said no to what would have worked.
 pub(super) fn outcome(failure: &Failure) -> Outcome {
@@ -15,6 +18,15 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         }
         _ => Outcome::Failed,
     }
+}
+
+/// Whether a client that is refused so meets a reset and no words: nobody of its upstream can be used. What it had asked of
+/// us, and we would not do, it is told all the same.
+pub(super) fn breaks_off(failure: &Failure, listener: &Listener, upstream: Option<&UpstreamName>) -> bool {
+    let Some(target) = upstream.and_then(|upstream| listener.targets.get(upstream)) else { return false };
+    failure.side == Side::Upstream
+        && target.upstream.when_unready() == WhenUnready::Reset
+        && !target.upstream.standing(Instant::now()).is_usable()
 }
 
 pub(super) fn unknown_session() -> Failure {

@@ -10,7 +10,7 @@ use crate::establish::Target;
 use crate::failure::{Outcome, Reason, Side};
 use crate::protocol::Opening;
 use crate::record::{Ending, Seen};
-use crate::rollout::{End, Split};
+use crate::rollout::End;
 use crate::route::Route;
 
 /// The route with the upstream whose turn it is, where several have theirs and the client has named neither one of them nor an
@@ -41,10 +41,19 @@ pub(super) fn established(listener: &Listener, route: &Route, took: Option<Durat
     }
 }
 
-/// It is over.
-pub(super) fn ended(split: &Split, upstream: Option<&UpstreamName>, seen: &Seen, ending: &Ending) {
-    if let Some(upstream) = upstream {
-        split.ended(upstream, end(seen, ending), Instant::now());
+/// Its client has left before it could carry data, having waited for so long.
+pub(super) fn given_up(listener: &Listener, upstream: &str, waited: Duration) {
+    if let Some(split) = &listener.split {
+        split.given_up(upstream, waited, Instant::now());
+    }
+}
+
+/// It is over; of those only that had something to carry, and none that only cancels.
+pub(super) fn ended(listener: &Listener, upstream: Option<&UpstreamName>, seen: &Seen, ending: &Ending) {
+    if let Some((split, upstream)) = listener.split.as_ref().zip(upstream) {
+        let now = Instant::now();
+        let end = End { accepted: now.checked_sub(seen.lasted), ..end(seen, ending) };
+        split.ended(upstream, end, now);
     }
 }
 
@@ -60,6 +69,7 @@ fn end(seen: &Seen, ending: &Ending) -> End {
         established: seen.established,
         failed: is_bad || silent && ending.closed_by == Some(Side::Upstream),
         first_byte: seen.first_byte.or(silent.then_some(seen.lasted)),
+        accepted: None,
     }
 }
 

@@ -15,10 +15,12 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::http::{self, Answer, Question, Registry, encoded, theirs};
+use super::reading::ours;
 use super::share::share;
-use super::{Discover, Origin, Resolver};
+use super::{Discover, Origin, Resolver, token};
 use crate::addr::EndpointAddr;
 use crate::failure::{Failure, Reason, Stage};
+use crate::tls::{Identity, IdentitySettings};
 use crate::upstream::EndpointSpec;
 
 /// What is asked for, and where.
@@ -38,6 +40,41 @@ pub struct Settings {
     pub near: Option<String>,
     /// What the agent's certificate is checked against; `None`: the system's roots.
     pub ca: Option<PathBuf>,
+    /// What we show the agent, where it wants to know who asks.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key; `None`: it stands beside it.
+    pub key: Option<PathBuf>,
+}
+
+impl Settings {
+    /// With https: whom we trust, and who we are.
+    fn identity(&self) -> IdentitySettings {
+        let Settings { ca, certificate, key, .. } = self.clone();
+        IdentitySettings { ca, certificate, key, ..IdentitySettings::default() }
+    }
+
+    /// What is wrong with its files for TLS, or should not stay so. They may yet come: none of it keeps nuncio from starting.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let found = match (self.address.is_https(), Identity::load("", &self.identity())) {
+            (false, _) => Vec::new(),
+            (true, Ok(identity)) => [identity.warnings, identity.faults].concat(),
+            (true, Err(problems)) => problems,
+        };
+        found.iter().map(|it| it.trim_start_matches(http::OF_NO_NAME).to_owned()).collect()
+    }
+
+    /// Do both ask for the same instances? Not so of another agent, who may be that of another cluster.
+    pub(super) fn names_the_same(&self, other: &Settings) -> bool {
+        let asked = |settings: &Settings| Settings {
+            token_file: None,
+            near: None,
+            ca: None,
+            certificate: None,
+            key: None,
+            ..settings.clone()
+        };
+        asked(self) == asked(other)
+    }
 }
 
 /// How long the agent may keep a query that has nothing new; the set is known to be that old at most.
@@ -55,9 +92,8 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// Follows a service.
 pub(super) fn discover(settings: &Settings, resolver: &Resolver) -> Box<dyn Discover> {
-    let Settings { address, ca, .. } = settings;
     Box::new(Consul {
-        registry: Registry::new("Consul", address.clone(), ca.clone(), resolver),
+        registry: Registry::new("Consul", settings.address.clone(), settings.identity(), resolver),
         settings: settings.clone(),
         index: Index::default(),
         due: Instant::now(),
@@ -79,11 +115,13 @@ impl Discover for Consul {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Vec<EndpointSpec>, Failure>> + Send + '_>> {
         Box::pin(async move {
             tokio::time::sleep_until(self.due).await;
+            let (asked, before) = (Instant::now(), self.index);
             let answer = self.ask().await;
             let rest = match &answer {
                 Ok(_) => {
                     self.failures = 0;
-                    self.index.rest(&mut self.rng)
+                    let is_news = self.index != before || asked.elapsed() > WAIT / 2;
+                    self.index.rest(is_news, &mut self.rng)
                 }
                 Err(failure) => {
                     // Whatever it knew may be gone: a higher index than its own would make it wait for nothing.
@@ -101,8 +139,10 @@ impl Discover for Consul {
 impl Consul {
     async fn ask(&mut self) -> Result<Vec<EndpointSpec>, Failure> {
         let mut headers = Vec::new();
-        if let Some(file) = &self.settings.token_file {
-            headers.push((HeaderName::from_static("x-consul-token"), http::token(file, "")?));
+        if let Some(file) = self.settings.token_file.clone() {
+            let what = format!("token_file {}", file.display());
+            let token = self.registry.read(&what, move || token::header(&file, "")).await?;
+            headers.push((HeaderName::from_static("x-consul-token"), token));
         }
         let limit = if self.index.0.is_some() { WAIT + GRACE } else { GRACE };
         let path = path(&self.settings, self.index);
@@ -111,8 +151,11 @@ impl Consul {
             let detail = format!("Consul at {}: {}", self.settings.address, failure.detail).into();
             Failure { detail, ..failure }
         };
-        let specs = read(&answer, &self.settings).map_err(told)?;
         let index = answer.headers.get("x-consul-index").and_then(|index| index.to_str().ok()?.parse().ok());
+        let settings = self.settings.clone();
+        // Thousands of instances take their time, which is that of the connections here.
+        let specs = tokio::task::spawn_blocking(move || read(&answer, &settings)).await;
+        let specs = specs.unwrap_or_else(|panicked| Err(ours(panicked.to_string()))).map_err(told)?;
         self.index.advance(index);
         Ok(specs)
     }
@@ -133,9 +176,10 @@ impl Index {
         };
     }
 
-    /// How long until the next query.
-    fn rest(self, rng: &mut Rng) -> Duration {
-        let at_most = if self.0.is_some() { BREATH } else { SOON };
+    /// How long until the next query. An agent, or whoever stands before it, that has nothing new and does not wait for it is
+    /// not asked all the time.
+    fn rest(self, is_news: bool, rng: &mut Rng) -> Duration {
+        let at_most = if self.0.is_some() && is_news { BREATH } else { SOON };
         at_most.mul_f64(0.5 + 0.5 * rng.f64())
     }
 }

@@ -79,10 +79,13 @@ fn endpoints(addresses: &[IpAddr], port: u16, name: Option<&str>) -> Vec<Endpoin
     addresses.iter().map(endpoint).collect()
 }
 
+/// So many addresses of a family are asked for their route: where none of them has one, the others hardly have.
+const TRIED: usize = 8;
+
 /// Leaves out a family that this host has no route for, while the other has one (RFC 6724, rule 1): on a host without
 /// IPv6, half the endpoints of a dual-stack name would only ever fail. With no route at all, as early at boot, all stay.
 pub(super) fn with_a_route(addresses: &[IpAddr], has_route: impl Fn(&IpAddr) -> bool) -> Vec<IpAddr> {
-    let reaches = |v4: bool| addresses.iter().any(|ip| ip.is_ipv4() == v4 && has_route(ip));
+    let reaches = |v4: bool| addresses.iter().filter(|ip| ip.is_ipv4() == v4).take(TRIED).any(&has_route);
     let (v4, v6) = (reaches(true), reaches(false));
     let stays = |ip: &&IpAddr| v4 == v6 || ip.is_ipv4() == v4;
     addresses.iter().filter(stays).copied().collect()

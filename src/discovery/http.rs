@@ -1,10 +1,10 @@
 //! Questions to a registry over HTTP: one connection each, what it says bounded in size and in time.
 //!
-//! Owns the way there (name, TCP, TLS by a CA of its own) and what every registry can get wrong. Leaves HTTP to hyper, and
+//! Owns the way there (name, TCP, TLS by an identity of its own) and what every registry can get wrong. Leaves HTTP to hyper, and
 //! what is asked and what an answer means to `consul` and `kubernetes`.
 
+use std::fmt;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,9 +18,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::reading::{Reading, ours};
 use super::{Origin, Resolver};
 use crate::dial;
-use crate::failure::{Failure, Reason, Side, Stage};
+use crate::failure::{Failure, Reason, Stage};
 use crate::tls::{self, ClientTls, Identity, IdentitySettings};
 use crate::upstream::EndpointSpec;
 
@@ -46,9 +47,9 @@ pub(super) struct Question<'a> {
 
 /// A good answer that is read line by line, as it comes.
 pub(super) struct Lines<'a> {
-    /// For so long, nothing of it may come.
-    pub(super) silence: Duration,
-    /// Is given each line; at first, when the answer begins, `None`. May say that it was enough.
+    /// It may go on for so long. That is its end then, and a failure if nothing of it has come.
+    pub(super) at_most: Duration,
+    /// Is given each line; `None`: that was all for now, and at first, the answer begins. May say that it was enough.
     pub(super) each: EachLine<'a>,
 }
 
@@ -78,16 +79,32 @@ pub(super) struct Registry {
     /// As it is called in what is told of it: "Consul".
     name: &'static str,
     origin: Origin,
-    ca: Option<PathBuf>,
+    /// With https: whom we trust there, and who we are.
+    identity: IdentitySettings,
     resolver: Resolver,
-    /// Made of the CA's file as it was last read.
+    reading: Reading,
+    /// Made of the identity's files as they were last read.
     tls: Option<(u64, Arc<ClientTls>)>,
 }
 
 impl Registry {
-    pub(super) fn new(name: &'static str, origin: Origin, ca: Option<PathBuf>, resolver: &Resolver) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        origin: Origin,
+        identity: IdentitySettings,
+        resolver: &Resolver,
+    ) -> Self {
         resolver.prepare(&origin.server.host);
-        Registry { name, origin, ca, resolver: resolver.clone(), tls: None }
+        Registry { name, origin, identity, resolver: resolver.clone(), reading: Reading::new(), tls: None }
+    }
+
+    /// What files of this host say that it is asked with, as they are now. `what` is told of them if they cannot be read.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        what: &(dyn fmt::Display + Sync),
+        read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.reading.of(what, read).await
     }
 
     /// Asks, over a connection of its own.
@@ -113,7 +130,8 @@ impl Registry {
         if !self.origin.https {
             return exchange(stream, &self.origin, question).await;
         }
-        let tls = self.tls()?;
+        let tls = self.tls().await?;
+        tls.ready(SystemTime::now())?;
         let name = tls.name_for(&EndpointSpec::new(self.origin.server.clone()))?;
         let secured = tls.handshake(&mut stream, at, name, CONNECT).await.map_err(|failure| {
             failure.mend("compare its certificate with `ca`, and with the host that is written; does the port speak TLS?")
@@ -127,39 +145,30 @@ impl Registry {
         }
     }
 
-    /// The CA's file is read each time: those of Kubernetes are replaced while it runs.
-    fn tls(&mut self) -> Result<Arc<ClientTls>, Failure> {
-        let refuse = |problems: Vec<String>| ours(problems.join("; ")).mend("mend the file that `ca` names");
-        let settings = IdentitySettings { ca: self.ca.clone(), ..IdentitySettings::default() };
-        let identity = Identity::load_at("ca", &settings, SystemTime::now()).map_err(refuse)?;
-        if let Some((generation, tls)) = &self.tls
-            && *generation == identity.generation
-        {
-            return Ok(tls.clone());
-        }
-        let tls = ClientTls::new(&tls::Settings::default(), Some(&identity)).map_err(refuse)?;
-        let tls = Arc::new(tls);
-        self.tls = Some((identity.generation, tls.clone()));
-        Ok(tls)
+    /// The files are read each time: those of Kubernetes are replaced while it runs, and so are certificates.
+    async fn tls(&mut self) -> Result<Arc<ClientTls>, Failure> {
+        let (settings, known) = (self.identity.clone(), self.tls.clone());
+        let read = move || {
+            let refuse = |problems: Vec<String>| {
+                let problems: Vec<_> = problems.iter().map(|it| it.trim_start_matches(OF_NO_NAME)).collect();
+                ours(problems.join("; ")).mend("mend the files that `ca`, `certificate` and `key` name")
+            };
+            let identity = Identity::load_at("", &settings, SystemTime::now()).map_err(refuse)?;
+            match known {
+                Some(known) if known.0 == identity.generation => Ok(known),
+                Some(_) | None => {
+                    let tls = ClientTls::new(&tls::Settings::default(), Some(&identity)).map_err(refuse)?;
+                    Ok((identity.generation, Arc::new(tls)))
+                }
+            }
+        };
+        let (_, tls) = self.tls.insert(self.reading.of(&"`ca`, `certificate` or `key`", read).await?);
+        Ok(tls.clone())
     }
 }
 
-/// A header that authorises, of a file that is read anew each time: tokens are replaced while nuncio runs. Never shown.
-pub(super) fn token(file: &Path, prefix: &str) -> Result<HeaderValue, Failure> {
-    let refuse = |problem: String| {
-        ours(format!("token_file {}: {problem}", file.display()))
-            .mend("put the token into that file, on one line, readable for nuncio")
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(refuse("it is empty".to_owned()));
-    }
-    let mut value = HeaderValue::from_str(&format!("{prefix}{text}"))
-        .map_err(|_| refuse("what is in it cannot be a token".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
+/// What stands before the problems of an identity that has no table of its own.
+pub(super) const OF_NO_NAME: &str = "identity.: ";
 
 /// For a part of a path or a query: all but letters, digits and `-._~` in percent signs (RFC 3986, 2.3).
 pub(super) fn encoded(text: &str) -> String {
@@ -176,11 +185,6 @@ pub(super) fn encoded(text: &str) -> String {
 /// The registry does not do as it should.
 pub(super) fn theirs(reason: Reason, detail: impl Into<String>) -> Failure {
     Failure::upstream(Stage::Resolve, reason, detail.into())
-}
-
-/// A fault of this host's files.
-pub(super) fn ours(detail: String) -> Failure {
-    Failure::new(Stage::Resolve, Reason::ProxyConfigurationError, Side::Ambassador, detail)
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
@@ -253,19 +257,24 @@ async fn whole(response: Response<Incoming>, deadline: Instant, limit: Duration)
     }
 }
 
-/// Until the answer ends, or nothing has come for too long.
-async fn by_line(mut body: Incoming, Lines { silence, each }: Lines<'_>) -> Result<(), Failure> {
+/// Until the answer ends, or has gone on for long enough.
+async fn by_line(mut body: Incoming, Lines { at_most, each }: Lines<'_>) -> Result<(), Failure> {
+    let end = Instant::now() + at_most;
     if each(None)?.is_break() {
         return Ok(());
     }
     let mut begun: Vec<u8> = Vec::new();
+    let mut spoke = false;
     loop {
-        let frame = match tokio::time::timeout(silence, body.frame()).await {
+        let frame = match tokio::time::timeout_at(end, body.frame()).await {
             Ok(None) => return Ok(()),
             Ok(Some(frame)) => frame.map_err(broken)?,
-            Err(_) => return Err(late("nothing more of the answer came", silence)),
+            Err(_) if spoke => return Ok(()),
+            Err(_) => return Err(late("nothing more of the answer came", at_most)),
         };
+        spoke = true;
         let Some(mut data) = frame.data_ref().map(Bytes::as_ref) else { continue };
+        let whole_lines = data.contains(&b'\n');
         while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
             if begun.len() + end > LARGEST {
                 return Err(too_large());
@@ -276,6 +285,9 @@ async fn by_line(mut body: Incoming, Lines { silence, each }: Lines<'_>) -> Resu
             }
             begun.clear();
             data = &data[end + 1..];
+        }
+        if whole_lines && each(None)?.is_break() {
+            return Ok(());
         }
         if begun.len() + data.len() > LARGEST {
             return Err(too_large());

@@ -15,8 +15,8 @@ use crate::failure::Failure;
 
 /// The shortest time between two look-ups of a name after a failure, or when somebody asks for one early.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two look-ups that fail.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause between two look-ups that fail, without what is drawn on top.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// What is known of one name.
 #[derive(Clone, Debug, Default)]
@@ -169,10 +169,10 @@ impl Known {
     }
 }
 
-/// One second, doubling to thirty, a fifth more or less so that many ambassadors do not ask in step.
+/// One second, doubling to twenty, and up to half of it more, so that many ambassadors that failed together do not ask in step.
 pub(super) fn pause(times: u32, rng: &mut Rng) -> Duration {
-    let bound = PAUSE.saturating_mul(1 << times.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
-    bound.mul_f64(0.8 + 0.4 * rng.f64()).max(PAUSE)
+    let least = PAUSE.saturating_mul(1 << times.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
+    least.mul_f64(1.0 + 0.5 * rng.f64())
 }
 
 #[cfg(test)]
@@ -223,13 +223,24 @@ mod tests {
                 "10.0.0.1".parse::<IpAddr>().unwrap()
             );
             let pause = known.due().unwrap() - now;
-            assert!((SECOND..=SECOND * 36).contains(&pause), "{pause:?}");
+            assert!((SECOND..=SECOND * 30).contains(&pause), "{pause:?}");
         }
         let view = known.view("db", now);
         assert!(view.age_ms.unwrap() > 60_000 && view.failing_for_ms.unwrap() > 60_000, "{view:?}");
         assert!(view.last_error.unwrap().contains("dns_timeout"));
         assert_eq!(known.learn(now, found(&["10.0.0.1"], None, 9), &settings(), &mut rng), News::Works);
         assert_eq!(known.view("db", now).last_error, None);
+    }
+
+    /// Hundreds of ambassadors lose the same server at the same moment: no tenth of a second sees more than a fifth of them again.
+    #[test]
+    fn those_who_failed_together_do_not_come_back_together() {
+        let mut at = [0; 10];
+        for seed in 0..500 {
+            let pause = pause(1, &mut Rng::with_seed(seed));
+            at[((pause - PAUSE).as_millis() / 100) as usize] += 1;
+        }
+        assert!(at[..5].iter().all(|count| (50..150).contains(count)), "{at:?}");
     }
 
     #[test]

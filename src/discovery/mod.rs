@@ -12,9 +12,11 @@ mod http;
 mod known;
 pub mod kubernetes;
 mod origin;
+mod reading;
 mod servers;
 mod share;
 mod srv;
+mod token;
 
 use std::fmt;
 use std::future::Future;
@@ -85,6 +87,30 @@ impl Source {
             Source::Kubernetes(settings) => Some(kubernetes::discover(settings, resolver)),
         }
     }
+
+    /// What is wrong with the files that it is asked with, as far as that can be seen before.
+    pub fn complaints(&self) -> Vec<String> {
+        match self {
+            Source::Consul(settings) => settings.complaints(),
+            Source::Fixed(_) | Source::Dns(_) | Source::Srv(_) | Source::File(_) | Source::Kubernetes(_) => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// Does it name the same endpoints as another one, and only ask for them otherwise: as somebody else, in another order?
+    /// Then the last that either gave may stay in use. Else it may not, since the file that is in force does not name them.
+    pub fn names_the_same(&self, other: &Source) -> bool {
+        match (self, other) {
+            (Source::Fixed(_), Source::Fixed(_)) => true, // the new ones are known at once
+            (Source::Dns(_), _) | (Source::Srv(_), _) | (Source::File(_), _) | (Source::Fixed(_), _) => {
+                self == other
+            }
+            (Source::Consul(one), Source::Consul(other)) => one.names_the_same(other),
+            (Source::Kubernetes(one), Source::Kubernetes(other)) => one.names_the_same(other),
+            (Source::Consul(_) | Source::Kubernetes(_), _) => false,
+        }
+    }
 }
 
 /// How names are looked up: `[dns]`.
@@ -122,6 +148,9 @@ impl Default for DnsSettings {
 /// So many names of a set are looked up before somebody is to connect to them.
 const PREPARED: usize = 64;
 
+/// More endpoints than any upstream has: whoever names so many has lost his mind, or his filter.
+const MOST: usize = 20_000;
+
 /// Keeps an upstream's set as its source says, for as long as it is polled. A source that fails, or gives nothing, leaves the
 /// set as it is: empty at the start, else the last one that it gave. Nothing at all is more often a registry that has lost
 /// its memory than a service that has ended, and whoever has ended shows that by itself.
@@ -141,10 +170,7 @@ pub async fn follow(
         return std::future::pending().await;
     };
     loop {
-        let answer = match discover.next().await {
-            Ok(specs) if specs.is_empty() => Err(names_nobody()),
-            answer => answer,
-        };
+        let answer = discover.next().await.and_then(plausible);
         // Their first connections need not wait for it. Of thousands, the DNS is not to be asked at once.
         for spec in answer.iter().flatten().take(PREPARED) {
             resolver.prepare(&spec.address.host);
@@ -153,12 +179,73 @@ pub async fn follow(
     }
 }
 
-/// What is wrong with a source that answers, and names no endpoint.
-pub fn names_nobody() -> Failure {
-    Failure::upstream(
-        Stage::Resolve,
-        Reason::DestinationUnavailable,
-        "its source answers, and names no endpoint",
-    )
-    .mend("see whether the service is registered there, under this very name")
+/// An answer, if it names as many endpoints as an upstream may have.
+///
+/// # Errors
+/// It names none, or far too many.
+pub fn plausible(specs: Vec<EndpointSpec>) -> Result<Vec<EndpointSpec>, Failure> {
+    let odd = |detail: String| {
+        Err(Failure::upstream(Stage::Resolve, Reason::DestinationUnavailable, detail)
+            .mend("see whether the service is registered there, under this very name"))
+    };
+    match specs.len() {
+        0 => odd("its source answers, and names no endpoint".to_owned()),
+        count if count > MOST => {
+            odd(format!("its source names {count} endpoints, and {MOST} at most are taken"))
+        }
+        _ => Ok(specs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_endpoint_and_far_too_many_are_no_answer() {
+        let specs = |count| plausible(vec![EndpointSpec::new("10.0.0.1:5432".parse().unwrap()); count]);
+        assert!(specs(0).unwrap_err().detail.contains("names no endpoint"));
+        assert_eq!(specs(MOST).unwrap().len(), MOST);
+        assert!(specs(MOST + 1).unwrap_err().detail.contains("20001 endpoints"));
+    }
+
+    /// What only says how the same endpoints are asked for, and what says that they are others.
+    #[test]
+    fn sources_name_the_same_whoever_asks_and_in_whatever_order() {
+        let consul = consul::Settings {
+            service: "a".into(),
+            address: "http://127.0.0.1:8500".parse().unwrap(),
+            tag: None,
+            datacenter: None,
+            token_file: None,
+            near: None,
+            ca: None,
+            certificate: None,
+            key: None,
+        };
+        let kubernetes = kubernetes::Settings {
+            service: "a".into(),
+            namespace: None,
+            port: None,
+            api: None,
+            token_file: None,
+            ca: None,
+        };
+        let before = Source::Consul(Box::new(consul.clone()));
+        let same = |now: consul::Settings| before.names_the_same(&Source::Consul(Box::new(now)));
+        assert!(same(consul::Settings { token_file: Some("/t".into()), ..consul.clone() }));
+        assert!(same(consul::Settings { near: Some("_agent".into()), ..consul.clone() }));
+        assert!(same(consul::Settings { key: Some("/k".into()), ca: Some("/c".into()), ..consul.clone() }));
+        assert!(!same(consul::Settings { service: "b".into(), ..consul.clone() }));
+        assert!(!same(consul::Settings { tag: Some("t".into()), ..consul.clone() }));
+        assert!(!same(consul::Settings { datacenter: Some("dc2".into()), ..consul.clone() }));
+        assert!(!same(consul::Settings { address: "http://127.0.0.1:1".parse().unwrap(), ..consul.clone() }));
+        let before = Source::Kubernetes(Box::new(kubernetes.clone()));
+        let same = |now: kubernetes::Settings| before.names_the_same(&Source::Kubernetes(Box::new(now)));
+        assert!(same(kubernetes::Settings { token_file: Some("/t".into()), ..kubernetes.clone() }));
+        assert!(!same(kubernetes::Settings { namespace: Some("n".into()), ..kubernetes.clone() }));
+        assert!(!same(kubernetes::Settings { port: Some("p".into()), ..kubernetes }));
+        assert!(!before.names_the_same(&Source::Consul(Box::new(consul))));
+        assert!(!Source::File("/a.json".into()).names_the_same(&Source::File("/b.json".into())));
+    }
 }

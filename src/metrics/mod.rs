@@ -56,6 +56,7 @@ pub struct Metrics {
     attempts: Family<OfAttempt, Counter>,
     exhausted: Family<OfUpstream, Counter>,
     checks: Family<OfCheck, Counter>,
+    listeners: Family<OfListener, Gauge>,
     certificates: Family<OfCertificate, Gauge>,
     reloads: Family<OfReload, Counter>,
     last_reload: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -88,6 +89,7 @@ impl Metrics {
             attempts: Family::default(),
             exhausted: Family::default(),
             checks: Family::default(),
+            listeners: Family::default(),
             certificates: Family::default(),
             reloads: Family::default(),
             last_reload: Gauge::default(),
@@ -134,6 +136,11 @@ impl Metrics {
             self.exhausted.clone(),
         );
         to.register("nuncio_health_checks", "Active health checks, by result", self.checks.clone());
+        to.register(
+            "nuncio_listener_up",
+            "Whether the listener's sockets are open: with when_unready = \"unlisten\" they come and go",
+            self.listeners.clone(),
+        );
         to.register(
             "nuncio_certificate_expiry_timestamp_seconds",
             "When a certificate of an identity expires",
@@ -214,6 +221,16 @@ impl Metrics {
     /// One attempt to establish a connection.
     pub fn attempt(&self, upstream: &UpstreamName, result: &'static str) {
         self.attempts.get_or_create(&OfAttempt { upstream: upstream.clone(), result }).inc();
+    }
+
+    /// Whether a listener's sockets are open.
+    pub fn listening(&self, listener: &ListenerName, is_open: bool) {
+        self.listeners.get_or_create(&OfListener { listener: listener.clone() }).set(i64::from(is_open));
+    }
+
+    /// There is no such listener any more.
+    pub fn no_listener(&self, listener: &ListenerName) {
+        self.listeners.remove(&OfListener { listener: listener.clone() });
     }
 
     /// Another endpoint was not tried, because the budget was spent.
@@ -322,7 +339,15 @@ fn momentary(
     let breaker = Family::<OfEndpoint, Gauge>::default();
     let warm = Family::<OfPool, Gauge>::default();
     let asked = Family::<OfAttempt, Counter>::default();
+    let (age, failing) = (Family::<OfUpstream, Gauge>::default(), Family::<OfUpstream, Gauge>::default());
     for view in upstreams {
+        if let Some(source) = &view.source {
+            let labels = OfUpstream { upstream: view.name.clone() };
+            if let Some(ms) = source.age_ms {
+                age.get_or_create(&labels).set((ms / 1000) as i64);
+            }
+            failing.get_or_create(&labels).set(source.last_error.is_some().into());
+        }
         if let Some(pool) = view.pool {
             let upstream = || view.name.clone();
             for (state, count) in [("ready", pool.ready), ("dialling", pool.dialling)] {
@@ -346,6 +371,12 @@ fn momentary(
         "The endpoint's circuit: 0 closed, 1 half-open, 2 open",
         breaker,
     );
+    registry.register(
+        "nuncio_discovery_age_seconds",
+        "How long ago the source of the upstream's endpoints named them",
+        age,
+    );
+    registry.register("nuncio_discovery_failing", "Whether it says something else, or nothing", failing);
     registry.register("nuncio_pool_connections", "Connections kept ready, or on the way there", warm);
     registry.register(
         "nuncio_pool_requests",

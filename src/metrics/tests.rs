@@ -15,6 +15,7 @@ fn view(endpoints: &[(&str, &'static str, &'static str)]) -> UpstreamView {
         backup: false,
         tier: 0,
         zone: None,
+        for_zones: std::sync::Arc::default(),
         health,
         breaker_shadow: None,
         operator: None,

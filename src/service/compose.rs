@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
+use super::listening::{Sockets, keep};
 use super::plan::{Ready, ReadyDoor};
 use super::{Foundation, load};
 use crate::accept::{Acceptor, Bound};
@@ -19,14 +20,14 @@ use crate::admin::Token;
 use crate::admit::Gate;
 use crate::config;
 use crate::connection::{self, Listener, Targets};
-use crate::drain::Drain;
+use crate::discovery::Source;
 use crate::establish::{Target, warm};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
 use crate::rollout::Split;
 use crate::tls::{Identity, ServerTls};
-use crate::upstream::EndpointSpec;
+use crate::upstream::{EndpointSpec, Upstream, WhenUnready};
 use crate::{discovery, health, route};
 
 /// Everything that a configuration set in motion.
@@ -45,18 +46,17 @@ pub(super) struct Running {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// A listener with its sockets. Dropped, it accepts no more; its sockets close unless another door goes on with them.
+/// A listener with its sockets. Dropped, it accepts no more; its sockets close unless another door goes on with them. Where
+/// all upstreams behind it want that, its sockets are closed while none of them can be used, and the door stays.
 pub(super) struct Door {
     pub(super) written: config::Listener,
     pub(super) gate: Arc<Gate>,
     pub(super) tls: Option<Arc<ServerTls>>,
     /// What new connections are served by; a reload puts another one here.
     current: Arc<RwLock<Arc<Listener>>>,
-    /// They stay open for as long as one of these lives, here or in the acceptor.
-    sockets: Vec<Bound>,
-    stop: Drain,
-    /// Taken when it closes.
-    acceptor: Option<JoinHandle<()>>,
+    sockets: Arc<Sockets>,
+    /// Who closes and opens them, where somebody has to.
+    keeper: Option<JoinHandle<()>>,
 }
 
 impl Ready {
@@ -80,13 +80,16 @@ impl Ready {
             parts.upstreams.iter().map(|(name, running)| (name.clone(), running.target.clone())).collect(),
         );
         let mut before = std::mem::take(&mut parts.doors);
-        for ReadyDoor { name, written, gate, tls, acceptor } in doors {
+        for ReadyDoor { name, written, gate, tls, acceptor, kept } in doors {
             let known_split = before.get(&name).and_then(Door::split);
-            let split = written.split.clone().map(|settings| match known_split {
+            let split = match written.split.clone() {
                 // Where it stands, and what was set by hand, outlives a reload that says nothing else of it.
-                Some(split) if split.settings() == settings => split,
-                _ => Split::new(name.clone(), settings, Instant::now()),
-            });
+                Some(settings) => Some(Split::next(known_split, &name, settings, kept, Instant::now())),
+                None => {
+                    known_split.iter().for_each(|split| split.retire());
+                    None
+                }
+            };
             let for_clients = tls.clone().zip(written.tls.as_ref());
             let listener = Arc::new(Listener {
                 name: name.clone(),
@@ -109,8 +112,8 @@ impl Ready {
             let known = before.remove(&name);
             let door = match (acceptor, known) {
                 (Some(acceptor), known) => {
-                    let kept = known.as_ref().map_or(&[][..], |door| &door.sockets);
-                    let door = Door::open(written, gate, tls, acceptor, listener, foundation, kept);
+                    let kept = known.as_ref().map_or_else(Vec::new, |door| door.open_addresses());
+                    let door = Door::open(written, gate, tls, acceptor, listener, foundation, &kept);
                     drop(known);
                     door
                 }
@@ -120,9 +123,11 @@ impl Ready {
             parts.doors.insert(name, door);
         }
         let listening = parts.doors.values().flat_map(Door::addresses);
-        foundation.own.set(listening.filter_map(load::tcp));
+        foundation.own.set(listening.filter_map(|address| load::tcp(&address)));
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
+            foundation.metrics.no_listener(&name);
+            door.split().iter().for_each(|split| split.retire());
             drop(door);
         }
     }
@@ -148,9 +153,9 @@ impl Parts {
         let can_move = |socket: &Bound| !matches!(socket.written(), ListenAddr::Tcp(tcp) if tcp.port() == 0);
         self.doors
             .iter()
-            .flat_map(|(owner, door)| door.sockets.iter().map(move |socket| (owner, socket)))
+            .flat_map(|(owner, door)| door.sockets.bounds().into_iter().map(move |socket| (owner, socket)))
             .filter(|(owner, socket)| *owner == name || can_move(socket))
-            .map(|(_, socket)| socket.clone())
+            .map(|(_, socket)| socket)
             .collect()
     }
 }
@@ -171,8 +176,21 @@ impl Running {
             if replaced.checked_by() != written.checked_by() || !asks_the_same {
                 target.upstream.forget_health();
             }
-            if replaced.written.source != written.source {
-                target.upstream.forget_source();
+            let (before, now) = (&replaced.written, &written);
+            // Some sources' endpoints carry the name that their certificates have to have.
+            let same_name = before.tls.server_name == now.tls.server_name;
+            match &now.source {
+                // Known already: no connection has to wait for them.
+                Source::Fixed(specs) => {
+                    target.upstream.forget_source(true);
+                    target.upstream.update(specs.clone(), Instant::now());
+                }
+                source if source.names_the_same(&before.source) && same_name => {
+                    if *source != before.source {
+                        target.upstream.forget_source(true);
+                    }
+                }
+                _ => target.upstream.forget_source(false),
             }
         }
         let protocol = target.protocol;
@@ -217,7 +235,7 @@ impl Drop for Running {
 }
 
 impl Door {
-    /// `kept`: sockets that were open before, and are nothing to tell of.
+    /// `kept`: addresses that were open before, and are nothing to tell of.
     fn open(
         written: config::Listener,
         gate: Arc<Gate>,
@@ -225,26 +243,55 @@ impl Door {
         acceptor: Acceptor,
         listener: Arc<Listener>,
         foundation: &Arc<Foundation>,
-        kept: &[Bound],
+        kept: &[ListenAddr],
     ) -> Door {
-        let sockets = acceptor.bounds().to_vec();
-        for address in sockets.iter().map(Bound::local) {
-            if !kept.iter().any(|kept| kept.local() == address) {
-                tracing::info!(listener = &*listener.name, address = %address, "listening");
-            }
-        }
-        let (stop, watch) = Drain::new();
+        let name = listener.name.clone();
         let current = Arc::new(RwLock::new(listener));
         let (shared, serving) = (foundation.clone(), current.clone());
-        let acceptor =
-            tokio::spawn(acceptor.run(foundation.permits.clone(), watch, move |accepted, permit| {
+        let accept = move |acceptor: Acceptor, watch| {
+            let (shared, serving) = (shared.clone(), serving.clone());
+            tokio::spawn(acceptor.run(shared.permits.clone(), watch, move |accepted, permit| {
                 let listener = serving.read().unwrap_or_else(PoisonError::into_inner).clone();
                 let accepted = Box::new(accepted);
                 shared
                     .reactors
                     .serve(|moved, open| crate::connection::serve(accepted, listener, moved, (permit, open)));
-            }));
-        Door { written, gate, tls, current, sockets, stop, acceptor: Some(acceptor) }
+            }))
+        };
+        let sockets = Sockets::open(name, foundation.metrics.clone(), acceptor, Box::new(accept), kept);
+        let mut door = Door { written, gate, tls, current, sockets: Arc::new(sockets), keeper: None };
+        door.keep();
+        door
+    }
+
+    /// Closes and opens its sockets from now on as the upstreams behind it want that.
+    fn keep(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.abort();
+        }
+        let behind = self.closes_with();
+        // Where nobody wants it closed any more, it opens at once, or is to as soon as that is possible.
+        if !behind.is_empty() || self.sockets.relisten().is_err() {
+            self.keeper = Some(tokio::spawn(keep(self.sockets.clone(), behind)));
+        }
+    }
+
+    /// The upstreams behind it, if it is to be closed while none of them can be used.
+    fn closes_with(&self) -> Vec<Arc<Upstream>> {
+        let listener = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let config::Listener { split, route, .. } = &self.written;
+        let shares = split.iter().flat_map(|split| &split.shares).map(|share| &share.upstream);
+        let mut names: Vec<_> =
+            shares.chain(route.reachable.iter().map(|reachable| &reachable.upstream)).collect();
+        if names.is_empty() {
+            names.push(&route.upstream);
+        }
+        let behind: Vec<_> =
+            names.iter().filter_map(|name| Some(listener.targets.get(*name)?.upstream.clone())).collect();
+        match behind.iter().all(|upstream| upstream.when_unready() == WhenUnready::Unlisten) {
+            true => behind,
+            false => Vec::new(),
+        }
     }
 
     fn now_serves(
@@ -258,6 +305,7 @@ impl Door {
         self.written = written;
         self.gate = gate;
         self.tls = tls;
+        self.keep();
         self
     }
 
@@ -272,23 +320,36 @@ impl Door {
     }
 
     /// Accepts no more; what is returned ends with the acceptor.
-    fn close(mut self) -> Option<JoinHandle<()>> {
-        self.acceptor.take()
+    fn close(self) -> Option<JoinHandle<()>> {
+        self.sockets.end()
     }
 
     pub(super) fn is_reachable(&self) -> bool {
-        self.sockets.iter().all(Bound::is_reachable)
+        self.sockets.bounds().iter().all(Bound::is_reachable)
     }
 
-    /// Where clients can connect, ports filled in.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &ListenAddr> {
-        self.sockets.iter().map(Bound::local)
+    /// Where clients can connect, or can again when it opens; ports filled in.
+    pub(super) fn addresses(&self) -> Vec<ListenAddr> {
+        self.sockets.addresses()
+    }
+
+    fn open_addresses(&self) -> Vec<ListenAddr> {
+        self.sockets.bounds().iter().map(|bound| bound.local().clone()).collect()
+    }
+
+    /// Its sockets, which may be closed for a while.
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.stop.start();
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
+        // What still lets in who had connected ends by itself.
+        drop(self.sockets.end());
     }
 }
 

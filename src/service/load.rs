@@ -139,7 +139,21 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         Some(format!("{table}: password_file {found}"))
     });
     let of_admin = config.admin.token_file.as_deref().and_then(tls::exposed);
-    exposed.chain(of_admin.map(|found| format!("admin: token_file {found}"))).collect()
+    let of_admin = of_admin.map(|found| format!("admin: token_file {found}"));
+    let of_sources = config.upstreams.iter().flat_map(|(name, written)| {
+        let of = written.source.to_string();
+        written.source.complaints().into_iter().map(move |found| format!("upstream.{name}: {of}: {found}"))
+    });
+    let homeless = config.listeners.iter().filter_map(|(name, written)| {
+        let file = written.split.as_ref()?.progressive.as_ref()?.state_file.as_ref()?;
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty())?;
+        let directory = (!directory.is_dir()).then_some(directory)?.display();
+        Some(format!(
+            "listener.{name}.rollout: state_file is to lie in {directory}, and there is no such directory: a restart would begin \
+             the rollout again; mend: create it for the user that nuncio runs as (systemd: StateDirectory=nuncio is /var/lib/nuncio)"
+        ))
+    });
+    exposed.chain(of_sources).chain(homeless).chain(of_admin).collect()
 }
 
 /// What orders to the admin have to carry over TCP.

@@ -4,6 +4,7 @@
 //! `compose`, threads to `reactors`, signals and systemd to `signals`, and every connection to `connection`.
 
 mod compose;
+mod listening;
 mod load;
 mod plan;
 mod reactors;
@@ -190,7 +191,7 @@ impl Service {
     pub fn listening(&self) -> Vec<(String, Vec<crate::addr::ListenAddr>)> {
         let current = self.current();
         let doors = current.parts.doors.iter();
-        doors.map(|(name, door)| (name.to_string(), door.addresses().cloned().collect())).collect()
+        doors.map(|(name, door)| (name.to_string(), door.addresses())).collect()
     }
 
     /// Where the admin answers.
@@ -231,10 +232,13 @@ impl admin::Face for Service {
         let mut reasons = Vec::new();
         let now = Instant::now();
         for (name, running) in &current.parts.upstreams {
-            if running.required()
-                && !running.target.upstream.view(now).endpoints.iter().any(|endpoint| endpoint.ready)
-            {
+            if running.required() && !running.target.upstream.standing(now).is_usable() {
                 reasons.push(format!("upstream '{name}' has no usable endpoint"));
+            }
+        }
+        for (name, door) in &current.parts.doors {
+            if let Some(problem) = door.sockets().problem() {
+                reasons.push(format!("listener '{name}': {problem}"));
             }
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
@@ -247,12 +251,12 @@ impl admin::Face for Service {
     fn listeners(&self) -> Vec<serde_json::Value> {
         let listener = |(name, door): (&ListenerName, &Door)| {
             let made = door.tls.as_ref().and_then(|tls| tls.self_made()).map(|made| made.fingerprint());
-            let addresses: Vec<_> = door.addresses().collect();
             let mut view = json!({
-                "name": name, "addresses": addresses, "tls": door.tls.is_some(), "self_made_sha256": made
+                "name": name, "addresses": door.addresses(), "tls": door.tls.is_some(), "self_made_sha256": made
             });
+            door.sockets().tell(&mut view);
             if let Some(split) = door.split() {
-                view["rollout"] = json!(split.view());
+                view["rollout"] = json!(split.view(Instant::now()));
             }
             view
         };
@@ -302,7 +306,7 @@ impl admin::Face for Service {
         Ok(endpoints)
     }
 
-    fn divide(&self, listener: &str, wanted: &[(String, u32)]) -> Result<RolloutView, Undivided> {
+    fn divide(&self, listener: &str, wanted: Option<&[(String, u32)]>) -> Result<RolloutView, Undivided> {
         let current = self.current();
         let splits: Vec<_> = current.parts.doors.values().filter_map(Door::split).collect();
         let Some(split) = splits.iter().find(|split| **split.listener() == *listener) else {
@@ -310,13 +314,16 @@ impl admin::Face for Service {
             let words = format!("no listener of that name has a `split`; there are: {}", names.join(", "));
             return Err(Undivided::Unknown(words));
         };
-        split.set(wanted).map_err(Undivided::Impossible)?;
-        Ok(split.view())
+        let now = Instant::now();
+        split.set(wanted, now).map_err(Undivided::Impossible)?;
+        Ok(split.view(now))
     }
 
     fn metrics(&self) -> String {
+        let now = Instant::now();
         let splits: Vec<_> = self.current().parts.doors.values().filter_map(Door::split).collect();
-        let splits = splits.iter().map(|split| (split.listener().clone(), split.view())).collect::<Vec<_>>();
+        let splits =
+            splits.iter().map(|split| (split.listener().clone(), split.view(now))).collect::<Vec<_>>();
         self.foundation.metrics.encode(&self.upstreams(), &splits)
     }
 

@@ -19,6 +19,7 @@ use crate::config::{self, Config};
 use crate::discovery::{self, Resolver};
 use crate::establish::{OwnListeners, Target};
 use crate::protocol::Protocol;
+use crate::rollout::{self, Kept, Split};
 use crate::tls::{Identity, ServerTls};
 use crate::upstream::{Observer, Upstream};
 
@@ -44,6 +45,7 @@ struct KnownDoor {
     tls: Option<Arc<ServerTls>>,
     protocol: Protocol,
     is_reachable: bool,
+    split: Option<Arc<Split>>,
 }
 
 /// What a new configuration needs, as far as that takes its time. Nothing is bound.
@@ -67,7 +69,11 @@ struct PlannedDoor {
     tls: Option<Arc<ServerTls>>,
     /// `None`: the sockets stay as they are.
     unbound: Option<Unbound>,
+    kept: KeptRollout,
 }
+
+/// How far its rollout was when the process before this one ended, or why that cannot be told.
+type KeptRollout = Result<Option<Kept>, String>;
 
 /// A plan that nothing speaks against, not yet in effect.
 pub(super) struct Ready {
@@ -84,6 +90,7 @@ pub(super) struct ReadyDoor {
     pub(super) gate: Arc<Gate>,
     pub(super) tls: Option<Arc<ServerTls>>,
     pub(super) acceptor: Option<Acceptor>,
+    pub(super) kept: KeptRollout,
 }
 
 impl Known {
@@ -96,7 +103,8 @@ impl Known {
         let doors = parts.doors.iter().map(|(name, door)| {
             let (written, gate, tls) = (door.written.clone(), door.gate.clone(), door.tls.clone());
             let (protocol, is_reachable) = (door.protocol(), door.is_reachable());
-            (name.clone(), KnownDoor { written, gate, tls, protocol, is_reachable })
+            let split = door.split();
+            (name.clone(), KnownDoor { written, gate, tls, protocol, is_reachable, split })
         });
         Known {
             identities: parts.identities.clone(),
@@ -154,6 +162,7 @@ impl Plan {
                 gate: gate.map_err(&mut tell).ok(),
                 tls,
                 unbound: unbound.map_err(&mut tell).ok().flatten(),
+                kept: kept_rollout(written, known),
             });
         }
         Plan { identities, targets, doors, token, problems }
@@ -166,9 +175,11 @@ impl Plan {
     pub(super) fn bind(self, old: &Parts) -> Result<Ready, Vec<String>> {
         let Plan { identities, targets, doors: planned, token, mut problems } = self;
         let mut doors = Vec::new();
-        for PlannedDoor { name, written, gate, tls, unbound } in planned {
+        for PlannedDoor { name, written, gate, tls, unbound, kept } in planned {
             match (gate, unbound.map(|unbound| unbound.bind(&old.sockets_for(&name))).transpose()) {
-                (Some(gate), Ok(acceptor)) => doors.push(ReadyDoor { name, written, gate, tls, acceptor }),
+                (Some(gate), Ok(acceptor)) => {
+                    doors.push(ReadyDoor { name, written, gate, tls, acceptor, kept })
+                }
                 (None, Ok(_)) => {}
                 (_, Err(problem)) => problems.push(format!("listener.{name}: {problem}")),
             }
@@ -177,6 +188,17 @@ impl Plan {
             true => Ok(Ready { identities, targets, doors, token }),
             false => Err(problems),
         }
+    }
+}
+
+/// What its file says, where nobody here knows better.
+fn kept_rollout(written: &config::Listener, known: Option<&KnownDoor>) -> KeptRollout {
+    let Some(settings) = &written.split else { return Ok(None) };
+    let known = known.and_then(|door| door.split.as_ref());
+    let file = settings.progressive.as_ref().and_then(|progressive| progressive.state_file.as_ref());
+    match file {
+        Some(file) if !known.is_some_and(|split| split.outlives(settings)) => rollout::read(file),
+        _ => Ok(None),
     }
 }
 

@@ -166,16 +166,31 @@ impl Breaker {
         }
     }
 
-    /// Is it open, and does time alone make it half-open?
-    fn is_due(&self, now: Instant) -> bool {
+    /// When time alone makes it half-open, if it is open.
+    fn due(&self) -> Option<Instant> {
         match (&self.circuit, self.settings.trials) {
-            (Circuit::Open { until, .. }, Trials::Clients) => *until <= now,
+            (Circuit::Open { until, .. }, Trials::Clients) => Some(*until),
             (Circuit::Open { until, checked, .. }, Trials::Checks) => {
                 let heard = checked.map_or(*until, |checked| checked.max(*until));
-                heard + self.settings.max_open <= now
+                Some(heard + self.settings.max_open)
             }
-            (Circuit::Closed | Circuit::HalfOpen { .. }, _) => false,
+            (Circuit::Closed | Circuit::HalfOpen { .. }, _) => None,
         }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+
+    /// When time alone changes what it is at `now`: it may be tried then, or something has lasted for long enough.
+    pub(super) fn changes_at(&self, now: Instant) -> Option<Instant> {
+        let trials = match &self.circuit {
+            Circuit::HalfOpen { trials, .. } => trials.as_slice(),
+            Circuit::Closed | Circuit::Open { .. } => &[],
+        };
+        let witness = self.witness.map(|(_, then)| then);
+        let lasting = trials.iter().filter_map(|trial| trial.proves).chain(witness);
+        lasting.chain(self.due()).filter(|then| now < *then).min()
     }
 
     /// When it becomes half-open, if the rules have it open at `now`, and it awaits no check.

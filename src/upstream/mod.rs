@@ -18,6 +18,8 @@ pub mod pool;
 pub mod queue;
 pub mod sessions;
 pub mod set;
+mod source;
+pub mod unready;
 pub mod view;
 
 use std::collections::HashSet;
@@ -31,6 +33,7 @@ pub use freshness::SourceView;
 pub use operator::Order;
 pub use queue::Place;
 pub use sessions::{Session, Sessions, Whereabouts};
+pub use unready::{Standing, WhenUnready};
 pub use view::{EndpointView, UpstreamView};
 
 use crate::addr::{EndpointAddr, UpstreamName};
@@ -39,6 +42,7 @@ use crate::drain::Watch;
 use crate::failure::{BreakerClass, Failure, Reason, Side, Stage};
 use breaker::{Mode, Transition};
 use freshness::Freshness;
+use queue::Ask as _;
 use set::{Attempt, EndpointSet, Event, Picked, Unpicked};
 
 /// Everything the pure core of an upstream wants to know.
@@ -64,6 +68,8 @@ pub struct Settings {
     pub leave_timeout: Option<Duration>,
     /// Connections end when active checks take their endpoint down.
     pub close_when_down: bool,
+    /// What connections meet while nobody is ready.
+    pub when_unready: WhenUnready,
 }
 
 impl Default for Settings {
@@ -79,6 +85,7 @@ impl Default for Settings {
             zone: None,
             leave_timeout: None,
             close_when_down: false,
+            when_unready: WhenUnready::default(),
         }
     }
 }
@@ -118,6 +125,8 @@ pub struct EndpointSpec {
     pub tier: u16,
     /// Where it stands, as its source calls the place.
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients it is for, where its source says that; then it does not matter where it stands.
+    pub for_zones: Arc<[Arc<str>]>,
     /// SNI and the name its certificate must carry, where it differs from the upstream's.
     pub server_name: Option<String>,
 }
@@ -125,7 +134,15 @@ pub struct EndpointSpec {
 impl EndpointSpec {
     /// A primary of weight 1 with nothing of its own.
     pub fn new(address: EndpointAddr) -> Self {
-        EndpointSpec { address, weight: 1, tier: 0, zone: None, server_name: None }
+        EndpointSpec { address, weight: 1, tier: 0, zone: None, for_zones: Arc::default(), server_name: None }
+    }
+
+    /// Is it one of those that are for clients in this zone?
+    pub fn is_for(&self, zone: &str) -> bool {
+        match &*self.for_zones {
+            [] => self.zone.as_deref() == Some(zone),
+            zones => zones.iter().any(|of| **of == *zone),
+        }
     }
 
     /// Does it wait for others to fail?
@@ -156,6 +173,8 @@ pub struct Upstream {
     sessions: Arc<Sessions>,
     ends: ends::Ends,
     observer: Arc<dyn Observer>,
+    /// Its source has said something, be it that it fails: there is no use in waiting for its first word.
+    heard: tokio::sync::watch::Sender<bool>,
 }
 
 /// What the lock guards.
@@ -165,6 +184,7 @@ struct Core {
     rng: fastrand::Rng,
     /// `None`: its set is not from a source that can fail.
     freshness: Option<Freshness>,
+    watchers: unready::Watchers,
 }
 
 impl Upstream {
@@ -179,7 +199,9 @@ impl Upstream {
         let queue = queue::Queue::new(settings.limits);
         let budget = backoff::Budget::new(retry.budget, Instant::now());
         let rng = fastrand::Rng::with_seed(seed);
-        let core = Mutex::new(Core { set: EndpointSet::new(settings), budget, rng, freshness: None });
+        let set = EndpointSet::new(settings);
+        let core = Core { set, budget, rng, freshness: None, watchers: unready::Watchers::default() };
+        let core = Mutex::new(core);
         Arc::new(Upstream {
             name: name.into(),
             queue,
@@ -187,6 +209,7 @@ impl Upstream {
             sessions: Arc::default(),
             ends: ends::Ends::default(),
             observer,
+            heard: tokio::sync::watch::Sender::new(false),
         })
     }
 
@@ -234,39 +257,25 @@ impl Upstream {
             core.set.endpoints.iter().map(|endpoint| endpoint.id).collect()
         });
         self.ends.forget(|endpoint| known.contains(&endpoint));
+        self.heard.send_replace(true);
     }
 
-    /// What the source of the set says. What went wrong leaves the members as they are.
-    pub fn learn(&self, answer: Result<Vec<EndpointSpec>, Failure>, now: Instant) {
-        let news = {
-            let mut core = self.lock();
-            core.freshness
-                .get_or_insert_default()
-                .learn(answer.as_ref().err().map(|failure| &*failure.detail), now)
-        };
-        if let Some(failing) = news {
-            self.observer.source(&self.name, failing.as_deref());
-        }
-        if let Ok(specs) = answer {
-            self.update(specs, now);
-        }
-    }
-
-    /// Another source begins: what was known of the one before counts no more. Its members stay until that one has answered.
-    pub fn forget_source(&self) {
-        if self.lock().freshness.take().is_some_and(|freshness| freshness.is_failing()) {
-            self.observer.source(&self.name, None);
-        }
-    }
-
-    /// Waits in the queue for a place, `limit` at most. The place is held until the connection has ended.
+    /// Waits in the queue for a place, `limit` at most, and with it for the first word of a source that has not said any yet: it
+    /// may come in a moment. The place is held until the connection has ended.
     pub async fn place(&self, limit: Duration) -> Result<Place, Failure> {
-        self.queue.place(limit).await
+        let asked = Instant::now();
+        let place = self.queue.place(limit, || self.awaited(Instant::now())).await?;
+        if !*self.heard.borrow() {
+            // Few connections come so early, and all have this future.
+            Box::pin(self.first_word(asked.elapsed(), limit)).await;
+        }
+        Ok(place)
     }
 
     /// The endpoint for the next attempt of a connection that has tried `tried` before. When all that are ready were tried
     /// before, one of them is tried again: the pause is the caller's. When all that serve are at their limit, it waits in the
-    /// queue, `limit` at most, and not longer than `queue_timeout` with the `queued` that it has waited already.
+    /// queue, `limit` at most, and not longer than `queue_timeout` with the `queued` that it has waited already. Where nobody
+    /// is ready and it is to wait for that, the `limit` alone bounds it.
     ///
     /// # Errors
     /// Nobody can be had, or not in time.
@@ -277,14 +286,18 @@ impl Upstream {
         queued: Duration,
         limit: Duration,
     ) -> Result<Lease, Failure> {
-        let pick = || self.try_pick(Instant::now(), source, tried);
-        match self.queue.nobody_before().then(pick) {
+        let asking = Asking { upstream: self, source, tried };
+        match self.queue.nobody_before().then(|| asking.pick()) {
             Some(Ok(lease)) => Ok(lease),
+            // Its source became another one since it got its place.
+            Some(Err(Unpicked::Nobody(_))) if !*self.heard.borrow() => {
+                Box::pin(self.first_word(queued, limit)).await;
+                self.pick(Instant::now(), source, tried)
+            }
             Some(Err(Unpicked::Nobody(failure))) => Err(failure),
             // Few connections wait, and all have this future.
-            Some(Err(Unpicked::Full)) | None => {
-                let full = || self.lock().set.full(Instant::now());
-                Box::pin(self.queue.room(queued, limit, pick, full)).await
+            Some(Err(Unpicked::Full | Unpicked::NotYet(_))) | None => {
+                Box::pin(self.queue.room(queued, limit, &asking)).await
             }
         }
     }
@@ -300,8 +313,8 @@ impl Upstream {
         tried: &[EndpointId],
     ) -> Result<Lease, Failure> {
         self.try_pick(now, source, tried).map_err(|unpicked| match unpicked {
-            Unpicked::Nobody(failure) => failure,
-            Unpicked::Full => self.queue.none_may_wait(self.lock().set.full(now)),
+            Unpicked::Nobody(failure) | Unpicked::NotYet(failure) => failure,
+            Unpicked::Full => self.queue.none_may_wait(self.full(now)),
         })
     }
 
@@ -314,10 +327,10 @@ impl Upstream {
         let picked = self.ask(|core| {
             let picked = core.set.pick(now, source, tried, &mut core.rng);
             // Who has to wait asks again.
-            if tried.is_empty() && !matches!(picked, Err(Unpicked::Full)) {
+            if tried.is_empty() && !matches!(picked, Err(Unpicked::Full | Unpicked::NotYet(_))) {
                 core.budget.deposit(now);
             }
-            picked
+            picked.map_err(|unpicked| core.with_what_the_source_says(unpicked))
         })?;
         Ok(self.leased(picked))
     }
@@ -344,8 +357,12 @@ impl Upstream {
         };
         match picked {
             Ok(picked) => Ok(self.leased(picked)),
-            Err(Unpicked::Nobody(failure)) => Err(failure),
+            Err(Unpicked::Nobody(failure) | Unpicked::NotYet(failure)) => Err(failure),
             Err(Unpicked::Full) => {
+                // Those before it may wait for anybody at all.
+                if let Some(failure) = self.awaited(now) {
+                    return Err(failure);
+                }
                 let detail = format!(
                     "the client asks for the endpoint {address}, which is at its limit (limits.connections_per_endpoint)"
                 );
@@ -426,10 +443,11 @@ impl Upstream {
 
     /// Uses the core under its lock, then tells the observer what came of it.
     fn ask<T>(&self, ask: impl FnOnce(&mut Core) -> T) -> T {
-        let (result, events) = {
+        let (result, events, watchers) = {
             let mut core = self.lock();
-            (ask(&mut core), core.set.take_events())
+            (ask(&mut core), core.set.take_events(), core.standing_changed())
         };
+        watchers.iter().for_each(|watcher| watcher.notify_one());
         for event in events {
             match event {
                 Event::Breaker(endpoint, Transition { to, why, mode }) => match mode {
@@ -444,9 +462,43 @@ impl Upstream {
         result
     }
 
+    /// See [`EndpointSet`]: it may be a panic that begins or ends with this look.
+    fn full(&self, now: Instant) -> (usize, u32) {
+        self.ask(|core| core.set.full(now))
+    }
+
     /// A panic elsewhere while it was held costs that connection, not the upstream.
     fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the queue asks on behalf of a connection.
+struct Asking<'a> {
+    upstream: &'a Arc<Upstream>,
+    source: Option<u64>,
+    tried: &'a [EndpointId],
+}
+
+impl queue::Ask for Asking<'_> {
+    type Picked = Lease;
+
+    fn pick(&self) -> Result<Lease, Unpicked> {
+        self.upstream.try_pick(Instant::now(), self.source, self.tried)
+    }
+
+    fn full(&self) -> (usize, u32) {
+        self.upstream.full(Instant::now())
+    }
+
+    fn awaited(&self) -> Option<Failure> {
+        self.upstream.awaited(Instant::now())
+    }
+
+    fn changes_in(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let at = self.upstream.lock().set.changes_at(now)?;
+        Some(at.saturating_duration_since(now))
     }
 }
 

@@ -1,14 +1,17 @@
-//! The bounded queue of connections that wait, for a place at the upstream or for an endpoint below its own limit: first
-//! come, first served.
+//! The bounded queue of connections that wait, for a place at the upstream, for an endpoint below its own limit, or for one
+//! that can be used at all: first come, first served.
 //!
 //! Owns `limits.connections`, `limits.pending` and `limits.queue_timeout`. Leaves to `set` which endpoint it will be, and
 //! which are at their limit.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use super::Limits;
 use super::set::Unpicked;
@@ -33,7 +36,7 @@ pub(super) struct Queue {
     line: Line,
 }
 
-/// Those who wait for an endpoint below its limit. Only the first of them looks, so that nobody overtakes.
+/// Those who wait for an endpoint. Only the first of them looks, so that nobody overtakes.
 #[derive(Debug)]
 struct Line {
     waiting: AtomicUsize,
@@ -55,6 +58,20 @@ struct Terms {
     limits: Limits,
     /// Places held beyond the limit, since it was lowered: so many are not given back.
     over: usize,
+}
+
+/// What who waits wants to know of the endpoints.
+pub(super) trait Ask {
+    /// An endpoint, held.
+    type Picked;
+    /// One, for the first in line.
+    fn pick(&self) -> Result<Self::Picked, Unpicked>;
+    /// How many are at their limit, and what that is.
+    fn full(&self) -> (usize, u32);
+    /// Why nobody is served, where that is to be waited out.
+    fn awaited(&self) -> Option<Failure>;
+    /// When time alone may make another pick of it.
+    fn changes_in(&self) -> Option<Duration>;
 }
 
 impl Places {
@@ -112,8 +129,12 @@ impl Queue {
     }
 
     /// A place, at once or when one comes free within `queue_timeout` and `limit`: what is left of the time in which the
-    /// connection has to be established.
-    pub(super) async fn place(&self, limit: Duration) -> Result<Place, Failure> {
+    /// connection has to be established. `awaited`: see [`Ask`]; for that all of the `limit` is waited.
+    pub(super) async fn place(
+        &self,
+        limit: Duration,
+        awaited: impl Fn() -> Option<Failure>,
+    ) -> Result<Place, Failure> {
         let taken = |permit: tokio::sync::SemaphorePermit<'_>| {
             // From here on the place counts it, which gives it back by other rules than the permit would.
             permit.forget();
@@ -125,14 +146,29 @@ impl Queue {
         }
         let limits = self.places.terms().limits;
         let Some(_waiting) = Waiting::enter(&self.waiting, limits.pending) else {
-            return Err(full(&limits));
+            return Err(awaited().map_or_else(|| full(&limits), |failure| crowded(failure, &limits)));
         };
-        let timeout = limits.queue_timeout.min(limit);
-        match tokio::time::timeout(timeout, self.places.free.acquire()).await {
-            Ok(Ok(permit)) => taken(permit),
+        let permit = patient(limits.queue_timeout, limit, &awaited, self.places.free.acquire());
+        match permit.await {
+            Some(Ok(permit)) => taken(permit),
             // Nobody closes it; if somebody did, there would be no place.
-            Ok(Err(_closed)) => Err(full(&limits)),
-            Err(_elapsed) => Err(too_late(&limits, limit)),
+            Some(Err(_closed)) => Err(full(&limits)),
+            None => Err(awaited().unwrap_or_else(|| too_late(&limits, limit))),
+        }
+    }
+
+    /// Waits for something that all wait for, as long as there is room to wait and time is left of `queue_timeout` after
+    /// `queued`, and of `limit`.
+    pub(super) async fn meanwhile(
+        &self,
+        queued: Duration,
+        limit: Duration,
+        something: impl Future<Output = ()>,
+    ) {
+        let limits = self.places.terms().limits;
+        if let Some(_waiting) = Waiting::enter(&self.waiting, limits.pending) {
+            let left = limits.queue_timeout.saturating_sub(queued).min(limit);
+            tokio::time::timeout(left, something).await.ok();
         }
     }
 
@@ -149,39 +185,50 @@ impl Queue {
         }
     }
 
-    /// Waits for its turn and until `pick` finds somebody, within what `queue_timeout` leaves after `queued`, and `limit`.
-    /// `full` counts the endpoints that are at their limit, and says what that is.
-    pub(super) async fn room<T>(
+    /// Waits for its turn and until somebody can be picked, within what `queue_timeout` leaves after `queued`, and `limit`;
+    /// within `limit` alone while nobody is there and that is to be waited out.
+    pub(super) async fn room<A: Ask>(
         &self,
         queued: Duration,
         limit: Duration,
-        pick: impl Fn() -> Result<T, Unpicked>,
-        full: impl Fn() -> (usize, u32),
-    ) -> Result<T, Failure> {
+        endpoints: &A,
+    ) -> Result<A::Picked, Failure> {
         let limits = self.places.terms().limits;
+        let turned_away = || match endpoints.awaited() {
+            Some(failure) => crowded(failure, &limits),
+            None => self.none_may_wait(endpoints.full()),
+        };
         let Some(_waiting) = Waiting::enter(&self.waiting, limits.pending) else {
-            return Err(self.none_may_wait(full()));
+            return Err(turned_away());
         };
         let Some(_in_line) = Waiting::enter(&self.line.waiting, u32::MAX) else {
-            return Err(self.none_may_wait(full()));
+            return Err(turned_away());
         };
         let turn = async {
             let first = self.line.first.acquire().await;
             loop {
-                match pick() {
+                match endpoints.pick() {
                     Ok(picked) => return Ok(picked),
                     Err(Unpicked::Nobody(failure)) => return Err(failure),
-                    Err(Unpicked::Full) => {}
+                    Err(Unpicked::Full | Unpicked::NotYet(_)) => {}
                 }
-                // Time alone may change something as well: a circuit that may be tried again.
-                match tokio::time::timeout(LOOKS_EVERY, self.line.news.notified()).await {
-                    Ok(()) | Err(_) => debug_assert!(first.is_ok(), "nobody closes it"),
+                let news = self.line.news.notified();
+                match endpoints.changes_in() {
+                    None => news.await,
+                    Some(then) => match tokio::time::timeout(then, news).await {
+                        Ok(()) | Err(_) => {}
+                    },
                 }
+                debug_assert!(first.is_ok(), "nobody closes it");
             }
         };
-        match tokio::time::timeout(limits.queue_timeout.saturating_sub(queued).min(limit), turn).await {
-            Ok(picked) => picked,
-            Err(_elapsed) => Err(no_room(&limits, queued, limit, full())),
+        let in_queue = limits.queue_timeout.saturating_sub(queued);
+        match patient(in_queue, limit, || endpoints.awaited(), turn).await {
+            Some(picked) => picked,
+            None => {
+                let no_room = || no_room(&limits, queued, limit, endpoints.full());
+                Err(endpoints.awaited().unwrap_or_else(no_room))
+            }
         }
     }
 
@@ -203,8 +250,34 @@ impl Queue {
     }
 }
 
-/// How often the first in line looks without being told.
-const LOOKS_EVERY: Duration = Duration::from_millis(250);
+/// Waits for `in_queue` and `limit` at most; all of `limit`, if what it waits for then is that somebody is there at all.
+/// `None`: it came to nothing.
+async fn patient<F: Future>(
+    in_queue: Duration,
+    limit: Duration,
+    awaited: impl Fn() -> Option<Failure>,
+    turn: F,
+) -> Option<F::Output> {
+    let mut turn = pin!(turn);
+    let begun = Instant::now();
+    match tokio::time::timeout(in_queue.min(limit), &mut turn).await {
+        Ok(came) => Some(came),
+        Err(_elapsed) if awaited().is_some() => {
+            // It keeps its place in line.
+            tokio::time::timeout(limit.saturating_sub(begun.elapsed()), turn).await.ok()
+        }
+        Err(_elapsed) => None,
+    }
+}
+
+/// Nobody is there, and enough wait for that already.
+fn crowded(failure: Failure, limits: &Limits) -> Failure {
+    let waiting = match limits.pending {
+        0 => "and nobody may wait (limits.pending)".to_owned(),
+        pending => format!("and {pending} connections wait for that to end (limits.pending)"),
+    };
+    Failure { detail: format!("{}; {waiting}", failure.detail).into(), ..failure }
+}
 
 fn at_their_limit(endpoints: usize, most: u32) -> String {
     match endpoints {
@@ -276,6 +349,8 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const SOON: Duration = Duration::from_millis(20);
@@ -293,13 +368,14 @@ mod tests {
     #[tokio::test]
     async fn places_go_to_who_waited_longest() {
         let queue = queue(1, 10, LONG);
-        let held = queue.place(LONG).await.unwrap();
-        let (mut first, mut second) = (Box::pin(queue.place(LONG)), Box::pin(queue.place(LONG)));
+        let held = queue.place(LONG, unawaited).await.unwrap();
+        let (mut first, mut second) =
+            (Box::pin(queue.place(LONG, unawaited)), Box::pin(queue.place(LONG, unawaited)));
         assert!(poll_once(&mut first).await.is_pending());
         assert!(poll_once(&mut second).await.is_pending());
         assert_eq!(queue.waiting(), 2);
         drop(held);
-        let mut newcomer = Box::pin(queue.place(LONG));
+        let mut newcomer = Box::pin(queue.place(LONG, unawaited));
         assert!(poll_once(&mut newcomer).await.is_pending(), "a newcomer does not overtake");
         assert!(poll_once(&mut second).await.is_pending());
         assert!(poll_once(&mut first).await.is_ready());
@@ -309,10 +385,10 @@ mod tests {
     #[tokio::test]
     async fn whoever_finds_the_queue_full_is_refused_at_once_with_the_names_of_the_limits() {
         let queue = queue(1, 1, LONG);
-        let _held = queue.place(LONG).await.unwrap();
-        let mut waiting = Box::pin(queue.place(LONG));
+        let _held = queue.place(LONG, unawaited).await.unwrap();
+        let mut waiting = Box::pin(queue.place(LONG, unawaited));
         assert!(poll_once(&mut waiting).await.is_pending());
-        let failure = queue.place(LONG).await.unwrap_err();
+        let failure = queue.place(LONG, unawaited).await.unwrap_err();
         assert_eq!((failure.stage, failure.reason), (Stage::Queue, Reason::ConnectionLimitReached));
         assert_eq!(
             &*failure.detail,
@@ -325,14 +401,14 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_too_long_is_told_which_time_was_over() {
         let held_queue = queue(1, 10, SOON);
-        let _held = held_queue.place(LONG).await.unwrap();
-        let failure = held_queue.place(LONG).await.unwrap_err();
+        let _held = held_queue.place(LONG, unawaited).await.unwrap();
+        let failure = held_queue.place(LONG, unawaited).await.unwrap_err();
         assert_eq!(failure.reason, Reason::QueueTimeout);
         assert!(failure.detail.contains("limits.queue_timeout"), "{failure}");
 
         let held_queue = queue(1, 10, LONG);
-        let _held = held_queue.place(LONG).await.unwrap();
-        let failure = held_queue.place(SOON).await.unwrap_err();
+        let _held = held_queue.place(LONG, unawaited).await.unwrap();
+        let failure = held_queue.place(SOON, unawaited).await.unwrap_err();
         assert_eq!(failure.reason, Reason::EstablishTimeout);
         assert!(failure.detail.contains("timeouts.establish"), "{failure}");
     }
@@ -346,40 +422,40 @@ mod tests {
         let queue = Queue::new(at_most(None));
         let mut held = Vec::new();
         for _ in 0..3 {
-            held.push(queue.place(LONG).await.unwrap());
+            held.push(queue.place(LONG, unawaited).await.unwrap());
         }
         queue.set_limits(at_most(Some(2)));
-        assert!(queue.place(LONG).await.is_err());
+        assert!(queue.place(LONG, unawaited).await.is_err());
         held.pop();
-        assert!(queue.place(LONG).await.is_err(), "two are held, which is all there are");
+        assert!(queue.place(LONG, unawaited).await.is_err(), "two are held, which is all there are");
         held.pop();
-        held.push(queue.place(LONG).await.unwrap());
-        assert!(queue.place(LONG).await.is_err());
+        held.push(queue.place(LONG, unawaited).await.unwrap());
+        assert!(queue.place(LONG, unawaited).await.is_err());
         queue.set_limits(at_most(None));
         for _ in 0..1000 {
-            held.push(queue.place(LONG).await.unwrap());
+            held.push(queue.place(LONG, unawaited).await.unwrap());
         }
         queue.set_limits(at_most(Some(1)));
         held.clear();
-        let _one = queue.place(LONG).await.unwrap();
-        assert!(queue.place(LONG).await.is_err(), "none was counted twice");
+        let _one = queue.place(LONG, unawaited).await.unwrap();
+        assert!(queue.place(LONG, unawaited).await.is_err(), "none was counted twice");
     }
 
     #[tokio::test]
     async fn a_limit_that_is_raised_lets_in_who_waits() {
         let queue = queue(1, 10, LONG);
-        let mut held = vec![queue.place(LONG).await.unwrap()];
-        let mut waiting = Box::pin(queue.place(LONG));
+        let mut held = vec![queue.place(LONG, unawaited).await.unwrap()];
+        let mut waiting = Box::pin(queue.place(LONG, unawaited));
         assert!(poll_once(&mut waiting).await.is_pending());
         queue.set_limits(Limits { pending: 10, ..at_most(Some(3)) });
         held.push(waiting.await.unwrap());
-        held.push(queue.place(LONG).await.unwrap());
+        held.push(queue.place(LONG, unawaited).await.unwrap());
         // Lowered below what is held, and raised again before any came back.
         queue.set_limits(at_most(Some(1)));
         queue.set_limits(at_most(Some(3)));
-        assert!(queue.place(LONG).await.is_err());
+        assert!(queue.place(LONG, unawaited).await.is_err());
         held.pop();
-        assert!(queue.place(LONG).await.is_ok());
+        assert!(queue.place(LONG, unawaited).await.is_ok());
     }
 
     #[tokio::test]
@@ -387,39 +463,69 @@ mod tests {
         let queue = Queue::new(Limits::default());
         let mut places = Vec::new();
         for _ in 0..5000 {
-            places.push(queue.place(Duration::ZERO).await.unwrap());
+            places.push(queue.place(Duration::ZERO, unawaited).await.unwrap());
         }
         assert_eq!(queue.waiting(), 0);
     }
 
-    /// What `pick` sees of the endpoints.
-    struct Endpoints(std::cell::Cell<u32>);
+    /// What is to be seen of the endpoints: how many may be picked, at what they are otherwise, and whether anybody is there.
+    struct Endpoints {
+        free: Cell<u32>,
+        full: (usize, u32),
+        away: Cell<bool>,
+    }
 
-    impl Endpoints {
+    fn endpoints(full: (usize, u32)) -> Endpoints {
+        Endpoints { free: 0.into(), full, away: false.into() }
+    }
+
+    impl Ask for Endpoints {
+        type Picked = u32;
+
         fn pick(&self) -> Result<u32, Unpicked> {
-            let left = self.0.get().checked_sub(1).ok_or(Unpicked::Full)?;
-            self.0.set(left);
+            if let Some(failure) = self.awaited() {
+                return Err(Unpicked::NotYet(failure));
+            }
+            let left = self.free.get().checked_sub(1).ok_or(Unpicked::Full)?;
+            self.free.set(left);
             Ok(left)
         }
+
+        fn full(&self) -> (usize, u32) {
+            self.full
+        }
+
+        fn awaited(&self) -> Option<Failure> {
+            let failure = || Failure::upstream(Stage::Route, Reason::CircuitOpen, "its circuit is open");
+            self.away.get().then(failure)
+        }
+
+        fn changes_in(&self) -> Option<Duration> {
+            None
+        }
+    }
+
+    fn unawaited() -> Option<Failure> {
+        None
     }
 
     /// Who waits for an endpoint below its limit is served in turn, and who comes meanwhile goes behind.
     #[tokio::test]
     async fn room_goes_to_who_waited_longest() {
         let queue = queue(10, 10, LONG);
-        let endpoints = Endpoints(0.into());
-        let room = || Box::pin(queue.room(Duration::ZERO, LONG, || endpoints.pick(), || (1, 1)));
+        let endpoints = endpoints((1, 1));
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, &endpoints));
         assert!(queue.nobody_before());
         let (mut first, mut second) = (room(), room());
         assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
         assert_eq!((queue.waiting(), queue.nobody_before()), (2, false));
-        endpoints.0.set(1);
+        endpoints.free.set(1);
         queue.look_again();
         assert!(poll_once(&mut second).await.is_pending(), "it is not its turn");
         assert!(poll_once(&mut first).await.is_ready());
         drop(first);
         assert!(poll_once(&mut second).await.is_pending());
-        endpoints.0.set(1);
+        endpoints.free.set(1);
         queue.look_again();
         assert!(poll_once(&mut second).await.is_ready());
         drop(second);
@@ -430,11 +536,11 @@ mod tests {
     #[tokio::test]
     async fn who_leaves_takes_no_news_with_it() {
         let queue = queue(10, 10, LONG);
-        let endpoints = Endpoints(0.into());
-        let room = || Box::pin(queue.room(Duration::ZERO, LONG, || endpoints.pick(), || (1, 1)));
+        let endpoints = endpoints((1, 1));
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, &endpoints));
         let (mut first, mut second) = (room(), room());
         assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
-        endpoints.0.set(1);
+        endpoints.free.set(1);
         queue.look_again();
         drop(first);
         assert!(poll_once(&mut second).await.is_ready());
@@ -442,9 +548,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_no_room_is_told_which_limit_it_was_and_its_figures() {
-        let endpoints = Endpoints(0.into());
+        let endpoints = endpoints((3, 50));
         let told = async |queue: &Queue, queued, limit| {
-            let room = queue.room(queued, limit, || endpoints.pick(), || (3, 50));
+            let room = queue.room(queued, limit, &endpoints);
             let failure = room.await.unwrap_err();
             format!("{}: {}", failure.reason.label(), failure.detail)
         };
@@ -463,5 +569,49 @@ mod tests {
             "establish_timeout: all 3 endpoints that serve are at their limit of 50 connections \
              (limits.connections_per_endpoint), and none came below it within 0.0 s (timeouts.establish)"
         );
+    }
+
+    /// While nobody is there at all, `queue_timeout` does not count: that is about who is busy.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_somebody_to_come_waits_as_long_as_it_may_and_in_turn() {
+        let queue = queue(10, 2, SOON);
+        let endpoints = endpoints((1, 1));
+        endpoints.away.set(true);
+        let room = || Box::pin(queue.room(Duration::ZERO, LONG, &endpoints));
+        let (mut first, mut second) = (room(), room());
+        assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
+        let third = queue.room(Duration::ZERO, LONG, &endpoints).await.unwrap_err();
+        assert_eq!(third.reason, Reason::CircuitOpen);
+        assert_eq!(
+            &*third.detail,
+            "its circuit is open; and 2 connections wait for that to end (limits.pending)"
+        );
+        tokio::time::sleep(LONG / 2).await;
+        assert!(poll_once(&mut first).await.is_pending() && poll_once(&mut second).await.is_pending());
+        endpoints.away.set(false);
+        endpoints.free.set(2);
+        queue.look_again();
+        assert!(poll_once(&mut second).await.is_pending(), "it is not its turn");
+        assert_eq!(first.await.unwrap(), 1);
+        assert_eq!(second.await.unwrap(), 0);
+        assert_eq!(queue.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_in_vain_is_refused_for_the_reason_that_was_there() {
+        let queue = queue(1, 10, SOON);
+        let endpoints = endpoints((1, 1));
+        endpoints.away.set(true);
+        let begun = Instant::now();
+        let refused = queue.room(Duration::ZERO, LONG, &endpoints).await.unwrap_err();
+        assert_eq!((refused.reason, begun.elapsed()), (Reason::CircuitOpen, LONG));
+        // So is who got no place, since those who have one wait for the same.
+        let _held = queue.place(LONG, unawaited).await.unwrap();
+        let refused = queue.place(LONG, || endpoints.awaited()).await.unwrap_err();
+        assert_eq!((refused.reason, begun.elapsed()), (Reason::CircuitOpen, LONG * 2));
+        // Who finds endpoints that are only busy waits no longer than it should.
+        endpoints.away.set(false);
+        let refused = queue.room(Duration::ZERO, LONG, &endpoints).await.unwrap_err();
+        assert_eq!((refused.reason, begun.elapsed()), (Reason::QueueTimeout, LONG * 2 + SOON));
     }
 }

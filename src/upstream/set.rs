@@ -5,9 +5,11 @@
 //!    that it has. So a retry goes to a backup before it goes back, and a single endpoint may be tried again.
 //! 2. With nobody ready: endpoints let through their open circuits in a panic, see below; without any, a failure at once.
 //!    Endpoints that health checks hold down are never picked: everything down is `destination_unavailable`, not a gamble.
+//!    Where connections wait for somebody to be ready (`when_unready = "wait"`), that takes the panic's place.
 //!
 //! Limit: an endpoint that has `limits.connections_per_endpoint` of them counts as ready, in all that follows, and is not
-//! picked: who is busy is not gone, so backups don't come in for him. When all that serve are at it, the connection waits.
+//! picked: who is busy is not gone, so backups don't come in for him. When all that serve are at it, the connection waits;
+//! so it does in a panic, when all that it is let through to are.
 //!
 //! Spill-over: with `spill_over = s`, a tier of whose weight the share r is ready keeps min(1, r / s) of the connections, and
 //! the others go on to the next tier. Without, it keeps all of them while anyone is ready. The last one keeps what comes.
@@ -40,7 +42,7 @@ use super::balancer::Candidate;
 use super::breaker::{self, Pass, Transition};
 use super::endpoint::{Endpoint, EndpointId, Ready};
 use super::ends::Ending;
-use super::{EndpointSpec, Settings};
+use super::{EndpointSpec, Settings, Standing, WhenUnready};
 use crate::failure::{BreakerClass, Failure, Reason, Stage};
 
 /// A connection's hold on an endpoint, used up by settling it.
@@ -78,6 +80,8 @@ pub struct Picked {
 pub enum Unpicked {
     /// All that serve are at their limit: it may wait.
     Full,
+    /// Nobody is there, and it may wait until somebody is. Else, this is why it is refused.
+    NotYet(Failure),
     /// Nobody is there to wait for.
     Nobody(Failure),
 }
@@ -109,8 +113,10 @@ pub struct EndpointSet {
     pub(super) breaker: Arc<breaker::Settings>,
     pub(super) endpoints: Vec<Endpoint>,
     ids: u64,
-    /// Has there been an update at all?
+    /// Has there been an update at all, since there is a source?
     known: bool,
+    /// Who was a member before the source became another one, and is not until that one has answered.
+    forgotten: Vec<EndpointId>,
     panicking: bool,
     pub(super) events: Vec<Event>,
     /// Those of the members, lowest first.
@@ -128,6 +134,7 @@ impl EndpointSet {
             endpoints: Vec::new(),
             ids: 0,
             known: false,
+            forgotten: Vec::new(),
             panicking: false,
             events: Vec::new(),
             tiers: Vec::new(),
@@ -142,7 +149,8 @@ impl EndpointSet {
         self.known = true;
         let had_others = self.members().next().is_some();
         let mut places: HashMap<_, _> = self.endpoints.iter().map(Endpoint::identity).zip(0..).collect();
-        let before: Vec<_> = self.members().map(Endpoint::id).collect();
+        let mut before = std::mem::take(&mut self.forgotten);
+        before.extend(self.members().map(Endpoint::id));
         for endpoint in &mut self.endpoints {
             endpoint.leaving = true;
         }
@@ -172,6 +180,17 @@ impl EndpointSet {
             self.events.extend(left);
         }
         self.endpoints.retain(|endpoint| !endpoint.leaving || endpoint.open > 0);
+        self.members_changed();
+    }
+
+    /// Nobody is a member until the next update. Whoever is one then, and was one before, has kept their state.
+    pub fn forget_members(&mut self) {
+        self.known = false;
+        let members: Vec<_> = self.members().map(Endpoint::id).collect();
+        self.forgotten.extend(members);
+        for endpoint in &mut self.endpoints {
+            endpoint.leaving = true;
+        }
         self.members_changed();
     }
 
@@ -343,17 +362,35 @@ impl EndpointSet {
         }
         let endpoint = &mut self.endpoints[place];
         let transition = verdict(endpoint, attempt.pass);
-        if endpoint.leaving && endpoint.open == 0 {
+        if endpoint.leaving && endpoint.open == 0 && !self.forgotten.contains(&endpoint.id) {
             self.endpoints.remove(place);
         } else {
             self.tell(place, transition);
         }
     }
 
-    /// How many are at their limit, and what that is: for whoever asks why he waits.
-    pub(super) fn full(&self, now: Instant) -> (usize, u32) {
+    /// How many of those that may be picked are at their limit, and what that is: for whoever asks why he waits.
+    pub(super) fn full(&mut self, now: Instant) -> (usize, u32) {
+        let through = self.census(now, &[]);
+        let through = through.iter().filter(|place| !self.endpoints[**place].has_room()).count();
         let full = self.members().filter(|member| member.ready(now) == Ready::Full).count();
-        (full, self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX))
+        (full + through, self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX))
+    }
+
+    /// What connections meet while nobody is ready.
+    pub(super) fn when_unready(&self) -> WhenUnready {
+        self.settings.when_unready
+    }
+
+    /// Why nobody can be picked, where connections wait for somebody to be ready.
+    pub(super) fn awaited(&self, now: Instant) -> Option<Failure> {
+        let waits = self.settings.when_unready == WhenUnready::Wait;
+        (waits && self.standing(now) != Standing::Usable).then(|| self.nobody(now))
+    }
+
+    /// Has there been an update at all, since there is a source?
+    pub(super) fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Why nobody can be picked.
@@ -363,10 +400,12 @@ impl EndpointSet {
         if self.members().next().is_none() {
             return match self.known {
                 true => unavailable("the upstream has no endpoints"),
-                false => {
-                    unavailable("the upstream's endpoints are not known yet: its name has not been resolved")
-                        .mend("look at the DNS: nuncio keeps asking, and serves as soon as it answers")
-                }
+                false => unavailable(
+                    "the upstream's endpoints are not known yet: their source has not answered",
+                )
+                .mend(
+                    "mend what keeps it from naming them: nuncio keeps asking, and serves as soon as it does",
+                ),
             };
         }
         const NAMED: usize = 4;

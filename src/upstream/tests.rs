@@ -187,3 +187,45 @@ fn an_endpoint_that_is_named_is_picked_alone_and_only_when_anybody_could_have_it
     let has = |address: &str| upstream.has(&address.parse().unwrap());
     assert!(has("db1:5432") && has("db2:5432") && !has("db3:5432"));
 }
+
+/// At the start, and after a reload to another source, its first word may come in a moment: who comes before it waits, as long as the
+/// queue has room and time, and not once the source has said that it fails.
+#[tokio::test(start_paused = true)]
+async fn who_comes_before_the_first_word_of_a_source_waits_for_it() {
+    let (upstream, _, now) = upstream();
+    let long = Duration::from_secs(60);
+    let connect = async || {
+        let begun = tokio::time::Instant::now();
+        let place = upstream.place(long).await?;
+        let lease =
+            upstream.lease(None, &[], begun.elapsed(), long).await.map(|lease| lease.label().to_string());
+        drop(place);
+        lease.map(|label| (label, begun.elapsed()))
+    };
+    assert_eq!(connect().await.unwrap(), ("db1:5432".to_owned(), Duration::ZERO));
+    let soon = Duration::from_millis(700);
+    upstream.forget_source(false);
+    let answer = async {
+        tokio::time::sleep(soon).await;
+        assert_eq!(upstream.view(now).waiting, 1);
+        upstream.learn(Ok(vec![EndpointSpec::new("db2:5432".parse().unwrap())]), now);
+    };
+    let (connected, ()) = tokio::join!(connect(), answer);
+    assert_eq!(connected.unwrap(), ("db2:5432".to_owned(), soon));
+    upstream.forget_source(true);
+    assert_eq!(connect().await.unwrap().0, "db2:5432", "it names the same, only otherwise");
+
+    upstream.forget_source(false);
+    let failure = async {
+        tokio::time::sleep(soon).await;
+        upstream.learn(Err(Failure::upstream(Stage::Resolve, Reason::DnsTimeout, "silence")), now);
+    };
+    let begun = tokio::time::Instant::now();
+    let (connected, ()) = tokio::join!(connect(), failure);
+    assert!(connected.unwrap_err().detail.ends_with("not known yet: silence"));
+    assert_eq!(begun.elapsed(), soon);
+    upstream.forget_source(false);
+    let begun = tokio::time::Instant::now();
+    assert!(connect().await.is_err(), "it says nothing");
+    assert_eq!(begun.elapsed(), Limits::default().queue_timeout);
+}

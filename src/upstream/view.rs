@@ -49,6 +49,9 @@ pub struct EndpointView {
     /// Where it stands, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients it is for, where its source says that.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub for_zones: Arc<[Arc<str>]>,
     /// `unknown`, `up` or `down`.
     pub health: &'static str,
     /// What is in force: `closed`, `open` or `half-open`.
@@ -97,6 +100,10 @@ fn is_first(tier: &u16) -> bool {
     *tier == 0
 }
 
+fn is_empty(zones: &Arc<[Arc<str>]>) -> bool {
+    zones.is_empty()
+}
+
 /// The last thing that went wrong at an endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct LastFailureView {
@@ -129,6 +136,7 @@ impl EndpointSet {
                 backup: endpoint.spec.is_backup(),
                 tier: endpoint.spec.tier,
                 zone: endpoint.spec.zone.clone(),
+                for_zones: endpoint.spec.for_zones.clone(),
                 health: endpoint.health().label(),
                 breaker: endpoint.breaker.state(now).label(),
                 breaker_shadow: (endpoint.breaker.mode() == Mode::Shadow)

@@ -14,6 +14,10 @@ pub(crate) enum Says {
     Addresses(Vec<IpAddr>, u32),
     /// Addresses over TCP only: over UDP the answer "does not fit".
     OnlyOverTcp(Vec<IpAddr>),
+    /// Not whole over UDP, and over TCP no whole answer either: the server hangs up.
+    CutShort,
+    /// Addresses of another name than the one that was asked for.
+    AddressesOfAnother(&'static str, Vec<IpAddr>),
     /// Another name, with a TTL, and that name's addresses with theirs.
     AnotherName(&'static str, u32, Vec<IpAddr>, u32),
     /// A records at once, and never an answer to AAAA.
@@ -132,6 +136,9 @@ impl Server {
             Says::Addresses(ips, ttl) => (0, false, records(&[0xc0, 12], kind, &ips, ttl)),
             Says::OnlyOverTcp(ips) if tcp => (0, false, records(&[0xc0, 12], kind, &ips, 3600)),
             Says::OnlyOverTcp(_) => (0, true, Vec::new()),
+            Says::CutShort if tcp => return None,
+            Says::CutShort => (0, true, Vec::new()),
+            Says::AddressesOfAnother(other, ips) => (0, false, records(&wire(other), kind, &ips, 3600)),
             Says::Services(..)
             | Says::ServicesOverTcp(_)
             | Says::ServicesOfAnother(..)

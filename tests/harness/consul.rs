@@ -1,10 +1,14 @@
 //! A Consul agent of its own, in development mode: what it knows is in its memory, and a restart forgets it.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::http::{self, Response};
+use super::pki::Pki;
 use super::process::Process;
 use super::programs::tool;
 use super::{eventually, free_address};
@@ -15,6 +19,8 @@ const START: Duration = Duration::from_secs(60);
 /// A Consul agent.
 pub struct Consul {
     address: SocketAddr,
+    /// Where it is asked over TLS, by clients with a certificate only; and the file that says so.
+    tls: Option<(SocketAddr, TempDir)>,
     /// Its other ports, which nobody here asks.
     others: [u16; 2],
     process: Option<Process>,
@@ -23,10 +29,33 @@ pub struct Consul {
 impl Consul {
     /// Starts one that knows no service.
     pub fn start() -> Consul {
+        Consul::with(None)
+    }
+
+    /// The same, which can be asked over TLS as well, by clients that show a certificate of this CA.
+    pub fn start_with_tls(pki: &Pki) -> Consul {
+        let directory = TempDir::new().expect("a directory for its configuration");
+        let address = free_address();
+        let config = serde_json::json!({
+            "ports": { "https": address.port() }, "verify_incoming_https": true,
+            "ca_file": pki.ca(), "cert_file": pki.server.certificate, "key_file": pki.server.key,
+        });
+        fs::write(directory.path().join("tls.json"), config.to_string())
+            .expect("its configuration is written");
+        Consul::with(Some((address, directory)))
+    }
+
+    fn with(tls: Option<(SocketAddr, TempDir)>) -> Consul {
         let others = [free_address().port(), free_address().port()];
-        let mut consul = Consul { address: free_address(), others, process: None };
+        let mut consul = Consul { address: free_address(), tls, others, process: None };
         consul.restart();
         consul
+    }
+
+    /// Where its API answers over TLS.
+    #[track_caller]
+    pub fn tls_address(&self) -> SocketAddr {
+        self.tls.as_ref().expect("it was started with TLS").0
     }
 
     /// Where its API answers.
@@ -43,6 +72,9 @@ impl Consul {
         command.args(["-dns-port=-1", "-grpc-port=-1", "-serf-wan-port=-1"]);
         command.arg(format!("-serf-lan-port={serf}")).arg(format!("-server-port={server}"));
         command.arg(format!("-http-port={http}"));
+        if let Some((_, directory)) = &self.tls {
+            command.arg("-config-file").arg(directory.path().join("tls.json"));
+        }
         self.process = Some(Process::start("consul", &mut command));
         // With an index: it has found itself to be the leader.
         eventually("consul serves its catalogue", START, || {

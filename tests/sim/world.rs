@@ -7,7 +7,7 @@ use nuncio::failure::{BreakerClass, Reason};
 use nuncio::upstream::balancer::Balance;
 use nuncio::upstream::endpoint::{Endpoint, Health, Ready};
 use nuncio::upstream::set::{Attempt, EndpointSet, Event, Unpicked};
-use nuncio::upstream::{EndpointId, EndpointSpec, Limits, Settings, State, breaker};
+use nuncio::upstream::{EndpointId, EndpointSpec, Limits, Settings, Standing, State, WhenUnready, breaker};
 
 use super::{BALANCES, label, spec};
 
@@ -94,6 +94,9 @@ impl Shadow {
     }
 }
 
+/// Longer than any circuit is open.
+const HOURS: Duration = Duration::from_secs(3 * 3600);
+
 pub(crate) struct World {
     uses: Uses,
     settings: Settings,
@@ -133,6 +136,7 @@ impl World {
             spill_over: (uses.tiers && rng.bool()).then(|| 0.05 + 0.95 * rng.f64()),
             leave_timeout: rng.bool().then_some(Duration::from_secs(1)),
             close_when_down: rng.bool(),
+            when_unready: if rng.bool() { WhenUnready::Wait } else { WhenUnready::Refuse },
             zone: uses.zones.then(|| "z0".into()),
         };
         let mut world = World {
@@ -245,18 +249,16 @@ impl World {
         let alive = self.alive();
         let out = self.set.members().any(|member| member.ready(self.now) == Ready::CircuitOpen);
         let most = self.settings.limits.connections_per_endpoint.unwrap_or(u32::MAX);
+        self.standing_must_be_true(&alive);
 
         let picked = self.set.pick(self.now, Some(self.rng.u64(0..9)), &tried, &mut self.rng);
         self.hear();
         let picked = match picked {
             Ok(picked) => picked,
             Err(Unpicked::Full) => return self.must_be_full(&alive),
-            Err(Unpicked::Nobody(failure)) => {
+            Err(Unpicked::Nobody(failure) | Unpicked::NotYet(failure)) => {
                 assert!(alive.is_empty(), "{failure}");
-                let has_room = |member: &Endpoint| member.open() < most;
-                let waits =
-                    self.set.members().any(|m| m.ready(self.now) == Ready::CircuitOpen && !has_room(m));
-                assert!(!self.set.panicking() || waits, "a panic lets through: {failure}");
+                assert!(!self.set.panicking(), "a panic lets through: {failure}");
                 let reason = if out { Reason::CircuitOpen } else { Reason::DestinationUnavailable };
                 assert_eq!(failure.reason, reason, "{failure}");
                 return;
@@ -292,9 +294,24 @@ impl World {
         });
     }
 
-    /// Only who serves may be busy, and all of them.
+    /// Whether anybody can be used is told, and for how long that holds if nothing happens.
+    fn standing_must_be_true(&self, alive: &[Alive]) {
+        let standing = self.set.standing(self.now);
+        assert_eq!(standing.is_usable(), !alive.is_empty(), "{standing:?}");
+        if let Standing::Unready { until } = standing {
+            let before = until.map_or(self.now + HOURS, |until| until - Duration::from_nanos(1));
+            assert!(!self.set.standing(before).is_usable(), "{standing:?}");
+        }
+    }
+
+    /// Only who serves may be busy, and all of them; in a panic, those let through.
     fn must_be_full(&self, alive: &[Alive]) {
-        let lowest = alive.first().expect("one at least is at its limit").tier;
+        let Some(lowest) = alive.first().map(|alive| alive.tier) else {
+            let most = self.settings.limits.connections_per_endpoint.expect("there is a limit");
+            let is_full = |m: &Endpoint| m.ready(self.now) == Ready::CircuitOpen && m.open() >= most;
+            assert!(self.set.panicking() && self.set.members().any(is_full));
+            return;
+        };
         assert!(alive.iter().filter(|alive| alive.tier == lowest).all(|alive| alive.full), "{alive:?}");
     }
 
@@ -509,7 +526,8 @@ impl World {
         };
         let panics = match tiers.values().find(|(_, alive, _)| *alive > 0) {
             Some(serving) => excess(serving),
-            None => tiers.values().any(excess),
+            // Who may wait takes no chances.
+            None => self.settings.when_unready != WhenUnready::Wait && tiers.values().any(excess),
         };
         if let Ok(picked) = self.set.pick(self.now, None, &[], &mut self.rng) {
             self.set.released(picked.attempt);
@@ -564,7 +582,9 @@ impl World {
         assert_eq!(self.set.open(), 0);
         self.set.update(Vec::new(), self.now, &mut self.rng);
         assert_eq!(self.set.members().count(), 0);
-        let Err(Unpicked::Nobody(failure)) = self.set.pick(self.now, None, &[], &mut self.rng) else {
+        let (Err(Unpicked::Nobody(failure)) | Err(Unpicked::NotYet(failure))) =
+            self.set.pick(self.now, None, &[], &mut self.rng)
+        else {
             panic!("nobody is left");
         };
         assert_eq!(failure.reason, Reason::DestinationUnavailable);

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::harness::ambassador::Ambassador;
+use super::harness::ambassador::{Ambassador, run};
 use super::harness::consul::Consul;
+use super::harness::pki::{By, Leaf, Valid};
 use super::harness::{Pki, Upstream, clients, config};
 
 fn follows(pki: &Pki, settings: &str) -> Ambassador {
@@ -133,4 +134,73 @@ fn nuncio_starts_before_its_agent_says_so_and_serves_when_the_agent_is_there() {
     consul.register("orders-db", server.address(), &[]);
     set_is(&ambassador, &[&server]);
     assert_eq!(clients::ask(ambassador.listener("in"), b"ping").unwrap(), b"ping");
+}
+
+/// The agent answers over TLS only to clients that it knows. Without a certificate, or with that of another CA, it is told which of
+/// the two is at fault, and how; with one, the set follows as ever; and a certificate that is replaced counts from the next question.
+#[test]
+#[ignore = "needs Consul: tests/run unpacks it"]
+fn an_agent_that_wants_to_know_its_clients_is_shown_a_certificate() {
+    let pki = Pki::generate();
+    let consul = Consul::start_with_tls(&pki);
+    let (one, two) = (Upstream::start(&pki), Upstream::start(&pki));
+    consul.register("orders-db", one.address(), &[]);
+    let (address, ca) = (consul.tls_address(), pki.ca());
+    let source = |more: &str| {
+        let keys = format!("service = \"orders-db\", address = \"https://{address}\", ca = {ca:?}");
+        format!("consul = {{ {keys}{more} }}")
+    };
+    let nobody = follows(&pki, &source(""));
+    let told = source_says(&nobody, &format!("Consul at https://{address}"));
+    assert!(told["last_error"].as_str().unwrap().contains("demands a client certificate"), "{told}");
+    drop(nobody);
+
+    let directory = tempfile::TempDir::new().unwrap();
+    let (certificate, key) = (directory.path().join("consul.pem"), directory.path().join("consul.key"));
+    let show = |leaf: &Leaf| {
+        std::fs::copy(&leaf.key, &key).unwrap();
+        std::fs::copy(&leaf.certificate, &certificate).unwrap();
+    };
+    let foreign = pki.issue("foreign", &["client.test"], By::Foreign, Valid::Now);
+    show(&foreign);
+    let ambassador = follows(&pki, &source(&format!(", certificate = {certificate:?}, key = {key:?}")));
+    let told = source_says(&ambassador, &format!("Consul at https://{address}"));
+    assert!(told["last_error"].as_str().unwrap().contains("the server refused our certificate"), "{told}");
+    show(&pki.client);
+    set_is(&ambassador, &[&one]);
+    assert_eq!(clients::ask(ambassador.listener("in"), b"ping").unwrap(), b"ping");
+    consul.register("orders-db", two.address(), &[]);
+    let took = set_is(&ambassador, &[&one, &two]);
+    println!("registered: the set had changed after {took:.1?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Before it runs, a person is told that the files for the agent are not there, or fit for nothing. It starts all the same: they may
+/// come.
+#[test]
+fn check_warns_of_certificates_for_the_agent_that_are_not_there() {
+    let pki = Pki::generate();
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("nuncio.toml");
+    let check = |keys: &str| {
+        let source = format!("consul = {{ service = \"orders-db\", {keys} }}");
+        std::fs::write(&file, config::mtls(&pki, &source)).unwrap();
+        let (code, out, err) = run(&["check", "--config", file.to_str().unwrap()], directory.path());
+        (code, out + &err)
+    };
+    let (ca, key) = (pki.ca(), &pki.client.key);
+    let (code, told) = check(&format!(
+        "address = \"https://127.0.0.1:8501\", ca = {ca:?}, certificate = \"none.pem\", key = {key:?}"
+    ));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains("upstream.up: orders-db: certificate") && told.contains("there is no such file"),
+        "{told}"
+    );
+    let (code, told) = check(&format!("certificate = \"none.pem\", key = {key:?}"));
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("says who we are in TLS, and the agent is asked without"), "{told}");
+    let (code, told) = check(&format!("address = \"https://127.0.0.1:8501\", key = {key:?}"));
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("stands without a certificate"), "{told}");
 }

@@ -95,6 +95,72 @@ fn the_set_follows_its_file_however_it_is_written_and_keeps_the_last_that_was_wh
     clients::echoes(&mut held, b"after").unwrap();
 }
 
+/// A writer that takes its time, in the place of the old file: by lines, and by halves of lines, and in a notation that looks whole
+/// wherever it is cut. What is in use is what was before, and then the whole; never a part.
+#[test]
+fn no_part_of_a_file_that_is_written_in_pieces_is_ever_in_use() {
+    let pki = Pki::generate();
+    let directory = TempDir::new().unwrap();
+    let servers: Vec<_> = (0..4).map(|_| Upstream::start(&pki)).collect();
+    let address = |n: usize| servers[n].address().to_string();
+    let tables = (1..4).map(|n| format!("[[endpoints]]\naddress = \"{}\"\nweight = 70\n", address(n)));
+    let tables: String = tables.collect();
+    let brackets =
+        format!("endpoints = [\n\"{}\",\n\"{}\",\n\"{}\",\n]\n", address(1), address(2), address(3));
+    // Of tables, no pause may be as long as nuncio waits for more: a busy machine may make one that is.
+    let mut undisturbed = false;
+    let runs = [(&tables, Duration::from_millis(100)), (&brackets, Duration::from_millis(120))];
+    let more_runs = std::iter::repeat_n(runs[0], 4);
+    for (whole, pause) in runs.into_iter().chain(more_runs) {
+        if undisturbed && *whole == tables {
+            break;
+        }
+        let file = directory.path().join("orders.toml");
+        put_in_place(&file, &format!("endpoints = [\"{}\"]\n", address(0)));
+        let ambassador = follows(&pki, &file);
+        set_is(&ambassador, &[&servers[0]]);
+        let mut pieces = Vec::new();
+        for line in whole.split_inclusive('\n') {
+            let (front, back) = line.split_at(line.len() / 2);
+            pieces.extend([front, back].map(str::to_owned));
+        }
+        let writing = std::thread::spawn(move || {
+            // Opened and closed for each piece, as a shell script does: that it is closed says nothing.
+            fs::write(&file, "").unwrap();
+            let (mut before, mut longest) = (Instant::now(), Duration::ZERO);
+            for piece in pieces {
+                longest = longest.max(before.elapsed());
+                before = Instant::now();
+                let mut opened = fs::OpenOptions::new().append(true).open(&file).unwrap();
+                std::io::Write::write_all(&mut opened, piece.as_bytes()).unwrap();
+                drop(opened);
+                std::thread::sleep(pause);
+            }
+            longest
+        });
+        let mut seen = Vec::new();
+        let begun = Instant::now();
+        while seen.last() != Some(&3) {
+            assert!(begun.elapsed() < Duration::from_secs(25), "{seen:?}");
+            let upstreams = ambassador.get("/api/v1/upstreams").json();
+            let count = upstreams[0]["endpoints"].as_array().unwrap().len();
+            if seen.last() != Some(&count) {
+                seen.push(count);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let longest = writing.join().unwrap();
+        if *whole == tables && longest > Duration::from_millis(800) {
+            continue;
+        }
+        undisturbed |= *whole == tables;
+        assert_eq!(seen, [1, 3], "one before, three after");
+        set_is(&ambassador, &[&servers[1], &servers[2], &servers[3]]);
+        println!("written in {pause:?} steps: the set had changed after {:.1?}", begun.elapsed());
+    }
+    assert!(undisturbed, "this machine is too busy to write a line each second");
+}
+
 /// A mounted ConfigMap: the file is a link into a directory that is replaced as a whole, by the rename of another link.
 #[cfg(unix)]
 #[test]

@@ -84,6 +84,8 @@ mod six_endpoints;
 #[cfg(test)]
 mod smtp;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod sqlserver;
 #[cfg(test)]
 mod srv_set;
@@ -91,6 +93,8 @@ mod srv_set;
 mod table;
 #[cfg(all(test, unix))]
 mod token;
+#[cfg(test)]
+mod unready;
 #[cfg(test)]
 mod upstreams;
 #[cfg(test)]

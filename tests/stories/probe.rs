@@ -750,7 +750,7 @@ chain: [{ca, issuer, key, not_after, not_before, pin, san: [_], self_signed, ser
 name}],
 listeners: [{addresses: [_], allow: [], allow_groups: [], allow_users: [], client_names: [], context, identity, name, settings: [], tls, tls_mode, upstream}],
 problems: [], upstreams: [{consul, dns, endpoints: [{address, backup, server_name, tier, weight, zone}],
-file, health, identity, kubernetes, name, protocol, proxy, proxy_protocol, server_name, settings: [], srv, tls, trusts}],
+file, health, identity, kubernetes, name, protocol, proxy, proxy_protocol, server_name, settings: [], srv, tls, trusts, when_unready}],
 warnings: []}
 "#);
     let online = json(&["check", "--json", "--online", "--config", &file], directory.path());

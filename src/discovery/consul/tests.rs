@@ -13,6 +13,8 @@ fn settings() -> Settings {
         token_file: None,
         near: None,
         ca: None,
+        certificate: None,
+        key: None,
     }
 }
 
@@ -134,7 +136,10 @@ fn an_agent_that_is_away_is_asked_within_a_second_and_one_that_only_fails_less_a
     }
     assert!(pause(10_000, false, &mut rng) >= LATER.mul_f64(0.4));
     // An answer without an index must not be followed by the next question at once.
-    assert!(Index(None).rest(&mut rng) >= SOON.mul_f64(0.5));
+    assert!(Index(None).rest(true, &mut rng) >= SOON.mul_f64(0.5));
+    // Nor one that says at once that nothing is new.
+    assert!(Index(Some(7)).rest(false, &mut rng) >= SOON.mul_f64(0.5));
+    assert!(Index(Some(7)).rest(true, &mut rng) <= BREATH);
 }
 
 /// One answer after the other, to a source that follows: each way to fail is told and followed by another question soon, without

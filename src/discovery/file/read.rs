@@ -28,7 +28,7 @@ impl Notation {
     }
 
     /// What it names; else what is wrong, with the place.
-    pub(super) fn read(self, bytes: &[u8]) -> Result<Vec<EndpointSpec>, String> {
+    pub(super) fn read(self, bytes: &[u8]) -> Result<Contents, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let (line, column) = place(&String::from_utf8_lossy(&bytes[..error.valid_up_to()]));
             format!("line {line}:{column}: it is not UTF-8")
@@ -49,8 +49,21 @@ impl Notation {
                 format!("line {line}:{column}: {}", error.message())
             })?,
         };
-        Ok(entries.0.into_iter().map(|entry| entry.0).collect())
+        let open_ended =
+            self == Notation::Toml && text.lines().any(|line| line.trim_start().starts_with("[["));
+        if open_ended && !text.ends_with('\n') {
+            return Err("its last line has no end: has its writer not finished?".to_owned());
+        }
+        Ok(Contents { endpoints: entries.0.into_iter().map(|entry| entry.0).collect(), open_ended })
     }
+}
+
+/// What a file says.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) endpoints: Vec<EndpointSpec>,
+    /// It would look whole if its end were missing: tables one after the other, `[[endpoints]]`. A list in brackets would not.
+    pub(super) open_ended: bool,
 }
 
 /// Line and column behind a text, from 1.
@@ -144,7 +157,13 @@ impl Table {
         {
             return Err(format!("server_name {name:?} is not a host name or an address"));
         }
-        Ok(EndpointSpec { address, weight, tier, zone: zone.map(Into::into), server_name })
+        Ok(EndpointSpec {
+            weight,
+            tier,
+            zone: zone.map(Into::into),
+            server_name,
+            ..EndpointSpec::new(address)
+        })
     }
 }
 
@@ -169,13 +188,13 @@ mod tests {
         shown(Notation::Toml.read(text.as_bytes()))
     }
 
-    fn shown(read: Result<Vec<EndpointSpec>, String>) -> Result<Vec<String>, String> {
+    fn shown(read: Result<Contents, String>) -> Result<Vec<String>, String> {
         let show = |spec: &EndpointSpec| {
-            let EndpointSpec { address, weight, tier, zone, server_name } = spec;
+            let EndpointSpec { address, weight, tier, zone, server_name, .. } = spec;
             let more = [zone.as_deref(), server_name.as_deref()].map(Option::unwrap_or_default).join(" ");
             format!("{address} {weight} {tier} {more}").trim_end().to_owned()
         };
-        read.map(|specs| specs.iter().map(show).collect())
+        read.map(|contents| contents.endpoints.iter().map(show).collect())
     }
 
     #[test]
@@ -233,6 +252,27 @@ mod tests {
         for end in 0..whole.len() {
             assert!(json(&whole[..end]).is_err(), "{}", &whole[..end]);
         }
+        let whole = "endpoints = [\n\"db1:5432\",\n{ address = \"10.0.0.5:5432\", weight = 70 },\n]";
+        assert_eq!(toml(whole).unwrap().len(), 2);
+        for end in 0..whole.len() {
+            assert!(toml(&whole[..end]).is_err(), "{}", &whole[..end]);
+        }
+    }
+
+    /// Of tables one after the other nobody can say whether there were more, nor whether the last had more keys: that is told,
+    /// and of a line that was cut they are refused.
+    #[test]
+    fn tables_one_after_the_other_are_open_ended_and_have_to_end_with_a_line() {
+        let whole = "[[endpoints]]\naddress = \"a:1\"\nweight = 70\n\n[[ endpoints ]]\naddress = \"b:1\"\nbackup = true\n";
+        for end in 0..=whole.len() {
+            match Notation::Toml.read(&whole.as_bytes()[..end]) {
+                Ok(read) => assert!(read.open_ended && whole[..end].ends_with('\n'), "{}", &whole[..end]),
+                Err(told) => assert!(end < whole.len(), "{told}"),
+            }
+        }
+        assert!(!Notation::Toml.read(b"endpoints = [\"a:1\"]").unwrap().open_ended);
+        let told = Notation::Toml.read(&whole.as_bytes()[..whole.len() - 1]).unwrap_err();
+        assert!(told.contains("its last line has no end"), "{told}");
     }
 
     #[test]

@@ -12,15 +12,21 @@ pub(super) struct Watch;
 
 #[cfg(not(target_os = "linux"))]
 impl Watch {
-    pub(super) fn new(_: &Path) -> Watch {
+    pub(super) fn none() -> Watch {
         Watch
+    }
+
+    pub(super) fn of(_: &Path) -> Watch {
+        Watch
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        false
     }
 
     pub(super) async fn changed(&mut self) {
         std::future::pending().await
     }
-
-    pub(super) fn renew(&mut self, _: &Path) {}
 }
 
 #[cfg(target_os = "linux")]
@@ -44,17 +50,19 @@ mod linux {
     }
 
     impl Watch {
-        pub(in super::super) fn new(path: &Path) -> Watch {
-            let mut watch = Watch { name: path.file_name().unwrap_or_default().to_owned(), events: None };
-            watch.renew(path);
-            watch
+        /// Tells nothing.
+        pub(in super::super) fn none() -> Watch {
+            Watch { name: OsString::new(), events: None }
         }
 
-        /// Watches again, if that has ended.
-        pub(in super::super) fn renew(&mut self, path: &Path) {
-            if self.events.is_none() {
-                self.events = watched(path).ok();
-            }
+        /// Of this file, where that can be had. Takes as long as it takes to find its directory.
+        pub(in super::super) fn of(path: &Path) -> Watch {
+            Watch { name: path.file_name().unwrap_or_default().to_owned(), events: watched(path).ok() }
+        }
+
+        /// Nothing more will be told.
+        pub(in super::super) fn has_ended(&self) -> bool {
+            self.events.is_none()
         }
 
         /// Something has become of the file.

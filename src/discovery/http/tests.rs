@@ -4,24 +4,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::failure::Side;
 
 #[test]
 fn what_is_asked_for_cannot_leave_its_place() {
     assert_eq!(encoded("orders-db_1.a~"), "orders-db_1.a~");
     assert_eq!(encoded("a/../b?c=d&e#é"), "a%2F..%2Fb%3Fc%3Dd%26e%23%C3%A9");
-}
-
-#[test]
-fn a_token_is_read_from_its_file_and_shown_nowhere() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    assert!(token(file.path(), "").unwrap_err().detail.contains("it is empty"));
-    std::fs::write(file.path(), "s3cret\n").unwrap();
-    let value = token(file.path(), "Bearer ").unwrap();
-    assert_eq!(value.as_bytes(), b"Bearer s3cret");
-    assert!(!format!("{value:?}").contains("s3cret"));
-    std::fs::write(file.path(), "s3\ncret").unwrap();
-    let failure = token(file.path(), "").unwrap_err();
-    assert!(!failure.to_string().contains("s3"), "{failure}");
 }
 
 #[test]
@@ -49,7 +37,7 @@ async fn registry<F: Future<Output = ()> + Send + 'static>(
         }
     });
     let resolver = Resolver::new(&super::super::DnsSettings::default()).unwrap();
-    Registry::new("Consul", Origin::new(false, address.into()), None, &resolver)
+    Registry::new("Consul", Origin::new(false, address.into()), IdentitySettings::default(), &resolver)
 }
 
 fn question<'a>(limit: Duration, lines: Option<Lines<'a>>) -> Question<'a> {
@@ -119,7 +107,7 @@ async fn more_than_is_taken_is_refused_before_it_is_all_there() {
         None => Ok(ControlFlow::Continue(())),
         Some(line) => panic!("a line of {} bytes", line.len()),
     };
-    let lines = Lines { silence: LONG, each: &mut each };
+    let lines = Lines { at_most: LONG, each: &mut each };
     let told =
         endless().await.ask(question(LONG, Some(lines))).await.map(|answer| answer.status).unwrap_err();
     assert!(told.detail.contains("larger than 16 MiB"), "{told}");
@@ -141,9 +129,35 @@ async fn lines_are_given_as_they_come() {
     let mut seen = Vec::new();
     let mut each = |line: Option<&[u8]>| {
         seen.push(line.map(|line| String::from_utf8(line.to_vec()).unwrap()));
-        Ok(if seen.len() == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if seen.iter().flatten().count() == 4 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     };
-    registry.ask(question(LONG, Some(Lines { silence: LONG, each: &mut each }))).await.map(drop).unwrap();
-    let wanted = [None, Some("one"), Some("two"), Some(""), Some("four")].map(|line| line.map(String::from));
-    assert_eq!(seen, wanted);
+    registry.ask(question(LONG, Some(Lines { at_most: LONG, each: &mut each }))).await.map(drop).unwrap();
+    assert_eq!(seen[0], None);
+    assert_eq!(seen.into_iter().flatten().collect::<Vec<_>>(), ["one", "two", "", "four"]);
+}
+
+/// Who watches is told what has changed in the end, and not each step of a rollout that came in one piece. One that never ends is
+/// ended: by then its token has been replaced.
+#[tokio::test]
+async fn lines_that_come_together_are_told_together_and_an_endless_answer_ends() {
+    let mut registry = registry(|mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        // An error: it has been told to stop.
+        while stream.write_all(&b"x\n".repeat(1000)).await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    })
+    .await;
+    let (mut lines, mut told) = (0, 0);
+    let mut each = |line: Option<&[u8]>| {
+        *(if line.is_some() { &mut lines } else { &mut told }) += 1;
+        Ok(ControlFlow::Continue(()))
+    };
+    let asked = registry.ask(question(LONG, Some(Lines { at_most: SHORT, each: &mut each })));
+    tokio::time::timeout(LONG, asked).await.expect("it ends").map(drop).unwrap();
+    assert!(lines >= 1000 && told * 20 < lines, "{told} times of {lines} lines");
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -21,11 +22,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::slices::{Event, Page, Slices};
-use super::http::{self, Answer, Lines, Question, Registry, encoded, theirs};
+use super::http::{Answer, Lines, Question, Registry, encoded, theirs};
 use super::known::pause;
-use super::{Discover, Origin, Resolver, dns_set};
+use super::reading::ours;
+use super::{Discover, Origin, Resolver, dns_set, token};
 use crate::addr::{EndpointAddr, Host};
 use crate::failure::{Failure, Reason};
+use crate::tls::IdentitySettings;
 use crate::upstream::EndpointSpec;
 
 /// What is asked for, and where.
@@ -45,6 +48,14 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
 }
 
+impl Settings {
+    /// Do both ask for the same endpoints?
+    pub(super) fn names_the_same(&self, other: &Settings) -> bool {
+        let asked = |settings: &Settings| Settings { token_file: None, ca: None, ..settings.clone() };
+        asked(self) == asked(other)
+    }
+}
+
 /// Where a pod finds its service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a page of the list may take, and the beginning of a watch.
@@ -54,20 +65,23 @@ const WATCH: Duration = Duration::from_secs(300);
 /// So much longer than that, nothing may come.
 const GRACE: Duration = Duration::from_secs(30);
 /// Slices a page: the API sends large lists in pieces.
-const PAGE: u32 = 500;
+const PAGE: u32 = 100;
 /// So many of them are more than any Service has.
 const PAGES: usize = 200;
-/// The least time from one watch to the next: some proxies end each at once.
+/// The pause between two watches; drawn, since an API server that ends has them all begin anew.
 const BREATH: Duration = Duration::from_millis(500);
+/// A watch that ends sooner was not ended by its time: some proxies end each at once, some servers know no version to watch from.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// Follows a Service.
 pub(super) fn discover(settings: &Settings, resolver: &Resolver) -> Box<dyn Discover> {
     let api = Api::of(settings, Path::new(ACCOUNT), |name| std::env::var(name).ok());
-    let registry = Registry::new("Kubernetes", api.origin.clone(), api.ca.clone(), resolver);
+    let identity = IdentitySettings { ca: api.ca.clone(), ..IdentitySettings::default() };
+    let registry = Registry::new("Kubernetes", api.origin.clone(), identity, resolver);
     let (tell, told) = watch::channel(None);
     let follower = Follower {
         registry,
-        api,
+        api: Arc::new(api),
         service: settings.service.clone(),
         port: settings.port.clone(),
         version: None,
@@ -153,7 +167,7 @@ impl Api {
                 Ok(text) => Ok(text.trim().to_owned()),
                 Err(error) => {
                     let detail = format!("{}: {error}", file.display());
-                    Err(http::ours(detail).mend(
+                    Err(ours(detail).mend(
                         "outside of a pod, write `api`, `token_file` and `ca`; in one, let its service account be mounted",
                     ))
                 }
@@ -162,14 +176,14 @@ impl Api {
     }
 
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Failure> {
-        let token = self.token_file.as_ref().map(|file| http::token(file, "Bearer ")).transpose()?;
+        let token = self.token_file.as_ref().map(|file| token::header(file, "Bearer ")).transpose()?;
         Ok(token.into_iter().map(|token| (AUTHORIZATION, token)).collect())
     }
 }
 
 struct Follower {
     registry: Registry,
-    api: Api,
+    api: Arc<Api>,
     service: String,
     port: Option<String>,
     /// Up to where the slices are known; `None`: they have to be listed.
@@ -181,17 +195,21 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
-        let mut failures = 0;
+        let (mut failures, mut short) = (0, 0);
         loop {
-            let again = Instant::now() + BREATH;
-            let done = match self.version.clone() {
-                None => self.list().await,
-                Some(version) => self.watch(&version).await.map(|()| again),
+            let begun = Instant::now();
+            let rest = match self.version.clone() {
+                None => self.list().await.map(|()| Duration::ZERO),
+                Some(version) => self.watch(&version).await.map(|()| {
+                    let rest = breath(short, &mut self.rng);
+                    short = if begun.elapsed() < SHORT { short + 1 } else { 0 };
+                    rest
+                }),
             };
-            match done {
-                Ok(again) => {
+            match rest {
+                Ok(rest) => {
                     failures = 0;
-                    tokio::time::sleep_until(again).await;
+                    tokio::time::sleep(rest).await;
                 }
                 Err(failure) => {
                     failures += 1;
@@ -202,8 +220,8 @@ impl Follower {
         }
     }
 
-    /// All slices, page by page; those of before count until the last one has come. Gives when the watch may begin.
-    async fn list(&mut self) -> Result<Instant, Failure> {
+    /// All slices, page by page; those of before count until the last one has come.
+    async fn list(&mut self) -> Result<(), Failure> {
         let mut slices = Slices::default();
         let mut more: Option<String> = None;
         for _ in 0..PAGES {
@@ -211,12 +229,8 @@ impl Follower {
             if let Some(more) = &more {
                 query += &format!("&continue={}", encoded(more));
             }
-            let question = Question {
-                path: self.path(&query)?,
-                headers: self.api.headers()?,
-                limit: ANSWER,
-                lines: None,
-            };
+            let (path, headers) = self.asking(&query).await?;
+            let question = Question { path, headers, limit: ANSWER, lines: None };
             let answer = self.registry.ask(question).await?;
             if answer.status == StatusCode::GONE {
                 // It took so long that the rest of the list is of another time.
@@ -232,7 +246,7 @@ impl Follower {
                 self.version = Some(version);
                 self.slices = slices;
                 self.tell.send_replace(Some(members(&self.slices, self.port.as_deref())));
-                return Ok(Instant::now());
+                return Ok(());
             }
         }
         Err(self.odd(&format!("its list of EndpointSlices has no end after {PAGES} pages")))
@@ -245,11 +259,12 @@ impl Follower {
             "&watch=true&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds={seconds}",
             encoded(version)
         );
-        let (path, headers) = (self.path(&query)?, self.api.headers()?);
+        let (path, headers) = self.asking(&query).await?;
         let Follower { registry, slices, tell, version, port, .. } = self;
         let port = port.as_deref();
         let mut each = |line: Option<&[u8]>| -> Result<ControlFlow<()>, Failure> {
-            // That it watches is news after a failure, and so is that nothing has changed.
+            // That it watches is news after a failure, and so is that nothing has changed. Of many changes that come together,
+            // as of a rollout, what they all come to.
             let Some(line) = line else {
                 tell.send_replace(Some(members(slices, port)));
                 return Ok(ControlFlow::Continue(()));
@@ -257,7 +272,6 @@ impl Follower {
             match slices.event(line) {
                 Ok(Event::At(now)) => {
                     *version = Some(now);
-                    tell.send_replace(Some(members(slices, port)));
                     Ok(ControlFlow::Continue(()))
                 }
                 Ok(Event::Expired) => {
@@ -274,7 +288,7 @@ impl Follower {
                 }
             }
         };
-        let lines = Some(Lines { silence: WATCH + GRACE, each: &mut each });
+        let lines = Some(Lines { at_most: WATCH + GRACE, each: &mut each });
         let answer = registry.ask(Question { path, headers, limit: ANSWER, lines }).await?;
         match answer.status {
             StatusCode::OK => Ok(()),
@@ -287,10 +301,15 @@ impl Follower {
         }
     }
 
-    fn path(&self, query: &str) -> Result<String, Failure> {
-        let (namespace, service) = (encoded(&self.api.namespace()?), encoded(&self.service));
+    /// What is asked for, and as whom.
+    async fn asking(&self, query: &str) -> Result<(String, Vec<(HeaderName, HeaderValue)>), Failure> {
+        let api = self.api.clone();
+        let read = move || Ok((api.namespace()?, api.headers()?));
+        let (namespace, headers) = self.registry.read(&"the token or the namespace", read).await?;
+        let (namespace, service) = (encoded(&namespace), encoded(&self.service));
         let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-        Ok(format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}{query}"))
+        let path = format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}{query}");
+        Ok((path, headers))
     }
 
     fn good(&self, answer: &Answer) -> Result<(), Failure> {
@@ -313,6 +332,11 @@ impl Follower {
         let detail = format!("Kubernetes at {}: {problem}", self.api.origin);
         theirs(Reason::DestinationUnavailable, detail).mend("is that the address of a Kubernetes API?")
     }
+}
+
+/// The pause after a watch, so many of which were short before.
+fn breath(short: u32, rng: &mut Rng) -> Duration {
+    BREATH.saturating_mul(1 << short.min(3)).mul_f64(0.5 + 0.5 * rng.f64())
 }
 
 fn members(slices: &Slices, port: Option<&str>) -> Result<Vec<EndpointSpec>, Failure> {
@@ -363,5 +387,17 @@ mod tests {
         let api = Api::of(&settings, Path::new(ACCOUNT), |_| None);
         assert_eq!((api.token_file.clone(), api.ca.clone()), (None, None));
         assert_eq!(api.namespace().unwrap(), "default");
+    }
+
+    /// An API server that ends has hundreds of watches begin anew, and one that knows no version to watch from ends each at once.
+    #[test]
+    fn watches_that_ended_together_do_not_begin_together_nor_all_the_time() {
+        let rests = |short| (0..100).map(move |seed| breath(short, &mut Rng::with_seed(seed)));
+        for (short, least, most) in [(0, 250, 500), (1, 500, 1000), (3, 2000, 4000), (1000, 2000, 4000)] {
+            let all: Vec<_> = rests(short).map(|rest| rest.as_millis()).collect();
+            assert!(all.iter().all(|rest| (least..=most).contains(rest)), "{short}: {all:?}");
+            let half = all.iter().filter(|rest| **rest < (least + most) / 2).count();
+            assert!((25..75).contains(&half), "{short}: {half}");
+        }
     }
 }

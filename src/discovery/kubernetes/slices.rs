@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -10,7 +11,14 @@ use crate::upstream::EndpointSpec;
 
 /// The slices of one Service, by their names.
 #[derive(Debug, Default)]
-pub(super) struct Slices(BTreeMap<String, Slice>);
+pub(super) struct Slices {
+    named: BTreeMap<String, Slice>,
+    /// How much memory they take, about.
+    weight: usize,
+}
+
+/// A Service whose slices take more is none: an API that names others all the time must not fill this host's memory.
+const HEAVIEST: usize = 32 << 20;
 
 /// A page of the list.
 #[derive(Debug, PartialEq)]
@@ -133,7 +141,9 @@ impl Slices {
     pub(super) fn page(&mut self, body: &[u8]) -> Result<Page, String> {
         let List { metadata, items } = serde_json::from_slice(body)
             .map_err(|error| format!("it answered something else than a list of EndpointSlices ({error})"))?;
-        self.0.extend(items.into_iter().flatten().map(|slice| (slice.metadata.name.clone(), slice)));
+        for slice in items.into_iter().flatten() {
+            self.put(slice)?;
+        }
         let next = metadata.next.filter(|next| !next.is_empty());
         Ok(Page { version: metadata.resource_version, next })
     }
@@ -147,12 +157,12 @@ impl Slices {
             "ADDED" | "MODIFIED" => {
                 let slice = slice()?;
                 let at = slice.metadata.resource_version.clone();
-                self.0.insert(slice.metadata.name.clone(), slice);
+                self.put(slice)?;
                 at
             }
             "DELETED" => {
                 let slice = slice()?;
-                self.0.remove(&slice.metadata.name);
+                self.remove(&slice.metadata.name);
                 slice.metadata.resource_version
             }
             "BOOKMARK" => {
@@ -173,6 +183,20 @@ impl Slices {
         Ok(Event::At(at))
     }
 
+    fn put(&mut self, slice: Slice) -> Result<(), String> {
+        self.remove(&slice.metadata.name);
+        self.weight += slice.weight();
+        self.named.insert(slice.metadata.name.clone(), slice);
+        match self.weight > HEAVIEST {
+            true => Err(format!("the Service's EndpointSlices take more than {} MiB", HEAVIEST >> 20)),
+            false => Ok(()),
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.weight -= self.named.remove(name).map_or(0, |slice| slice.weight());
+    }
+
     /// The endpoints: those that are ready, and with none, those that still serve while they end, as kube-proxy has it.
     /// `usable` gives the addresses that this host can reach.
     pub(super) fn endpoints(
@@ -184,7 +208,7 @@ impl Slices {
         let mut offered = BTreeSet::new();
         // Names cannot be dialled as what they are: nobody says whether they are names of this cluster.
         let of_addresses =
-            self.0.values().filter(|slice| ["IPv4", "IPv6"].contains(&slice.address_type.as_str()));
+            self.named.values().filter(|slice| ["IPv4", "IPv6"].contains(&slice.address_type.as_str()));
         for slice in of_addresses {
             let ports = slice.ports.as_deref().unwrap_or_default();
             let ports = ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
@@ -215,7 +239,8 @@ impl Slices {
         let mut at_once = BTreeSet::new();
         found.retain(|(_, at)| at_once.insert(*at));
         let spec = |(endpoint, at): &(&Endpoint, SocketAddr)| EndpointSpec {
-            zone: endpoint.zone().map(Into::into),
+            zone: endpoint.zone.as_deref().map(Into::into),
+            for_zones: endpoint.for_zones(),
             ..EndpointSpec::new((*at).into())
         };
         Ok(found.iter().map(spec).collect())
@@ -250,7 +275,35 @@ impl Port {
     }
 }
 
+impl Slice {
+    /// How much memory it takes, about: texts, and what they are in.
+    fn weight(&self) -> usize {
+        let ports = self
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| size_of::<Port>() + length(port.name.as_ref()) + length(port.protocol.as_ref()));
+        let endpoints = self.endpoints.iter().flatten().map(Endpoint::weight);
+        let Meta { name, resource_version } = &self.metadata;
+        let texts = 2 * name.len() + resource_version.len() + self.address_type.len();
+        size_of::<Slice>() + texts + ports.sum::<usize>() + endpoints.sum::<usize>()
+    }
+}
+
+fn length(text: Option<&String>) -> usize {
+    text.map_or(0, String::len)
+}
+
 impl Endpoint {
+    fn weight(&self) -> usize {
+        let addresses = self.addresses.iter().map(|address| size_of::<String>() + address.len());
+        let zones = self.hints.iter().flat_map(|hints| hints.for_zones.iter().flatten());
+        let zones = zones.map(|zone| size_of::<ForZone>() + zone.name.len());
+        let uid = self.target_ref.as_ref().map_or(0, |target| length(target.uid.as_ref()));
+        let texts = uid + length(self.zone.as_ref());
+        size_of::<Endpoint>() + texts + addresses.sum::<usize>() + zones.sum::<usize>()
+    }
+
     fn conditions(&self) -> Conditions {
         self.conditions.unwrap_or_default()
     }
@@ -269,15 +322,10 @@ impl Endpoint {
         self.target_ref.as_ref()?.uid.as_deref()
     }
 
-    /// Its own, unless the cluster wants it to be used from another.
-    fn zone(&self) -> Option<&str> {
+    /// The zones from which the cluster wants it to be used.
+    fn for_zones(&self) -> Arc<[Arc<str>]> {
         let zones = self.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
-        let own = self.zone.as_deref();
-        match zones.first() {
-            Some(_) if zones.iter().any(|zone| Some(zone.name.as_str()) == own) => own,
-            Some(hinted) => Some(&hinted.name),
-            None => own,
-        }
+        zones.iter().map(|zone| Arc::from(zone.name.as_str())).collect()
     }
 }
 

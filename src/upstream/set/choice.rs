@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Attempt, EndpointSet, Event, Picked, Unpicked};
+use super::{Attempt, EndpointSet, Event, Picked, Unpicked, WhenUnready};
 use crate::addr::EndpointAddr;
 use crate::failure::{Failure, Reason, Side, Stage};
 use crate::upstream::balancer::{self, Balance, Candidate, Terms, mix, share_of};
@@ -95,11 +95,16 @@ impl EndpointSet {
         }
         if self.scratch.is_empty() && anyone_alive {
             self.gather_ready(asking, rng);
-            if self.scratch.is_empty() {
-                return Err(Unpicked::Full);
-            }
         }
-        let Some(chosen) = self.balanced(asking, rng) else { return Err(Unpicked::Nobody(self.nobody(now))) };
+        let Some(chosen) = self.balanced(asking, rng) else {
+            return Err(match anyone_alive || in_panic {
+                true => Unpicked::Full,
+                false if self.settings.when_unready == WhenUnready::Wait => {
+                    Unpicked::NotYet(self.nobody(now))
+                }
+                false => Unpicked::Nobody(self.nobody(now)),
+            });
+        };
         let endpoint = &mut self.endpoints[chosen];
         Ok(Picked {
             attempt: Attempt { endpoint: endpoint.id, pass: endpoint.admit(now) },
@@ -177,6 +182,9 @@ impl EndpointSet {
     fn let_through(&self, now: Instant) -> Vec<usize> {
         let share = self.settings.breaker.max_ejected;
         let serving = self.tiers.iter().position(|tier| tier.counts.alive > 0);
+        if serving.is_none() && self.settings.when_unready == WhenUnready::Wait {
+            return Vec::new();
+        }
         let mut through = Vec::new();
         for (place, tier) in self.tiers.iter().enumerate() {
             if serving.is_none_or(|serving| serving == place) {
@@ -320,9 +328,12 @@ impl EndpointSet {
         let mut seen: Vec<(u16, Option<Arc<str>>)> = Vec::new();
         for endpoint in endpoints.iter_mut() {
             endpoint.most = settings.limits.connections_per_endpoint;
-            endpoint.is_near = settings.zone.is_some() && settings.zone == endpoint.spec.zone;
+            endpoint.is_near = settings.zone.as_deref().is_some_and(|zone| endpoint.spec.is_for(zone));
             if !endpoint.leaving && endpoint.spec.weight > 0 {
-                seen.push((endpoint.spec.tier, endpoint.spec.zone.clone()));
+                match &*endpoint.spec.for_zones {
+                    [] => seen.push((endpoint.spec.tier, endpoint.spec.zone.clone())),
+                    zones => seen.extend(zones.iter().map(|zone| (endpoint.spec.tier, Some(zone.clone())))),
+                }
             }
         }
         seen.sort_unstable();

@@ -3,6 +3,7 @@
 mod limits;
 mod slow_start;
 mod tiers;
+mod unready;
 mod zones;
 
 use std::collections::BTreeMap;
@@ -49,7 +50,7 @@ impl Story {
 
     fn pick_after(&mut self, tried: &[EndpointId]) -> Result<Picked, Failure> {
         self.set.pick(self.now, None, tried, &mut self.rng).map_err(|unpicked| match unpicked {
-            Unpicked::Nobody(failure) => failure,
+            Unpicked::Nobody(failure) | Unpicked::NotYet(failure) => failure,
             Unpicked::Full => panic!("there is no limit"),
         })
     }
@@ -288,6 +289,24 @@ fn a_set_that_is_not_known_yet_says_so_and_a_long_one_is_cut_short() {
     let mut story = Story::new(&["a*0", "b*0", "c*0", "d*0", "e*0", "f*0"]);
     let failure = story.pick().unwrap_err();
     assert!(failure.detail.ends_with("d:1: its weight is 0; and 2 more"), "{failure}");
+}
+
+/// The source is another one: until it answers nobody is picked, and who it names as well has kept what was known of them.
+#[test]
+fn whom_another_source_has_not_named_yet_is_not_picked_and_keeps_its_state_until_then() {
+    let mut story = Story::with(&["a", "b"], |settings| settings.leave_timeout = Some(Duration::ZERO));
+    story.down("a");
+    let (a, b) = (story.id("a"), story.id("b"));
+    let open = story.pick().unwrap();
+    story.set.forget_members();
+    assert!(story.pick().unwrap_err().detail.contains("not known yet"));
+    assert_eq!(story.set.members().count(), 0);
+    story.set.released(open.attempt);
+    story.set.take_events();
+    story.update(&["a", "c"]);
+    assert_eq!(story.id("a"), a);
+    assert_eq!(story.reachable(100), ["c"], "a is down as before");
+    assert_eq!(story.set.take_events(), [Event::Ends(b, Ending::After(Duration::ZERO))]);
 }
 
 #[test]

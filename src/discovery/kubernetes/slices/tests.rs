@@ -24,7 +24,11 @@ fn listed(slices: &[String]) -> Slices {
 
 fn made(slices: &Slices, port: Option<&str>) -> Vec<String> {
     let specs = slices.endpoints(port, <[IpAddr]>::to_vec).unwrap();
-    let text = |spec: &EndpointSpec| format!("{} {}", spec.address, spec.zone.as_deref().unwrap_or("-"));
+    let text = |spec: &EndpointSpec| {
+        let mut zones = vec![spec.zone.as_deref().unwrap_or("-")];
+        zones.extend(spec.for_zones.iter().map(|zone| &**zone));
+        format!("{} {}", spec.address, zones.join(" "))
+    };
     specs.iter().map(text).collect()
 }
 
@@ -65,12 +69,12 @@ fn with_none_ready_those_that_still_serve_while_they_end_are_used() {
 }
 
 #[test]
-fn a_hint_says_from_which_zone_an_endpoint_is_to_be_used() {
+fn hints_say_from_which_zones_an_endpoint_is_to_be_used() {
     let of =
         |hints: &str| endpoints(&format!(r#"[{{"addresses":["10.0.0.1"],"zone":"a","hints":{hints}}}]"#));
     assert_eq!(of("null"), ["10.0.0.1:5432 a"]);
-    assert_eq!(of(r#"{"forZones":[{"name":"b"}]}"#), ["10.0.0.1:5432 b"]);
-    assert_eq!(of(r#"{"forZones":[{"name":"b"},{"name":"a"}]}"#), ["10.0.0.1:5432 a"]);
+    assert_eq!(of(r#"{"forZones":[{"name":"b"}]}"#), ["10.0.0.1:5432 a b"]);
+    assert_eq!(of(r#"{"forZones":[{"name":"b"},{"name":"c"}]}"#), ["10.0.0.1:5432 a b c"]);
     assert_eq!(of("{}"), ["10.0.0.1:5432 a"]);
 }
 
@@ -140,4 +144,31 @@ fn events_change_the_slices_and_move_the_version_on() {
     assert!(told("ADDED", "{}").unwrap_err().contains("something else than an event"));
     assert_eq!(made(&known, None), ["10.0.0.3:5432 -"]);
     assert!(known.event(b"half an ev").is_err());
+}
+
+/// An API that names other slices all the time, or one without end, is no reason to fill this host's memory; those that go make room.
+#[test]
+fn slices_are_taken_as_long_as_they_fit_into_memory() {
+    let mut known = Slices::default();
+    let event = |kind: &str, name: &str, uid: usize| {
+        let endpoint =
+            format!(r#"[{{"addresses":["10.0.0.1"],"targetRef":{{"uid":"{}"}}}}]"#, "u".repeat(uid));
+        format!(r#"{{"type":"{kind}","object":{}}}"#, slice(name, 1, "IPv4", &endpoint, PG))
+    };
+    let mib = 1 << 20;
+    for n in 0..100 {
+        known.event(event("ADDED", &format!("s{n}"), mib).as_bytes()).unwrap();
+        known.event(event("DELETED", &format!("s{n}"), mib).as_bytes()).unwrap();
+        known.event(event("MODIFIED", "s", mib).as_bytes()).unwrap();
+    }
+    let mut taken = 0;
+    let told = loop {
+        match known.event(event("ADDED", &format!("t{taken}"), mib).as_bytes()) {
+            Ok(_) => taken += 1,
+            Err(told) => break told,
+        }
+    };
+    assert!((28..32).contains(&taken), "{taken}");
+    assert!(told.contains("more than 32 MiB"), "{told}");
+    assert!(Slices::default().event(event("ADDED", "huge", 40 * mib).as_bytes()).is_err());
 }

@@ -33,6 +33,21 @@ fn with_less_than_its_fair_share_the_rest_goes_to_the_others() {
     assert_eq!(story.reachable(300), ["d", "f"]);
 }
 
+/// Where a source says for which zones an endpoint is, all of those are near, and where it stands is not.
+#[test]
+fn an_endpoint_is_near_in_each_zone_that_it_is_for() {
+    let near = |zone: &str| {
+        let mut story = in_zone(&[], zone);
+        let mut specs = [spec("a@1"), spec("b@2")];
+        specs[0].for_zones = ["2", "3"].map(Arc::from).into();
+        story.set.update(specs.to_vec(), story.now, &mut story.rng);
+        story.reachable(300)
+    };
+    assert_eq!(near("1"), ["a", "b"], "nobody is for those");
+    assert_eq!(near("2"), ["a", "b"], "one stands there, the other is for there");
+    assert_eq!(near("3"), ["a"]);
+}
+
 /// A zone with one endpoint of ten is no place for half of all clients.
 #[test]
 fn a_small_zone_is_not_given_all_of_its_clients() {
