@@ -95,8 +95,7 @@ impl Site {
             return Ok(json(&now_are, false));
         }
         if let Some(listener) = orders::split_of(path) {
-            let is_the_file_s = *request.method() == Method::DELETE;
-            if *request.method() != Method::PUT && !is_the_file_s {
+            if !matches!(*request.method(), Method::PUT | Method::DELETE) {
                 let words =
                     "a split is set by PUT, and the file's again by DELETE; GET /api/v1/listeners shows it\n";
                 return Ok(wrong_method("PUT, DELETE", words));
@@ -105,7 +104,7 @@ impl Site {
                 Ok(may) => may,
                 Err(denied) => return Ok(*denied),
             };
-            if is_the_file_s {
+            if *request.method() == Method::DELETE {
                 return Ok(json(&orders::divide(&listener?, None, &may, &*self.face)?, false));
             }
             let too_much =

@@ -232,6 +232,7 @@ async fn an_order_over_tcp_is_carried_out_with_the_token_only() {
         (split, right.to_owned(), "400", "that is no split"),
         (drain, String::new(), "401", "Authorization: Bearer TOKEN"),
         (split, String::new(), "401", "Authorization: Bearer TOKEN"),
+        ("DELETE /api/v1/listeners/orders/split", String::new(), "401", "Authorization: Bearer TOKEN"),
         (drain, "Authorization: Bearer 0123456789abcdeF\r\n".to_owned(), "401", "that is not the token"),
         (drain, format!("{right}Origin: http://evil.example\r\n"), "403", "evil.example"),
         (drain, format!("{right}Origin: null\r\n"), "403", "null"),

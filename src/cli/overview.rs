@@ -174,6 +174,7 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
         trusts,
         server_name: server_name.clone(),
         identity: written.identity.clone(),
+        when_unready: written.set.when_unready.label(),
         proxy: written.dial.through.as_ref().map(|through| Proxy {
             kind: match through.kind {
                 ProxyKind::Http => "http",
@@ -194,7 +195,6 @@ fn upstream(name: &str, written: &config::Upstream, config: &Config) -> Upstream
             health::Kind::Http => "http",
         },
         settings: Settings::default(),
-        when_unready: written.set.when_unready.label(),
     }
 }
 
@@ -252,6 +252,14 @@ impl Upstream {
         if let Some(identity) = &self.identity {
             rows.row("identity", identity);
         }
+        if self.when_unready != WhenUnready::default().label() {
+            let meets = match self.when_unready {
+                "reset" => "connections are reset",
+                "unlisten" => "nobody listens at the listeners that lead only here",
+                _ => "clients wait, for as long as timeouts.establish",
+            };
+            rows.row("unready", format!("{}: while no endpoint can be used, {meets}", self.when_unready));
+        }
         if let Some(Proxy { kind, address, user }) = &self.proxy {
             let user = user.as_ref().map(|user| format!(", as {user}")).unwrap_or_default();
             let kind = if *kind == "http" { "HTTP" } else { "SOCKS5" };
@@ -271,14 +279,6 @@ impl Upstream {
             _ => "off: only connections tell",
         };
         rows.row("checks", checks);
-        if self.when_unready != WhenUnready::default().label() {
-            let meets = match self.when_unready {
-                "reset" => "connections are reset",
-                "unlisten" => "nobody listens at the listeners that lead only here",
-                _ => "clients wait, for as long as timeouts.establish",
-            };
-            rows.row("unready", format!("{}: while no endpoint can be used, {meets}", self.when_unready));
-        }
         self.settings.tell(&mut rows);
         rows.into_text()
     }

@@ -138,6 +138,8 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         let found = tls::exposed(login.password_file.as_ref()?)?;
         Some(format!("{table}: password_file {found}"))
     });
+    let of_admin = config.admin.token_file.as_deref().and_then(tls::exposed);
+    let of_admin = of_admin.map(|found| format!("admin: token_file {found}"));
     let of_sources = config.upstreams.iter().flat_map(|(name, written)| {
         let of = written.source.to_string();
         written.source.complaints().into_iter().map(move |found| format!("upstream.{name}: {of}: {found}"))
@@ -151,9 +153,7 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
              the rollout again; mend: create it for the user that nuncio runs as (systemd: StateDirectory=nuncio is /var/lib/nuncio)"
         ))
     });
-    let of_admin = config.admin.token_file.as_deref().and_then(tls::exposed);
-    let of_admin = of_admin.map(|found| format!("admin: token_file {found}"));
-    exposed.chain(of_admin).chain(of_sources).chain(homeless).collect()
+    exposed.chain(of_sources).chain(homeless).chain(of_admin).collect()
 }
 
 /// What orders to the admin have to carry over TCP.

@@ -1,5 +1,7 @@
 //! `nuncio status` and `nuncio connections`: the one that runs, asked from a shell.
 
+use std::net::TcpStream;
+
 use serde_json::Value;
 
 use super::harness::ambassador::{Ambassador, run};
@@ -72,7 +74,8 @@ fn connections_are_listed_and_one_is_told_whole() {
     drop(held);
 
     nuncio.reloaded(&config::mtls(&pki, &upstream(free_address())));
-    let refused = clients::connect(nuncio.listener("in"));
+    // Whoever is slow to look finds the connection reset already.
+    let refused = eventually("it connects", PATIENCE, || TcpStream::connect(nuncio.listener("in")).ok());
     let client = refused.local_addr().unwrap().to_string();
     let one = eventually("it has ended", PATIENCE, || {
         Some(ask(&["--client", &client])).filter(|one| one.contains("ended"))
@@ -80,7 +83,10 @@ fn connections_are_listed_and_one_is_told_whole() {
     for says in ["failed at", "connect connection_refused (upstream)", "next step", "tried"] {
         assert!(one.contains(says), "{says}: {one}");
     }
-    let id = nuncio.wait_records(4).pop().unwrap()["id"].as_str().unwrap().to_owned();
+    let id = eventually("its record", PATIENCE, || {
+        let record = nuncio.records().into_iter().find(|record| record["client"] == client)?;
+        record["id"].as_str().map(str::to_owned)
+    });
     assert_eq!(ask(&[&id]), one);
     let json: Value = serde_json::from_str(&ask(&["--json", &id])).unwrap();
     assert_eq!(json["reason"], "connection_refused");

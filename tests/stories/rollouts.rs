@@ -259,7 +259,7 @@ fn what_was_rolled_back_meets_nobody_after_a_restart_until_an_operator_begins_it
     std::fs::write(&state_file, "{\"state\":").unwrap();
     let mut third = Ambassador::start(&file("pause = \"1h\""));
     let line = third.wait_line("cannot go on from its state_file");
-    assert!(line.contains("WARN") && line.contains(state_file.to_str().unwrap()), "{line}");
+    assert!(line.contains("\"level\":\"warn\"") && line.contains(state_file.to_str().unwrap()), "{line}");
     assert_eq!(rollout(&third)["state"], "running");
     assert!(asks(&third));
 }
