@@ -4,9 +4,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-use super::eventually;
+use std::time::{Duration, Instant};
 
 /// What a program has left behind.
 #[derive(Debug)]
@@ -82,15 +80,25 @@ impl Running {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }
 
-    /// Waits for its end.
+    /// Waits for its end. Who takes longer is ended, and the test fails with what it has printed.
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Ran {
-        let child = &mut self.child;
-        let status = eventually(&format!("{} ends", self.name), limit, || {
-            child.try_wait().expect("a child can be waited for")
-        });
+        let deadline = Instant::now() + limit;
+        let status = loop {
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            if ended.is_some() || Instant::now() > deadline {
+                break ended;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if status.is_none() {
+            self.child.kill().ok(); // an error: it has ended just now
+        }
         let outputs = self.outputs.take().expect("it is finished once");
         let [stdout, stderr] = outputs.map(|output| output.join().expect("the reading threads do not panic"));
+        let Some(status) = status else {
+            panic!("{} did not end within {limit:?}: {stdout}{stderr}", self.name)
+        };
         Ran { status, stdout, stderr }
     }
 }
