@@ -62,10 +62,13 @@ impl MailServer {
              virtual_mailbox_maps = static:box/\nvirtual_uid_maps = static:65534\nvirtual_gid_maps = static:65534\n\
              smtpd_tls_security_level = encrypt\nsmtpd_tls_req_ccert = yes\nsmtpd_tls_received_header = yes\n\
              smtpd_tls_loglevel = 1\nsmtpd_tls_chain_files = {key}, {certificate}\nsmtpd_tls_CAfile = {ca}\n\
-             smtpd_tls_session_cache_database =\n{}\n",
-            settings.join("\n")
+             smtpd_tls_session_cache_database =\n"
         );
-        fs::write(at.join("etc/main.cf"), main).expect("main.cf is written");
+        // Each key once: of a second one every process warns, and postlogd, which takes the warnings, may then wait for itself.
+        let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+        let others = main.lines().filter(|line| settings.iter().all(|setting| key(setting) != key(line)));
+        let main: Vec<_> = others.chain(settings.iter().copied()).collect();
+        fs::write(at.join("etc/main.cf"), main.join("\n") + "\n").expect("main.cf is written");
         // Only what takes a mail and puts it into the mailbox, or hands it on; nothing is chrooted.
         let master = format!(
             "{address} inet n - n - - smtpd\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n\
