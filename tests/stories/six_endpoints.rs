@@ -199,6 +199,7 @@ slow_start = "2s"
 spill_over = 0.5
 leave_timeout = "5s"
 required = true
+when_unready = "wait"
 health = { interval = "1s", close_when_down = true }
 limits = { connections = 400, connections_per_endpoint = 100 }
 pool = { min = 1, max = 4 }
