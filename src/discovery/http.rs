@@ -64,11 +64,17 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What it says, in a few printable words.
+    /// What it says, in a few printable words; of a page, such as a proxy's in between, its text.
     pub(super) fn words(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(4 * WORDS)]);
         let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { ' ' };
-        let words: String = text.chars().map(printable).collect();
+        let is_page = text.trim_start().starts_with('<');
+        let mut in_tag = false;
+        let words = text.chars().map(|c| {
+            in_tag = is_page && c != '>' && (in_tag || c == '<');
+            if in_tag || (is_page && c == '>') { ' ' } else { printable(c) }
+        });
+        let words: String = words.collect();
         let words: Vec<_> = words.split_whitespace().collect();
         words.join(" ").chars().take(WORDS).collect()
     }

@@ -1,4 +1,7 @@
-//! The part of a Kubernetes API server that serves EndpointSlices. NOT a real one: no registry has a kube-apiserver that runs here.
+//! The part of a Kubernetes API server that serves EndpointSlices. NOT a real one: no registry has a kube-apiserver to install.
+//! (One built from Debian's sources of 1.20, which has the slices as v1beta1, so that a proxy renamed the path, was followed by hand:
+//! refused rights, watch, resume after a restart, a new list after a compaction, 250 slices in pages.)
+//!
 //! Written from the API's documentation (API concepts: lists in pages, watch, bookmarks, 410 Gone; EndpointSlice v1; bearer
 //! tokens), over TLS.
 

@@ -20,6 +20,13 @@ fn words_are_printable_and_few() {
     assert!(words.starts_with("rpc error: [31m rpc") && words.len() == WORDS, "{words}");
 }
 
+#[test]
+fn of_a_page_the_text_is_told() {
+    let body = b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<h1>a > b</h1></html>".to_vec();
+    let answer = Answer { status: StatusCode::BAD_GATEWAY, headers: HeaderMap::new(), body };
+    assert_eq!(answer.words(), "502 Bad Gateway a b");
+}
+
 /// A registry that is this function.
 async fn registry<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
