@@ -4,11 +4,19 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 /// No secret is longer.
 const LONGEST: u64 = 1024;
+
+/// How long reading one may take: less than a check, whose endpoint is not to blame for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Files that are being read: what hangs on a file system that is away keeps no more threads than these.
+static READS: Semaphore = Semaphore::const_new(16);
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +29,7 @@ pub struct Login {
 
 impl Login {
     /// As [`Login::password`], for those who share their thread with connections: a file on the network may hang for as long as
-    /// it likes. The caller bounds the time.
+    /// it likes. It is waited for a second at most.
     ///
     /// # Errors
     /// Likewise.
@@ -30,8 +38,16 @@ impl Login {
         if self.password_file.is_none() {
             return self.password();
         }
-        let login = self.clone();
-        let read = tokio::task::spawn_blocking(move || login.password()).await;
+        let (login, deadline) = (self.clone(), Instant::now() + PATIENCE);
+        let late = |_| format!("password_file: it could not be read within {} s", PATIENCE.as_secs());
+        let place = timeout_at(deadline, READS.acquire()).await.map_err(late)?;
+        let read = tokio::task::spawn_blocking(move || {
+            let password = login.password();
+            // Held until then, and not only for as long as somebody waits.
+            drop(place);
+            password
+        });
+        let read = timeout_at(deadline, read).await.map_err(late)?;
         read.unwrap_or_else(|panicked| Err(format!("password_file: {panicked}")))
     }
 
@@ -94,5 +110,18 @@ mod tests {
         go_on.send(()).ok();
         assert_eq!(&**read.await.unwrap().unwrap(), b"secret");
         writes.join().unwrap().unwrap();
+    }
+
+    /// Told as a fault of ours, before the time is over in which a check would hold it against its endpoint.
+    #[tokio::test]
+    async fn a_password_that_never_comes_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let login = Login { user: "erp".into(), password_file: Some(path.clone()) };
+        let told = login.password_aside().await.unwrap_err();
+        assert_eq!(told, "password_file: it could not be read within 1 s");
+        // The thread that reads is let go.
+        std::fs::write(path, "too late").unwrap();
     }
 }

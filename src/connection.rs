@@ -221,6 +221,7 @@ async fn walk(
     record.stage = Stage::Queue;
 
     let cancels = opening.cancels.is_some();
+    record.draft().cancels = cancels;
     let mut trail = Trail::default();
     let mut took = None;
     let established = async {

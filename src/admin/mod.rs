@@ -231,12 +231,31 @@ fn serve_within(
                             tcp.port()
                         ));
                     }
+                    #[cfg(unix)]
+                    if let ListenAddr::Unix(path) = &local {
+                        asks_its_mode(address, path)?;
+                    }
                     admin.answer_at(socket, local, &site, limits).map_err(failed)?;
                 }
             }
         }
     }
     Ok(admin)
+}
+
+/// Who may give orders through it is said by its mode, which systemd would have at 0666; an abstract one has none.
+#[cfg(unix)]
+fn asks_its_mode(address: &ListenAddr, path: &std::path::Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_open = std::fs::metadata(path).map_or(true, |metadata| metadata.permissions().mode() & 0o002 != 0);
+    match is_open {
+        false => Ok(()),
+        true => Err(format!(
+            "admin.address {address}: every user of this host could give orders through {}; write SocketMode=0660 in the \
+             .socket unit",
+            path.display()
+        )),
+    }
 }
 
 /// Accepts and answers, forever. An error of accept costs a pause, as the next one is likely the same.

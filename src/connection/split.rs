@@ -50,7 +50,7 @@ pub(super) fn given_up(listener: &Listener, upstream: &str, waited: Duration) {
 
 /// It is over; of those only that had something to carry, and none that only cancels.
 pub(super) fn ended(listener: &Listener, upstream: Option<&UpstreamName>, seen: &Seen, ending: &Ending) {
-    if let Some((split, upstream)) = listener.split.as_ref().zip(upstream) {
+    if let Some((split, upstream)) = listener.split.as_ref().zip(upstream).filter(|_| !seen.cancels) {
         let now = Instant::now();
         let end = End { accepted: now.checked_sub(seen.lasted), ..end(seen, ending) };
         split.ended(upstream, end, now);
@@ -79,6 +79,7 @@ mod tests {
     use crate::failure::{Failure, Stage};
 
     const SERVED: Seen = Seen {
+        cancels: false,
         established: true,
         was_warm: false,
         sent: 10,

@@ -26,18 +26,22 @@ pub(super) struct Found {
 /// A line of the hosts file has no TTL: it is read again after this time.
 const HOSTS_TTL: Duration = Duration::from_secs(10);
 
+/// How long reading it may take.
+const HOSTS_READ: Duration = Duration::from_secs(1);
+
 /// How long one family is waited for after the other has answered: some servers never answer AAAA.
 const OTHER_FAMILY: Duration = Duration::from_millis(500);
 
 /// Looks a name up, within the time that the settings allow.
 pub(super) async fn addresses(servers: &Servers, name: &str) -> Result<Found, Failure> {
-    // It is read anew, and connections share this thread.
+    let deadline = servers.deadline();
+    // It is read anew, and connections share this thread. Where that takes too long, there is still the DNS.
     let asked = name.to_owned();
-    if let Ok(Some(found)) = tokio::task::spawn_blocking(move || in_hosts_file(&asked)).await {
+    let read = tokio::task::spawn_blocking(move || in_hosts_file(&asked));
+    if let Ok(Ok(Some(found))) = tokio::time::timeout(HOSTS_READ, read).await {
         return Ok(found);
     }
     let system = servers.system()?;
-    let deadline = servers.deadline();
     let mut unanswered = None;
     let mut nothing = None;
     for candidate in system.candidates(name)? {

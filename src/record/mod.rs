@@ -76,11 +76,15 @@ pub struct Draft {
     pub user: Option<u32>,
     /// Is it counted for that user?
     pub metered: bool,
+    /// It only asks for another one's work to be cancelled.
+    pub cancels: bool,
 }
 
 /// What has become of a connection so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
+    /// It only asks for another one's work to be cancelled.
+    pub cancels: bool,
     /// It could carry data.
     pub established: bool,
     /// It was ready before its client came.
@@ -189,6 +193,8 @@ impl Record {
     pub fn seen(&self) -> Seen {
         let flow = &self.entry.flow;
         Seen {
+            // What it was is forgotten with the draft, once it is established.
+            cancels: self.draft.as_ref().is_some_and(|draft| draft.cancels),
             established: self.entry.relaying.get().is_some(),
             was_warm: self.entry.relaying.get().is_some_and(|relaying| relaying.times.warm.is_some()),
             sent: flow.sent(),
@@ -223,7 +229,7 @@ impl Record {
 
     /// Moves what was filled in to where it takes less room, and counts the steps.
     fn known(&mut self) -> Relaying {
-        let Draft { upstream, endpoint, attempts, times, tls, user, metered } =
+        let Draft { upstream, endpoint, attempts, times, tls, user, metered, cancels: _ } =
             self.draft.take().map(|draft| *draft).unwrap_or_default();
         let series = self.journal.metrics.series(&self.entry.listener, upstream.as_ref(), endpoint.as_ref());
         let metered = metered.then(|| self.journal.metrics.user(user, upstream.as_ref()));

@@ -126,9 +126,10 @@ impl Ready {
         foundation.own.set(listening.filter_map(|address| load::tcp(&address)));
         for (name, door) in before {
             tracing::info!(listener = &*name, "not listening any more: its open connections go on");
-            foundation.metrics.no_listener(&name);
             door.split().iter().for_each(|split| split.retire());
             drop(door);
+            // After it: until then it may still say that it listens.
+            foundation.metrics.no_listener(&name);
         }
     }
 }

@@ -206,7 +206,8 @@ impl Upstream {
         let place = self.queue.place(limit, || self.awaited(Instant::now())).await?;
         if !*self.heard.borrow() {
             // Few connections come so early, and all have this future.
-            Box::pin(self.first_word(asked.elapsed(), limit)).await;
+            let queued = asked.elapsed();
+            Box::pin(self.first_word(queued, limit.saturating_sub(queued))).await;
         }
         Ok(place)
     }
@@ -226,17 +227,19 @@ impl Upstream {
         limit: Duration,
     ) -> Result<Lease, Failure> {
         let asking = Asking { upstream: self, source, tried };
+        let mut waited = Duration::ZERO;
+        if !*self.heard.borrow() {
+            // Its source became another one since it got its place.
+            let asked = Instant::now();
+            Box::pin(self.first_word(queued, limit)).await;
+            waited = asked.elapsed();
+        }
         match self.queue.nobody_before().then(|| asking.pick()) {
             Some(Ok(lease)) => Ok(lease),
-            // Its source became another one since it got its place.
-            Some(Err(Unpicked::Nobody(_))) if !*self.heard.borrow() => {
-                Box::pin(self.first_word(queued, limit)).await;
-                self.pick(Instant::now(), source, tried)
-            }
             Some(Err(Unpicked::Nobody(failure))) => Err(failure),
             // Few connections wait, and all have this future.
             Some(Err(Unpicked::Full | Unpicked::NotYet(_))) | None => {
-                Box::pin(self.queue.room(queued, limit, &asking)).await
+                Box::pin(self.queue.room(queued + waited, limit.saturating_sub(waited), &asking)).await
             }
         }
     }
@@ -294,7 +297,12 @@ impl Upstream {
                 if is_first {
                     core.budget.deposit(now);
                 }
-                core.set.pick_only(address, now)
+                core.set.pick_only(address, now).map_err(|unpicked| match unpicked {
+                    Unpicked::Nobody(failure) if failure.side == Side::Upstream => {
+                        Unpicked::Nobody(core.with_what_the_source_says(failure))
+                    }
+                    unpicked => unpicked,
+                })
             }),
         };
         match picked {
@@ -433,10 +441,9 @@ impl queue::Ask for Asking<'_> {
         self.upstream.awaited(Instant::now())
     }
 
-    fn changes_in(&self) -> Option<Duration> {
-        let now = Instant::now();
-        let at = self.upstream.lock().set.changes_at(now)?;
-        Some(at.saturating_duration_since(now))
+    fn changes_in(&self, since: Instant) -> Option<Duration> {
+        let at = self.upstream.lock().set.changes_at(since)?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 }
 

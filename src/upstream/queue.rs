@@ -70,8 +70,8 @@ pub(super) trait Ask {
     fn full(&self) -> (usize, u32);
     /// Why nobody is served, where that is to be waited out.
     fn awaited(&self) -> Option<Failure>;
-    /// When time alone may make another pick of it.
-    fn changes_in(&self) -> Option<Duration>;
+    /// When time alone may make another pick of it than one that was made at `since` or later.
+    fn changes_in(&self, since: std::time::Instant) -> Option<Duration>;
 }
 
 impl Places {
@@ -155,10 +155,10 @@ impl Queue {
         };
         let permit = patient(limits.queue_timeout, limit, &awaited, self.places.free.acquire());
         match permit.await {
-            Some(Ok(permit)) => taken(permit),
+            Ok(Ok(permit)) => taken(permit),
             // Nobody closes it; if somebody did, there would be no place.
-            Some(Err(_closed)) => Err(full(&limits)),
-            None => Err(awaited().unwrap_or_else(|| too_late(&limits, limit))),
+            Ok(Err(_closed)) => Err(full(&limits)),
+            Err(waited) => Err(awaited().unwrap_or_else(|| too_late(&limits, limit, waited))),
         }
     }
 
@@ -212,13 +212,15 @@ impl Queue {
         let turn = async {
             let first = self.line.first.acquire().await;
             loop {
+                // Before it: what is due in between is not to be missed.
+                let asked = std::time::Instant::now();
                 match endpoints.pick() {
                     Ok(picked) => return Ok(picked),
                     Err(Unpicked::Nobody(failure)) => return Err(failure),
                     Err(Unpicked::Full | Unpicked::NotYet(_)) => {}
                 }
                 let news = self.line.news.notified();
-                match endpoints.changes_in() {
+                match endpoints.changes_in(asked) {
                     None => news.await,
                     Some(then) => match tokio::time::timeout(then, news).await {
                         Ok(()) | Err(_) => {}
@@ -229,9 +231,9 @@ impl Queue {
         };
         let in_queue = limits.queue_timeout.saturating_sub(queued);
         match patient(in_queue, limit, || endpoints.awaited(), turn).await {
-            Some(picked) => picked,
-            None => {
-                let no_room = || no_room(&limits, queued, limit, endpoints.full());
+            Ok(picked) => picked,
+            Err(waited) => {
+                let no_room = || no_room(&limits, queued, limit, waited, endpoints.full());
                 Err(endpoints.awaited().unwrap_or_else(no_room))
             }
         }
@@ -255,23 +257,32 @@ impl Queue {
     }
 }
 
+/// What who waits in vain has waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    /// Its turn.
+    ForItsTurn,
+    /// That somebody is there at all, beyond the time that a turn may take.
+    ForAnybody,
+}
+
 /// Waits for `in_queue` and `limit` at most; all of `limit`, if what it waits for then is that somebody is there at all.
-/// `None`: it came to nothing.
 async fn patient<F: Future>(
     in_queue: Duration,
     limit: Duration,
     awaited: impl Fn() -> Option<Failure>,
     turn: F,
-) -> Option<F::Output> {
+) -> Result<F::Output, Waited> {
     let mut turn = pin!(turn);
     let begun = Instant::now();
     match tokio::time::timeout(in_queue.min(limit), &mut turn).await {
-        Ok(came) => Some(came),
+        Ok(came) => Ok(came),
         Err(_elapsed) if awaited().is_some() => {
             // It keeps its place in line.
-            tokio::time::timeout(limit.saturating_sub(begun.elapsed()), turn).await.ok()
+            let left = limit.saturating_sub(begun.elapsed());
+            tokio::time::timeout(left, turn).await.map_err(|_elapsed| Waited::ForAnybody)
         }
-        Err(_elapsed) => None,
+        Err(_elapsed) => Err(Waited::ForItsTurn),
     }
 }
 
@@ -291,16 +302,26 @@ fn at_their_limit(endpoints: usize, most: u32) -> String {
     }
 }
 
-fn no_room(limits: &Limits, queued: Duration, limit: Duration, (endpoints, most): (usize, u32)) -> Failure {
-    let (reason, key, time) = match queued + limit < limits.queue_timeout {
+fn no_room(
+    limits: &Limits,
+    queued: Duration,
+    limit: Duration,
+    waited: Waited,
+    (endpoints, most): (usize, u32),
+) -> Failure {
+    let (reason, key, time) = match waited == Waited::ForAnybody || queued + limit < limits.queue_timeout {
         true => (Reason::EstablishTimeout, "timeouts.establish", limit),
         false => (Reason::QueueTimeout, "limits.queue_timeout", limits.queue_timeout),
     };
-    let detail = format!(
-        "{} (limits.connections_per_endpoint), and none came below it within {:.1} s ({key})",
-        at_their_limit(endpoints, most),
-        time.as_secs_f64()
-    );
+    let time = time.as_secs_f64();
+    let detail = match endpoints {
+        // Somebody came back just now.
+        0 => format!("those who came before were not served yet within {time:.1} s ({key})"),
+        _ => format!(
+            "{} (limits.connections_per_endpoint), and none came below it within {time:.1} s ({key})",
+            at_their_limit(endpoints, most)
+        ),
+    };
     Failure::new(Stage::Queue, reason, Side::Ambassador, detail).mend(
         "raise limits.connections_per_endpoint, add endpoints, or find out why connections are held so long",
     )
@@ -318,8 +339,8 @@ fn full(limits: &Limits) -> Failure {
         .mend("raise limits.connections or limits.pending, or find out who holds the connections")
 }
 
-fn too_late(limits: &Limits, limit: Duration) -> Failure {
-    let (reason, key, time) = match limit < limits.queue_timeout {
+fn too_late(limits: &Limits, limit: Duration, waited: Waited) -> Failure {
+    let (reason, key, time) = match waited == Waited::ForAnybody || limit < limits.queue_timeout {
         true => (Reason::EstablishTimeout, "timeouts.establish", limit),
         false => (Reason::QueueTimeout, "limits.queue_timeout", limits.queue_timeout),
     };

@@ -48,7 +48,7 @@ impl Upstream {
             // It cannot fail: the sender is ours.
             heard.wait_for(|heard| *heard).await.ok();
         };
-        self.queue.meanwhile(queued, limit.saturating_sub(queued), word).await;
+        self.queue.meanwhile(queued, limit, word).await;
     }
 }
 

@@ -229,3 +229,24 @@ async fn who_comes_before_the_first_word_of_a_source_waits_for_it() {
     assert!(connect().await.is_err(), "it says nothing");
     assert_eq!(begun.elapsed(), Limits::default().queue_timeout);
 }
+
+/// More have waited for the first word of a source than its endpoint may have at a time: the others wait on, in turn.
+#[tokio::test(start_paused = true)]
+async fn whom_the_first_word_leaves_no_room_waits_in_turn() {
+    let (upstream, _, now) = upstream();
+    let limits = Limits { connections_per_endpoint: Some(1), ..Limits::default() };
+    upstream.reconfigure(Settings { limits, ..Settings::default() }, &backoff::Settings::default(), now);
+    upstream.forget_source(false);
+    let long = Duration::from_secs(60);
+    let connect = async || {
+        let lease = upstream.lease(None, &[], Duration::ZERO, long).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        lease.map(drop).map_err(|failure| failure.to_string())
+    };
+    let answer = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        upstream.learn(Ok(vec![EndpointSpec::new("db2:5432".parse().unwrap())]), now);
+    };
+    let (one, other, ()) = tokio::join!(connect(), connect(), answer);
+    assert_eq!((one, other), (Ok(()), Ok(())));
+}

@@ -79,7 +79,7 @@ fn what_is_no_answer_is_told_with_its_mend() {
     for (status, body, told, mend) in [
         (403, "Permission denied", "403 Forbidden: Permission denied", "service:read"),
         (500, "No cluster leader", "500 Internal Server Error: No cluster leader", "the agent's log"),
-        (404, "<html>nginx</html>", "404 Not Found: <html>nginx</html>", "a Consul agent?"),
+        (404, "<html>nginx</html>", "404 Not Found: nginx", "a Consul agent?"),
         (200, "<html>", "line 1 column 1", "a Consul agent?"),
         (200, r#"[{"Node":{}}]"#, "missing field `Address`", "a Consul agent?"),
         (200, r#"[{"Node":{"Address":"a"},"Service":{"Port":70000}}]"#, "line 1 column", "a Consul agent?"),

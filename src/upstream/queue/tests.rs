@@ -151,7 +151,7 @@ impl Ask for Endpoints {
         self.away.get().then(failure)
     }
 
-    fn changes_in(&self) -> Option<Duration> {
+    fn changes_in(&self, _: std::time::Instant) -> Option<Duration> {
         None
     }
 }
@@ -265,3 +265,37 @@ async fn who_waited_in_vain_is_refused_for_the_reason_that_was_there() {
     let refused = queue.room(Duration::ZERO, LONG, &endpoints).await.unwrap_err();
     assert_eq!((refused.reason, begun.elapsed()), (Reason::QueueTimeout, LONG * 2 + SOON));
 }
+
+/// A circuit that may be tried from a moment on that lies between the look at it and the question when that will be.
+#[tokio::test]
+async fn what_is_due_between_two_looks_is_not_missed() {
+    struct Due(Cell<Option<std::time::Instant>>);
+    impl Ask for Due {
+        type Picked = ();
+        fn pick(&self) -> Result<(), Unpicked> {
+            match self.0.get() {
+                Some(_) => Ok(()),
+                None => {
+                    let failure = Failure::upstream(Stage::Route, Reason::CircuitOpen, "its circuit is open");
+                    std::thread::sleep(Duration::from_millis(1));
+                    self.0.set(Some(std::time::Instant::now()));
+                    Err(Unpicked::NotYet(failure))
+                }
+            }
+        }
+        fn full(&self) -> (usize, u32) {
+            (0, 0)
+        }
+        fn awaited(&self) -> Option<Failure> {
+            None
+        }
+        fn changes_in(&self, since: std::time::Instant) -> Option<Duration> {
+            self.0.get().filter(|due| *due > since).map(|_| Duration::ZERO)
+        }
+    }
+    let queue = queue(10, 10, LONG);
+    let endpoints = Due(Cell::new(None));
+    tokio::time::timeout(PATIENCE, queue.room(Duration::ZERO, LONG, &endpoints)).await.unwrap().unwrap();
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -119,6 +119,9 @@ impl EndpointSet {
         self.census(now, &[]);
         let asked = |endpoint: &&mut Endpoint| !endpoint.leaving && endpoint.spec.address == *address;
         let Some(endpoint) = self.endpoints.iter_mut().find(asked) else {
+            if !self.known {
+                return Err(Unpicked::Nobody(self.nobody(now)));
+            }
             let detail =
                 format!("the client asks for the endpoint {address}, which the upstream has not got");
             let failure = Failure::new(Stage::Route, Reason::DestinationNotFound, Side::Client, detail);
